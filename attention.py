@@ -1,0 +1,138 @@
+"""Modality-routed joint attention: the mechanism of UniX (paper section 3.3, Eq. 3-5), and what it needs.
+
+Every token has queries, keys and values from the weights of its *own* modality, then all tokens attend together.
+The sequence is always laid out as [und tokens | gen tokens], so "routing" is a concatenation before the attention
+and a split after it: no index, no gather, no scatter. This is free to choose because attention does not care about
+order: a token's place is said by its rotary position, and what it may see by the mask.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from layers import Linear, RMSNorm
+
+
+def rotary_table(
+    position_ids: torch.Tensor, head_dim: int, theta: float, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of the rotary embedding (Su et al. 2021), computed in float32.
+
+    position_ids: (B or 1, S) integers -> two tensors (B or 1, 1, S, head_dim) of `dtype`.
+    """
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, device=position_ids.device).float() / head_dim)
+    angles = position_ids[:, None, :, None].float() * frequencies  # (B, 1, S, head_dim / 2)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Turn each pair (x[i], x[i + head_dim/2]) by its position's angle (Llama's half-split pairing).
+
+    x: (B, heads, S, head_dim).
+    """
+    cos, sin = rotary
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+class KVCache:
+    """Keys and values of the tokens already seen, per layer: (B, heads, capacity, head_dim), filled to `length`.
+
+    `append` keeps what it is given (reading a prompt, decoding a report). `followed_by` only looks: the new tokens
+    attend to the cache and are forgotten (each step of the image sampler). With gradients, the cache is filled by
+    concatenation, since autograd forbids writing into a tensor it has saved.
+    """
+
+    def __init__(self, num_layers: int, capacity: int) -> None:
+        self.capacity = capacity
+        self.length = 0  # valid once every layer has appended
+        self._keys: list[torch.Tensor | None] = [None] * num_layers
+        self._values: list[torch.Tensor | None] = [None] * num_layers
+
+    def append(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add k, v: (B, heads, S, head_dim); returns those of every token so far, (B, heads, length + S, head_dim)."""
+        start, end = self.length, self.length + k.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens, {end} are needed")
+        if k.requires_grad:
+            if start:
+                k, v = torch.cat([self._keys[layer], k], dim=2), torch.cat([self._values[layer], v], dim=2)
+            self._keys[layer], self._values[layer] = k, v
+        else:
+            if self._keys[layer] is None:
+                shape = (*k.shape[:2], self.capacity, k.shape[3])
+                self._keys[layer], self._values[layer] = k.new_empty(shape), v.new_empty(shape)
+            self._keys[layer][:, :, start:end] = k
+            self._values[layer][:, :, start:end] = v
+            k, v = self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
+        if layer == len(self._keys) - 1:
+            self.length = end
+        return k, v
+
+    def followed_by(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The cached keys and values with k, v after them; the cache stays as it is."""
+        if self.length == 0:
+            return k, v
+        keys, values = self._keys[layer][:, :, : self.length], self._values[layer][:, :, : self.length]
+        return torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
+
+
+class Projections(nn.Module):
+    """One modality's W_q, W_k, W_v (fused, in this order), their QK norms, and W_o."""
+
+    def __init__(self, width: int, heads: int, qk_norm: bool, qkv_bias: bool, eps: float) -> None:
+        super().__init__()
+        self.heads, self.head_dim = heads, width // heads
+        self.qkv = Linear(width, 3 * width, bias=qkv_bias)
+        self.out = Linear(width, width, bias=False)
+        self.q_norm = RMSNorm(self.head_dim, eps) if qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.head_dim, eps) if qk_norm else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x: (B, S, width) -> q, k, v, each (B, heads, S, head_dim); q and k are normed over each head."""
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        return self.q_norm(q), self.k_norm(k), v
+
+
+class JointAttention(nn.Module):
+    """Cross-modal self-attention: two sets of projections, one softmax (Eq. 3-5)."""
+
+    def __init__(self, width: int, heads: int, qk_norm: bool, qkv_bias: bool, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.und = Projections(width, heads, qk_norm, qkv_bias, eps)
+        self.gen = Projections(width, heads, qk_norm, qkv_bias, eps)
+
+    def forward(
+        self,
+        und: torch.Tensor,
+        gen: torch.Tensor | None,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor | None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+        keep: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """und: (B, U, width), gen: (B, G, width) or None -> the same shapes.
+
+        rotary: tables for the U + G new positions. mask: bool, broadcastable to (B, heads, U + G, cached + U + G), True
+        where a query may look; None for everywhere. keep: whether the new keys and values stay in the cache.
+        """
+        # Eq. 3 and 4: each token through the weights of its own modality. The selectors are the layout itself.
+        q, k, v = self.und(und)
+        if gen is not None:
+            q, k, v = (torch.cat(pair, dim=2) for pair in zip((q, k, v), self.gen(gen), strict=True))
+        q, k = rotate(q, rotary), rotate(k, rotary)
+        if cache is not None:
+            k, v = cache.append(layer, k, v) if keep else cache.followed_by(layer, k, v)
+
+        # Eq. 5: softmax(Q K^T / sqrt(d)) V over the unified sequence.
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        mixed = mixed.transpose(1, 2).flatten(2)  # (B, U + G, width)
+
+        if gen is None:
+            return self.und.out(mixed), None
+        mixed_und, mixed_gen = mixed.split([und.shape[1], gen.shape[1]], dim=1)
+        return self.und.out(mixed_und), self.gen.out(mixed_gen)

@@ -1,0 +1,109 @@
+"""Rectified flow (Liu et al. 2022; Esser et al. 2024): training targets, REPA, guidance and the sampler.
+
+This file knows no model. A velocity is any callable `velocity(x, t)` with x: (B, C, H, W) and t: (B,) in [0, 1],
+where t = 0 is data and t = 1 is noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from layers import Linear
+
+Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def shift_time(t: torch.Tensor, shift: float) -> torch.Tensor:
+    """Move times in [0, 1] towards the noise end: shift * t / (1 + (shift - 1) * t). A shift of 1 changes nothing."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def training_time(normal: torch.Tensor, shift: float = 1.0) -> torch.Tensor:
+    """Logit-normal times: (B,) standard normals -> (B,) times in (0, 1)."""
+    return shift_time(torch.sigmoid(normal), shift)
+
+
+def interpolate(data: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """x_t = (1 - t) * data + t * noise, the straight line from data to noise. data, noise: (B, ...), t: (B,)."""
+    t = t.view(-1, *[1] * (data.dim() - 1))
+    return (1 - t) * data + t * noise
+
+
+def velocity_error(v: torch.Tensor, data: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Eq. 2 before the mean: |v_t(x) - u_t(x)|^2 per element, where u = d x_t / dt = noise - data."""
+    return (v.float() - (noise - data)).square()
+
+
+class RepaProjector(nn.Module):
+    """REPA's head (Yu et al. 2024; paper section 3.4): latent tokens' hidden states to an image encoder's features."""
+
+    def __init__(self, width: int, target_width: int, hidden: int = 2048) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            Linear(width, hidden), nn.SiLU(), Linear(hidden, hidden), nn.SiLU(), Linear(hidden, target_width)
+        )
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(B, tokens, width) -> (B, tokens, target_width)."""
+        return self.mlp(hidden)
+
+
+def repa_loss(projected: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Negative cosine similarity, averaged over tokens. Both (B, tokens, target_width) on one grid. In [-1, 1]."""
+    return -F.cosine_similarity(projected.float(), target.float(), dim=-1).mean()
+
+
+def guide(v_cond: torch.Tensor, v_uncond: torch.Tensor, scale: float, renorm: str = "global") -> torch.Tensor:
+    """Classifier-free guidance (Ho & Salimans 2022), then shrunk back to the conditional velocity's length.
+
+    v_cond, v_uncond: (B, C, H, W). renorm: "global" (one length an image) or "channel" (one a token). Extrapolating
+    lengthens the velocity, which over-contrasts pictures; the factor |v_cond| / |v| is clamped to [0, 1].
+    """
+    v = v_uncond + scale * (v_cond - v_uncond)
+    axes = {"global": (1, 2, 3), "channel": (1,)}[renorm]
+    length, length_cond = (torch.linalg.vector_norm(each, dim=axes, keepdim=True) for each in (v, v_cond))
+    return v * (length_cond / (length + 1e-8)).clamp(0, 1)
+
+
+def guided_velocity(
+    conditional: Velocity,
+    both: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    scale: float,
+    interval: tuple[float, float] = (0.4, 1.0),
+    renorm: str = "global",
+) -> Velocity:
+    """A velocity guided by `scale` while interval[0] < t <= interval[1], and the conditional one elsewhere.
+
+    both(x, t) -> (v_cond, v_uncond), so that a model can compute them in one batched call. Late steps settle texture,
+    where guidance costs twice the work and does little. All rows of t must be equal.
+    """
+
+    def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        if scale == 1.0 or not interval[0] < t[0].item() <= interval[1]:
+            return conditional(x, t)
+        return guide(*both(x, t), scale, renorm)
+
+    return velocity
+
+
+def timesteps(num_timesteps: int, shift: float = 3.0) -> torch.Tensor:
+    """Times from 1 (noise) to 0 (data), (num_timesteps,): the published schedule, num_timesteps - 1 intervals."""
+    return shift_time(torch.linspace(1, 0, num_timesteps), shift)
+
+
+def euler(
+    velocity: Velocity,
+    noise: torch.Tensor,
+    times: torch.Tensor,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> torch.Tensor:
+    """Walk dx/dt = velocity(x, t) along `times` with Euler steps. noise: (B, C, H, W) at times[0] -> x at times[-1]."""
+    x = noise
+    for i in progress(range(len(times) - 1)):
+        t = times[i].expand(len(x)).to(x.device)
+        x = x - (times[i] - times[i + 1]).item() * velocity(x, t)
+    return x

@@ -1,0 +1,153 @@
+"""The reference implementation's numbers (float32, CPU), reproduced from files in the published layouts.
+
+tests/golden/ holds two small models by rule (no weight file is needed) and what the reference computes with them.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+import flow
+from golden.weights_by_rule import state_dict
+from model import UniX, UniXConfig
+from vae import VAE, VAEConfig
+from vit import ViTConfig
+from weights import load_published, load_published_vae
+
+GOLDEN = Path(__file__).parent / "golden"
+SPEC = json.loads((GOLDEN / "unix_tiny.json").read_text())
+
+
+def close(actual, expected):
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return load_file(GOLDEN / "unix_tiny_expected.safetensors")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("published") / "model.safetensors"
+    save_file(state_dict("unix_tiny"), path)
+    ids = SPEC["special_ids"]
+    config = UniXConfig(
+        hidden_size=SPEC["hidden_size"],
+        intermediate_size=SPEC["intermediate_size"],
+        num_layers=SPEC["num_hidden_layers"],
+        num_heads=SPEC["num_attention_heads"],
+        vocab_size=SPEC["vocab_size"],
+        connector_act=SPEC["connector_act"],
+        max_latent_size=SPEC["max_latent_size"],
+        bos=ids["bos_token_id"],
+        eos=ids["eos_token_id"],
+        boi=ids["start_of_image"],
+        eoi=ids["end_of_image"],
+        vit=ViTConfig(
+            image_size=SPEC["image_size"],
+            patch_size=SPEC["vit_patch"],
+            width=SPEC["vit_width"],
+            layers=SPEC["vit_layers"],
+            heads=SPEC["vit_heads"],
+            mlp_width=4 * SPEC["vit_width"],
+        ),
+    )
+    model = UniX(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(float("nan"))  # whatever the file does not fill would show
+    counts = load_published(model, path)
+    assert counts["read"] + counts["skipped"] == len(SPEC["keys"])
+    return model
+
+
+def to_image(tokens, side=4):
+    """(h * w, C), row-major -> (1, C, h, w)."""
+    return tokens.T.reshape(1, -1, side, side)
+
+
+def to_tokens(image):
+    return image[0].flatten(1).T
+
+
+def test_vit_features(model, expected):
+    close(model.vit(expected["pixels"][None])[0], expected["vit_features"])
+
+
+@pytest.mark.parametrize("time", ["1.0", "0.37"])
+@torch.no_grad()
+def test_velocities(model, expected, time):
+    x, t = to_image(expected["noise"]), torch.tensor([float(time)])
+    cond = model.velocity(x, t, model.read_prompt([SPEC["prompt_ids"]]))
+    uncond = model.velocity(x, t, model.read_prompt([None]))
+    guided = flow.guide(cond, uncond, SPEC["generate"]["cfg_scale"], SPEC["generate"]["cfg_renorm"])
+    close(to_tokens(cond), expected[f"velocity_cond_t{time}"])
+    close(to_tokens(uncond), expected[f"velocity_uncond_t{time}"])
+    close(to_tokens(guided), expected[f"velocity_cfg_t{time}"])
+
+
+@torch.no_grad()
+def test_whole_sampling_run(model, expected):
+    settings = SPEC["generate"]
+    alone, paired = model.read_prompt([SPEC["prompt_ids"]]), model.read_prompt([SPEC["prompt_ids"], None])
+
+    def both(x, t):
+        return model.velocity(torch.cat([x, x]), torch.cat([t, t]), paired).chunk(2)
+
+    velocity = flow.guided_velocity(
+        lambda x, t: model.velocity(x, t, alone),
+        both,
+        settings["cfg_scale"],
+        tuple(settings["cfg_interval"]),
+        settings["cfg_renorm"],
+    )
+    times = flow.timesteps(settings["num_timesteps"], settings["timestep_shift"])
+    latents = flow.euler(velocity, to_image(expected["noise"]), times)
+    close(to_tokens(latents), expected["latent_final"])
+
+
+def test_greedy_decoding(model, expected):
+    steps = len(SPEC["greedy_ids"])
+    answers, logits = model.generate(
+        expected["pixels"][None], [SPEC["prompt_ids"]], max_new_tokens=steps, return_logits=True
+    )
+    close(logits[0], expected["greedy_logits"])
+    assert answers == [SPEC["greedy_ids"]]
+
+
+def test_report_loss(model, expected):
+    config, answer = model.config, SPEC["answer_ids"]
+    text = [config.bos, *SPEC["prompt_ids"], config.eos, config.bos, *answer, config.eos]
+    targets = [-100] * (len(text) - len(answer) - 2) + answer + [config.eos, -100]
+    losses = model.report_loss(expected["pixels"][None], torch.tensor([text]), torch.tensor([targets]))
+    close(losses, expected["train_ce_per_token"])
+
+
+def test_velocity_loss(model, expected):
+    data, noise = expected["train_latent"][None], to_image(expected["train_noise"])
+    t = flow.training_time(expected["train_t_raw"])
+    v = model.velocity(flow.interpolate(data, noise, t), t, model.read_prompt([SPEC["prompt_ids"]]))
+    close(to_tokens(flow.velocity_error(v, data, noise)), expected["train_mse_per_element"])
+
+
+@torch.no_grad()
+def test_vae(tmp_path):
+    spec = json.loads((GOLDEN / "vae_tiny.json").read_text())
+    expected = load_file(GOLDEN / "vae_tiny_expected.safetensors")
+    save_file(state_dict("vae_tiny"), tmp_path / "vae.safetensors")
+    vae = VAE(VAEConfig(ch=spec["ch"], ch_mult=tuple(spec["ch_mult"]), num_res_blocks=spec["num_res_blocks"])).eval()
+    counts = load_published_vae(vae, tmp_path / "vae.safetensors")
+    assert counts["read"] + counts["skipped"] == len(spec["keys"])
+
+    mean, log_variance = vae.posterior(expected["x"])
+    close(mean, expected["mean"])
+    close(log_variance, expected["logvar"])
+    latent = vae.encode(expected["x"])
+    close(latent, expected["latent"])
+    close(vae.decode(latent), expected["reconstruction"])
+    assert F.l1_loss(expected["reconstruction"], expected["x"]) > 0.1  # the check above is not of a constant
