@@ -39,44 +39,39 @@ def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.
 
 
 class KVCache:
-    """Keys and values of the tokens already seen, per layer: (B, heads, capacity, head_dim), filled to `length`.
+    """Keys and values of the tokens that one layer has seen: (B, heads, capacity, head_dim), filled to `length`.
 
     `append` keeps what it is given (reading a prompt, decoding a report). `followed_by` only looks: the new tokens
     attend to the cache and are forgotten (each step of the image sampler). With gradients, the cache is filled by
     concatenation, since autograd forbids writing into a tensor it has saved.
     """
 
-    def __init__(self, num_layers: int, capacity: int) -> None:
-        self.capacity = capacity
-        self.length = 0  # valid once every layer has appended
-        self._keys: list[torch.Tensor | None] = [None] * num_layers
-        self._values: list[torch.Tensor | None] = [None] * num_layers
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.length = capacity, 0
+        self._keys: torch.Tensor | None = None
+        self._values: torch.Tensor | None = None
 
-    def append(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def append(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Add k, v: (B, heads, S, head_dim); returns those of every token so far, (B, heads, length + S, head_dim)."""
-        start, end = self.length, self.length + k.shape[2]
-        if end > self.capacity:
-            raise ValueError(f"the cache holds {self.capacity} tokens, {end} are needed")
+        start, self.length = self.length, self.length + k.shape[2]
+        if self.length > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens, {self.length} are needed")
         if k.requires_grad:
-            if start:
-                k, v = torch.cat([self._keys[layer], k], dim=2), torch.cat([self._values[layer], v], dim=2)
-            self._keys[layer], self._values[layer] = k, v
+            self._keys = k if start == 0 else torch.cat([self._keys, k], dim=2)
+            self._values = v if start == 0 else torch.cat([self._values, v], dim=2)
         else:
-            if self._keys[layer] is None:
+            if self._keys is None:
                 shape = (*k.shape[:2], self.capacity, k.shape[3])
-                self._keys[layer], self._values[layer] = k.new_empty(shape), v.new_empty(shape)
-            self._keys[layer][:, :, start:end] = k
-            self._values[layer][:, :, start:end] = v
-            k, v = self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
-        if layer == len(self._keys) - 1:
-            self.length = end
-        return k, v
+                self._keys, self._values = k.new_empty(shape), v.new_empty(shape)
+            self._keys[:, :, start : self.length] = k
+            self._values[:, :, start : self.length] = v
+        return self._keys[:, :, : self.length], self._values[:, :, : self.length]
 
-    def followed_by(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def followed_by(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The cached keys and values with k, v after them; the cache stays as it is."""
         if self.length == 0:
             return k, v
-        keys, values = self._keys[layer][:, :, : self.length], self._values[layer][:, :, : self.length]
+        keys, values = self._keys[:, :, : self.length], self._values[:, :, : self.length]
         return torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
 
 
@@ -112,7 +107,6 @@ class JointAttention(nn.Module):
         rotary: tuple[torch.Tensor, torch.Tensor],
         mask: torch.Tensor | None,
         cache: KVCache | None = None,
-        layer: int = 0,
         keep: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """und: (B, U, width), gen: (B, G, width) or None -> the same shapes.
@@ -126,7 +120,7 @@ class JointAttention(nn.Module):
             q, k, v = (torch.cat(pair, dim=2) for pair in zip((q, k, v), self.gen(gen), strict=True))
         q, k = rotate(q, rotary), rotate(k, rotary)
         if cache is not None:
-            k, v = cache.append(layer, k, v) if keep else cache.followed_by(layer, k, v)
+            k, v = cache.append(k, v) if keep else cache.followed_by(k, v)
 
         # Eq. 5: softmax(Q K^T / sqrt(d)) V over the unified sequence.
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

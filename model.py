@@ -178,7 +178,7 @@ def latent_position_table(side: int, width: int) -> torch.Tensor:
 class Prompt:
     """A batch of prompts as the image block sees them: their keys and values, computed once for all noise levels."""
 
-    cache: KVCache
+    caches: list[KVCache]  # one a layer
     lengths: torch.Tensor  # (B,) tokens; 0 is the unconditional prompt
     visible: torch.Tensor | None  # (B, 1, 1, T) bool, False at padding; None where there is none
 
@@ -242,11 +242,11 @@ class UniX(nn.Module):
         gen: torch.Tensor | None,
         position_ids: torch.Tensor,
         mask: torch.Tensor | None,
-        cache: KVCache | None = None,
+        caches: list[KVCache] | None = None,
         keep: bool = False,
         tap: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Run the layers over [und | gen] after what `cache` holds.
+        """Run the layers over [und | gen] after what `caches` hold (one a layer).
 
         und: (B, U, width). gen: (B, G, width) or None. position_ids: (B or 1, U + G), or (B or 1, 1) if all are equal.
         Returns the last hidden states of both, before the final norms, and gen's after layer `tap`.
@@ -255,7 +255,7 @@ class UniX(nn.Module):
         rotary = rotary_table(position_ids, config.hidden_size // config.num_heads, config.rope_theta, und.dtype)
         tapped = None
         for i, layer in enumerate(self.layers):
-            und, gen = layer(und, gen, rotary=rotary, mask=mask, cache=cache, layer=i, keep=keep)
+            und, gen = layer(und, gen, rotary=rotary, mask=mask, cache=caches and caches[i], keep=keep)
             if i + 1 == tap:
                 tapped = gen
         return und, gen, tapped
@@ -273,16 +273,16 @@ class UniX(nn.Module):
         config, device = self.config, self.embed_tokens.weight.device
         rows = [[] if p is None else [config.bos, *p, config.eos] for p in prompts]
         T = max(map(len, rows))
-        cache = KVCache(config.num_layers, capacity=T)
+        caches = [KVCache(capacity=T) for _ in self.layers]
         lengths = torch.tensor([len(row) for row in rows], device=device)
         if T == 0:
-            return Prompt(cache, lengths, None)
+            return Prompt(caches, lengths, None)
         ids = torch.tensor([row + [config.eos] * (T - len(row)) for row in rows], device=device)
         position_ids = torch.arange(T, device=device)[None]
         causal = torch.ones(T, T, dtype=torch.bool, device=device).tril()
-        self.decode(self.embed(ids), None, position_ids, causal, cache, keep=True)
+        self.decode(self.embed(ids), None, position_ids, causal, caches, keep=True)
         visible = position_ids < lengths[:, None]  # (B, T)
-        return Prompt(cache, lengths, None if min(map(len, rows)) == T else visible[:, None, None, :])
+        return Prompt(caches, lengths, None if min(map(len, rows)) == T else visible[:, None, None, :])
 
     def velocity(
         self, x: torch.Tensor, t: torch.Tensor, prompt: Prompt, tap: int | None = None
@@ -302,7 +302,7 @@ class UniX(nn.Module):
         if mask is not None:
             mask = F.pad(mask, (0, 2 + h * w), value=True)
         # The whole block sits at one rotary position: the one after the prompt.
-        _, gen, tapped = self.decode(und, gen, prompt.lengths[:, None], mask, prompt.cache, tap=tap)
+        _, gen, tapped = self.decode(und, gen, prompt.lengths[:, None], mask, prompt.caches, tap=tap)
         v = self.llm2vae(self.norm["gen"](gen)).float().transpose(1, 2).reshape(B, C, h, w)
         return v if tap is None else (v, tapped)
 
@@ -362,10 +362,10 @@ class UniX(nn.Module):
         x, positions, mask = self.prefix(self.embed_image(pixels), text_ids)
         P, prompt_length = x.shape[1] - T, x.shape[1]
 
-        cache = KVCache(config.num_layers, capacity=prompt_length + max_new_tokens)
-        self.decode(x, None, positions, mask, cache, keep=True)
+        caches = [KVCache(capacity=prompt_length + max_new_tokens) for _ in self.layers]
+        self.decode(x, None, positions, mask, caches, keep=True)
         # Shorter questions leave padding in the cache; answers step over it.
-        visible = torch.ones(B, 1, 1, cache.capacity, dtype=torch.bool, device=device)
+        visible = torch.ones(B, 1, 1, caches[0].capacity, dtype=torch.bool, device=device)
         visible[:, 0, 0, P:prompt_length] = torch.arange(T, device=device) < lengths[:, None]
         ragged = not visible.all()
 
@@ -373,9 +373,9 @@ class UniX(nn.Module):
         answers, all_logits = [], []
         finished = torch.zeros(B, dtype=torch.bool, device=device)
         for step in range(max_new_tokens):
-            mask = visible[..., : cache.length + 1] if ragged else None
+            mask = visible[..., : caches[0].length + 1] if ragged else None
             position_ids = 1 + lengths[:, None] + step
-            hidden, _, _ = self.decode(self.embed(ids), None, position_ids, mask, cache, keep=True)
+            hidden, _, _ = self.decode(self.embed(ids), None, position_ids, mask, caches, keep=True)
             logits = self.lm_head(self.norm["und"](hidden[:, -1])).float()
             if return_logits:
                 all_logits.append(logits)
