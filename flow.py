@@ -6,7 +6,7 @@ where t = 0 is data and t = 1 is noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -96,14 +96,11 @@ def timesteps(num_timesteps: int, shift: float = 3.0) -> torch.Tensor:
 
 
 def euler(
-    velocity: Velocity,
-    noise: torch.Tensor,
-    times: torch.Tensor,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    velocity: Velocity, noise: torch.Tensor, times: torch.Tensor, after_step: Callable[[], object] = lambda: None
 ) -> torch.Tensor:
     """Walk dx/dt = velocity(x, t) along `times` with Euler steps. noise: (B, C, H, W) at times[0] -> x at times[-1]."""
     x = noise
-    for i in progress(range(len(times) - 1)):
-        t = times[i].expand(len(x)).to(x.device)
-        x = x - (times[i] - times[i + 1]).item() * velocity(x, t)
+    for t, t_next in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
+        x = x + (t_next - t) * velocity(x, torch.full((len(x),), t, device=x.device))
+        after_step()
     return x

@@ -265,14 +265,15 @@ class UniX(nn.Module):
 
     # ---- drawing -----------------------------------------------------------------------------------------------
 
-    def read_prompt(self, prompts: Sequence[Sequence[int]]) -> Prompt:
+    def read_prompt(self, prompts: Sequence[Sequence[int] | None], multiple: int = 1) -> Prompt:
         """Token ids of each prompt, without special tokens -> its keys and values. None in the list: unconditional.
 
-        A prompt is causal and never sees the image block, so nothing here depends on the noise.
+        A prompt is causal and never sees the image block, so nothing here depends on the noise. The batch is padded on
+        the right, to a multiple of `multiple` tokens (a compiled training step should meet few shapes).
         """
         config, device = self.config, self.embed_tokens.weight.device
         rows = [[] if p is None else [config.bos, *p, config.eos] for p in prompts]
-        T = max(map(len, rows))
+        T = -(-max(map(len, rows)) // multiple) * multiple
         caches = [KVCache(capacity=T) for _ in self.layers]
         lengths = torch.tensor([len(row) for row in rows], device=device)
         if T == 0:

@@ -32,6 +32,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 # (our name, part, parts): the tensor fills the part-th of `parts` equal slices along the first axis. None: skip it.
 Place = tuple[str, int, int]
+CHECKPOINT = "checkpoint"  # inside the folder of a training run
 
 
 def translate_ours(name: str) -> Place | None:
@@ -170,13 +171,15 @@ def read_tokenizer(path: str | Path) -> Tokenizer:
 def load_checkpoint(
     folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> Checkpoint:
-    """Our folder -> model and VAE on `device`, in `dtype` (weights and compute), in evaluation mode.
+    """Our folder, or that of a training run -> model and VAE on `device` in `dtype` (weights and compute).
 
     Raises UserError naming the file if the folder lacks one, or if one is truncated or does not fit the config.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such weights folder")
+    if (folder / CHECKPOINT).is_dir():
+        folder = folder / CHECKPOINT
     try:
         config = json.loads((folder / "config.json").read_text())
         model_config = UniXConfig.from_dict(config["model"])

@@ -1,0 +1,291 @@
+"""From pictures and reports to batches: image transforms, the tokenizer, the phantom data set, and training examples.
+
+Everything random about an example (crop, noise, time, whether its prompt is dropped) comes from a generator seeded by
+(seed, position in the run), inside the loading workers. A run therefore does not depend on how many processes or
+workers share it, and continues anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.utils.data import DataLoader, Dataset
+
+import phantom
+from errors import UserError
+from model import IGNORE, UniXConfig
+
+DEFAULT_QUESTION = "Write the FINDINGS and the IMPRESSION of this chest X-ray."
+SHORT_QUESTION = "Write the IMPRESSION of this chest X-ray."
+TRAIN_SEED = 0  # phantoms of this seed are for training; evaluate.py draws others
+MAX_PIXELS = 100_000_000  # a decompression bomb is not an X-ray
+
+# ---- images ------------------------------------------------------------------------------------------------------
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Any file Pillow reads, 8 or 16 bit -> an 8-bit grey image. Raises UserError naming the file."""
+    try:
+        with Image.open(path) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise UserError(f"{path}: {file.width} x {file.height} pixels is too large; reduce it first")
+            file.load()
+            image = file.copy()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such image") from error
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not an image Pillow can read; give a PNG, JPEG or TIFF") from error
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow's decoders raise all three on broken files
+        raise UserError(f"{path}: broken image ({error}); fetch or export it again") from error
+    return to_grey(image)
+
+
+def to_grey(image: Image.Image) -> Image.Image:
+    """16- and 32-bit images are stretched from their own darkest to brightest value, others converted."""
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, dtype=np.float32)
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        return Image.fromarray(np.nan_to_num((values - low) * (255 / max(high - low, 1e-6))).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "P"):  # transparent parts become black, as outside the collimator
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+    return image.convert("L")
+
+
+def to_square(image: Image.Image, size: int) -> np.ndarray:
+    """Grey image of any shape -> (size, size) uint8: aspect ratio kept, the rest padded with black (section 4.1)."""
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    resized = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
+    square = Image.new("L", (size, size))
+    square.paste(resized, ((size - width) // 2, (size - height) // 2))
+    return np.asarray(square)
+
+
+def vit_pixels(images: torch.Tensor, config: UniXConfig) -> torch.Tensor:
+    """uint8 (B, S, S) -> the ViT's input, (B, 3, S, S) float32: three equal channels, its own mean and deviation."""
+    x = (images.float() / 255 - config.vit.mean) / config.vit.std
+    return x[:, None].expand(-1, 3, -1, -1)
+
+
+def vae_pixels(images: torch.Tensor) -> torch.Tensor:
+    """uint8 (B, S, S) -> the autoencoder's input, (B, 3, S, S) float32 in [-1, 1]."""
+    return (images.float() / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
+
+
+def to_uint8(decoded: torch.Tensor) -> np.ndarray:
+    """The autoencoder's output (B, 3, H, W) -> grey uint8 (B, H, W)."""
+    grey = decoded.float().mean(dim=1)
+    return ((grey + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+
+# ---- text --------------------------------------------------------------------------------------------------------
+
+
+def train_tokenizer(reports: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE (Radford et al. 2019): 4 special tokens, all 256 bytes, then merges; any text encodes."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|bos|>", "<|eos|>", "<|boi|>", "<|eoi|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(reports, trainer)
+    tokenizer.encode_special_tokens = True  # "<|eos|>" typed by a user is text
+    return tokenizer
+
+
+# ---- the embedded data set ---------------------------------------------------------------------------------------
+
+
+class Phantoms:
+    """Drawn chest X-rays with their reports, indices 0..count-1. Each is drawn once and kept in `cache`.
+
+    The cache is a sparse file of raw pictures, named by the seed, the size and the drawing code itself, so that a
+    change of phantom.py never meets old pictures. It may be deleted at any time.
+    """
+
+    def __init__(self, count: int, size: int = 256, seed: int = TRAIN_SEED, cache: Path | None = None) -> None:
+        self.count, self.size, self.seed = count, size, seed
+        self._file = None
+        if cache is not None:
+            version = hashlib.sha256(inspect.getsource(phantom).encode()).hexdigest()[:10]
+            self._file = Path(cache) / f"phantoms-seed{seed}-{size}px-{count}-{version}.u8"
+        self._pictures: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def text(self, index: int) -> tuple[str, str]:
+        """(report, impression), written without drawing."""
+        return phantom.write_report(phantom.truth(self.seed, index), phantom.streams(self.seed, index)[2])
+
+    def image(self, index: int) -> np.ndarray:
+        """(size, size) uint8."""
+        if self._file is None:
+            return phantom.phantom(self.seed, index, self.size).image
+        row = self._open()[index]
+        if row[-1] == 0:  # the flag behind each picture is set last, by whichever worker drew it
+            row[:-1] = phantom.phantom(self.seed, index, self.size).image.reshape(-1)
+            row[-1] = 1
+        return row[:-1].reshape(self.size, self.size)
+
+    def _open(self) -> np.ndarray:
+        if self._pictures is None:
+            shape = (self.count, self.size**2 + 1)
+            try:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                with open(self._file, "ab") as file:
+                    file.truncate(shape[0] * shape[1])
+            except OSError as error:
+                raise UserError(f"{self._file.parent}: cannot keep pictures there ({error.strerror})") from error
+            self._pictures = np.memmap(self._file, dtype=np.uint8, mode="r+", shape=shape)
+        return self._pictures
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_pictures": None}  # each worker maps the file itself
+
+
+# ---- training examples -------------------------------------------------------------------------------------------
+
+
+def position_rng(seed: int, stream: int, position: int) -> np.random.Generator:
+    """The generator that belongs to the example at `position` of a run."""
+    return np.random.Generator(np.random.Philox(key=[seed * 2**32 + stream, position]))
+
+
+class Examples(Dataset):
+    """The run as one long sequence: position p is example permutation(epoch)[p mod count] with its own randomness.
+
+    stage "vae": image crop; "1": image, question and answer; "2", "3": image, prompt, noise and time.
+    """
+
+    def __init__(
+        self,
+        source: Phantoms,
+        stage: str,
+        size: int,
+        seed: int,
+        encode: Callable[[str], list[int]],
+        config: UniXConfig,
+        downsampling: int,
+        batch: int,
+        prompt_dropout: float = 0.1,
+    ) -> None:
+        self.source, self.stage, self.size, self.seed, self.batch = source, stage, size, seed, batch
+        self.encode, self.config, self.downsampling = encode, config, downsampling
+        self.prompt_dropout = prompt_dropout
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+
+    def index(self, position: int) -> int:
+        epoch, offset = divmod(position, len(self.source))
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, position_rng(self.seed, 1, epoch).permutation(len(self.source))
+        return int(self._order[offset])
+
+    def __getitem__(self, position: int) -> dict:
+        index, rng = self.index(position), position_rng(self.seed, 0, position)
+        picture = Image.fromarray(self.source.image(index))
+        if self.stage == "vae" and min(picture.size) > self.size and rng.random() < 0.5:
+            # Half of what a small picture is made of, half at full detail: the autoencoder must serve both resolutions.
+            left, top = (int(rng.integers(side - self.size + 1)) for side in picture.size)
+            picture = picture.crop((left, top, left + self.size, top + self.size))
+        image = to_square(picture, self.size)
+        latent_shape = (self.config.latent_channels, *(side // self.downsampling for side in image.shape))
+        example = {"index": index, "image": image}
+        if self.stage == "1":
+            example["question"], example["answer"] = (
+                self.encode(DEFAULT_QUESTION),
+                self.encode(self.source.text(index)[0]),
+            )
+            return example
+        example["posterior_noise"] = rng.standard_normal(latent_shape, dtype=np.float32)
+        if self.stage != "vae":
+            prompt = self.encode(report if rng.random() < 0.2 else impression)
+            example["prompt"] = None if rng.random() < self.prompt_dropout else prompt
+            example["noise"] = rng.standard_normal(latent_shape, dtype=np.float32)
+            example["t_normal"] = np.float32(rng.standard_normal())
+        return example
+
+    def __len__(self) -> int:
+        return 2**62  # a run ends by its number of steps
+
+
+@dataclass
+class Batch:
+    """Tensors of B examples; what a stage does not use is None."""
+
+    index: torch.Tensor  # (B,) which image
+    image: torch.Tensor  # (B, S, S) uint8
+    text_ids: torch.Tensor | None = None  # (B, T) BOS question EOS BOS answer EOS, padded
+    targets: torch.Tensor | None = None  # (B, T) the next token over the answer, IGNORE elsewhere
+    prompts: list[list[int] | None] | None = None
+    posterior_noise: torch.Tensor | None = None  # (B, C, S / 16, S / 16), as the two below
+    noise: torch.Tensor | None = None
+    t_normal: torch.Tensor | None = None  # (B,)
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(**{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in self.__dict__.items()})
+
+
+def pack_text(
+    questions: list[list[int]], answers: list[list[int]], config: UniXConfig, multiple: int = 32
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids of questions and answers -> text_ids and targets of a Batch.
+
+    T is padded to a multiple of `multiple`, so that a compiled step meets few shapes.
+    """
+    rows = [[config.bos, *q, config.eos, config.bos, *a, config.eos] for q, a in zip(questions, answers, strict=True)]
+    T = -(-max(map(len, rows)) // multiple) * multiple
+    text_ids = torch.full((len(rows), T), config.eos)
+    targets = torch.full((len(rows), T), IGNORE)
+    for i, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+        text_ids[i, : len(row)] = torch.tensor(row)
+        start = len(row) - len(answer) - 2  # the answer's BOS, from which its first token is predicted
+        targets[i, start : len(row) - 1] = torch.tensor([*answer, config.eos])
+    return text_ids, targets
+
+
+class Collate:
+    def __init__(self, config: UniXConfig) -> None:
+        self.config = config
+
+    def __call__(self, examples: list[dict]) -> Batch:
+        columns = {key: [example[key] for example in examples] for key in examples[0]}
+        batch = Batch(torch.tensor(columns["index"]), torch.from_numpy(np.stack(columns["image"])))
+        if "answer" in columns:
+            batch.text_ids, batch.targets = pack_text(columns["question"], columns["answer"], self.config)
+        batch.prompts = columns.get("prompt")
+        for key in ("posterior_noise", "noise", "t_normal"):
+            if key in columns:
+                setattr(batch, key, torch.from_numpy(np.stack(columns[key])))
+        return batch
+
+
+def batches(examples: Examples, batch_size: int, start: int, steps: int, workers: int) -> Iterator[Batch]:
+    """The batches of steps start..steps-1."""
+    loader = DataLoader(
+        examples,
+        batch_size,
+        sampler=range(start * batch_size, steps * batch_size),
+        num_workers=workers,
+        collate_fn=Collate(examples.config),
+        prefetch_factor=4 if workers else None,
+    )
+    return iter(loader)
+
+
+def default_workers() -> int:
+    return min(8, os.cpu_count() or 1)

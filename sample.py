@@ -1,0 +1,218 @@
+"""Draw a chest X-ray from a sentence, or write the report of one.
+
+    python sample.py "Moderate cardiomegaly. Small left pleural effusion."
+    python sample.py --image FILE [FILE ...]
+
+A research and teaching tool, not a medical device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from errors import UserError, run
+
+if TYPE_CHECKING:  # torch is imported where it is used: --help and a typing error do not wait for it
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    import flow
+    from model import UniX
+    from weights import Checkpoint
+
+SHIPPED = Path(__file__).parent / "assets" / "tiny"
+DISCLAIMER = "Research and teaching tool, not a medical device: do not use for diagnosis."
+DOWNSAMPLING = 16  # px a latent; a picture's side is a multiple of it
+
+
+def draw(
+    checkpoint: Checkpoint,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    size: int | None = None,
+    steps: int = 50,
+    guidance: float = 2.0,
+    batch: int = 16,
+    progress: bool = False,
+) -> np.ndarray:
+    """Text to image: (len(prompts), size, size) grey uint8.
+
+    seeds: one a picture; it alone decides the noise, so a picture does not depend on its batch. size: px, default the
+    size the weights were last trained at. steps: timesteps of the published schedule (steps - 1 Euler steps).
+    Raises UserError for an empty prompt, one beyond the model's context, or a size the model has no positions for.
+    """
+    import numpy as np
+    import torch
+    from tqdm import tqdm
+
+    import flow
+    from data import to_uint8
+
+    model, vae, config = checkpoint.model, checkpoint.vae, checkpoint.model.config
+    device = model.vae2llm.weight.device
+    size = size or config.image_size
+    check_size(size, config.max_latent_size)
+    ids = [prompt_ids(checkpoint, prompt) for prompt in prompts]
+    side = size // DOWNSAMPLING
+    times = flow.timesteps(steps)
+    bar = tqdm(total=(steps - 1) * -(-len(ids) // batch), unit="step", disable=not progress, desc="drawing")
+    pictures = []
+    with torch.inference_mode():
+        for start in range(0, len(ids), batch):
+            rows = ids[start : start + batch]
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch]]
+            noise = torch.stack([torch.randn(config.latent_channels, side, side, generator=g) for g in generators])
+            velocity = prompted_velocity(model, rows, guidance)
+            latents = flow.euler(velocity, noise.to(device), times, after_step=bar.update)
+            pictures.append(to_uint8(vae.decode(latents.to(model.compute_dtype))))
+    bar.close()
+    return np.concatenate(pictures)
+
+
+def prompted_velocity(model: UniX, prompts: Sequence[Sequence[int]], guidance: float) -> flow.Velocity:
+    """velocity(x, t) under guidance; the prompts' keys and values are computed here, once for all steps."""
+    import torch
+
+    import flow
+
+    conditional = model.read_prompt(prompts)
+    paired = model.read_prompt([*prompts, *[None] * len(prompts)])
+
+    def alone(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return model.velocity(x, t, conditional)
+
+    def both(x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return model.velocity(torch.cat([x, x]), torch.cat([t, t]), paired).chunk(2)
+
+    return flow.guided_velocity(alone, both, guidance)
+
+
+def read(
+    checkpoint: Checkpoint,
+    images: Sequence[Image.Image],
+    question: str | None = None,
+    max_new_tokens: int = 256,
+    batch: int = 16,
+    progress: bool = False,
+) -> list[str]:
+    """Image to report: one text an image (8-bit grey Pillow images of any size)."""
+    import numpy as np
+    import torch
+    from tqdm import tqdm
+
+    import data
+
+    model = checkpoint.model
+    device = model.vae2llm.weight.device
+    question_ids = prompt_ids(checkpoint, data.DEFAULT_QUESTION if question is None else question, "--question")
+    reports = []
+    bar = tqdm(total=len(images), unit="image", disable=not progress, desc="reading")
+    for start in range(0, len(images), batch):
+        squares = [data.to_square(image, model.config.vit.image_size) for image in images[start : start + batch]]
+        pixels = data.vit_pixels(torch.from_numpy(np.stack(squares)).to(device), model.config)
+        answers = model.generate(pixels, [question_ids] * len(squares), max_new_tokens)
+        reports += [checkpoint.decode(answer) for answer in answers]
+        bar.update(len(squares))
+    bar.close()
+    return reports
+
+
+def prompt_ids(checkpoint: Checkpoint, text: str, what: str = "the prompt") -> list[int]:
+    """Token ids; raises UserError if there are none or too many."""
+    if not text.strip():
+        raise UserError(f'{what} is empty; say what to draw or ask, for example "Small left pleural effusion."')
+    ids = checkpoint.encode(text.strip())
+    room = checkpoint.model.config.context_length - 2  # BOS and EOS
+    if len(ids) > room:
+        raise UserError(f"{what} has {len(ids)} tokens, the model's context holds {room}; shorten it")
+    return ids
+
+
+def check_size(size: int, max_latent_size: int) -> None:
+    largest = max_latent_size * DOWNSAMPLING
+    if size < DOWNSAMPLING or size % DOWNSAMPLING or size > largest:
+        nearest = min(max(DOWNSAMPLING, round(size / DOWNSAMPLING) * DOWNSAMPLING), largest)
+        raise UserError(
+            f"--size {size}: must be a multiple of {DOWNSAMPLING} up to {largest}, a latent a side; try {nearest}"
+        )
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Draw a chest X-ray from a sentence, or write the report of an image.",
+        epilog="The shipped tiny weights know drawn X-rays only. " + DISCLAIMER,
+    )
+    parser.add_argument("prompt", nargs="?", help='what to draw: "Moderate cardiomegaly. Small left pleural effusion."')
+    parser.add_argument("--image", nargs="+", metavar="FILE", help="read these images instead of drawing")
+    parser.add_argument("--question", help="what to ask about each image; default: its FINDINGS and IMPRESSION")
+    parser.add_argument("--out", type=Path, default=Path("sample.png"), help="picture to write (default sample.png)")
+    parser.add_argument("--n", type=int, default=1, help="how many pictures; several become a labelled grid")
+    parser.add_argument("--seed", type=int, default=0, help="of the first picture; the others count up (default 0)")
+    parser.add_argument("--steps", type=int, default=50, help="timesteps of the sampler, at least 2 (default 50)")
+    parser.add_argument("--guidance", type=float, default=2.0, help="how hard to follow the prompt; 1: off (default 2)")
+    parser.add_argument("--size", type=int, help="pixels a side, a multiple of 16; default: what the weights know best")
+    parser.add_argument(
+        "--weights", type=Path, default=SHIPPED, help="weights folder (default: the shipped tiny model)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    args = parser.parse_args()
+    if (args.prompt is None) == (args.image is None):
+        raise UserError('give either a prompt in quotes ("Small left pleural effusion.") or --image FILE')
+    if args.prompt is not None and not args.prompt.strip():
+        raise UserError('the prompt is empty; say what to draw, for example "Small left pleural effusion."')
+    for flag, value, least in (("--steps", args.steps, 2), ("--n", args.n, 1), ("--seed", args.seed, 0)):
+        if value < least:
+            raise UserError(f"{flag} {value}: must be at least {least}")
+    if not args.guidance > 0:
+        raise UserError(f"--guidance {args.guidance}: must be above 0; 1 switches it off, 2 is usual")
+    return args
+
+
+def check_device(name: str) -> None:
+    import torch
+
+    kind = re.split(r":", name)[0]
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(kind, False):
+        raise UserError(f"--device {name}: not available here; use one of {[k for k, v in available.items() if v]}")
+
+
+def main() -> None:
+    args = parse_args()
+    if args.prompt is not None and not args.out.resolve().parent.is_dir():
+        raise UserError(f"--out {args.out}: no folder {args.out.resolve().parent}; make it first")
+    import torch
+
+    import data
+    from pictures import grid, save_png
+    from weights import load_checkpoint
+
+    check_device(args.device)
+    images = [data.load_image(path) for path in args.image or ()]
+    checkpoint = load_checkpoint(args.weights, args.device, getattr(torch, args.dtype))
+    if args.image:
+        reports = read(checkpoint, images, args.question, progress=len(images) > 1)
+        for path, report in zip(args.image, reports, strict=True):
+            print(f"{path}\n{report}\n")
+        print(DISCLAIMER)
+        return
+    seeds = range(args.seed, args.seed + args.n)
+    prompts = [args.prompt] * args.n
+    pictures = draw(checkpoint, prompts, seeds, args.size, args.steps, args.guidance, progress=True)
+    from PIL import Image
+
+    sheet = (
+        Image.fromarray(pictures[0]) if args.n == 1 else grid(pictures, [f"{args.prompt} (seed {s})" for s in seeds])
+    )
+    save_png(sheet, args.out)
+    print(f"{args.out}\n{DISCLAIMER}")
+
+
+if __name__ == "__main__":
+    run(main)
