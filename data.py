@@ -205,11 +205,12 @@ class Examples(Dataset):
         image = to_square(picture, self.size)
         latent_shape = (self.config.latent_channels, *(side // self.downsampling for side in image.shape))
         example = {"index": index, "image": image}
+        report, impression = self.source.text(index)
         if self.stage == "1":
-            example["question"], example["answer"] = (
-                self.encode(DEFAULT_QUESTION),
-                self.encode(self.source.text(index)[0]),
-            )
+            # Every second step asks for the impression alone: short, and nearly every word of it is seen in the image.
+            short = position // self.batch % 2 == 1
+            example["question"] = self.encode(SHORT_QUESTION if short else DEFAULT_QUESTION)
+            example["answer"] = self.encode(impression if short else report)
             return example
         example["posterior_noise"] = rng.standard_normal(latent_shape, dtype=np.float32)
         if self.stage != "vae":
