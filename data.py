@@ -198,8 +198,8 @@ class Examples(Dataset):
     def __getitem__(self, position: int) -> dict:
         index, rng = self.index(position), position_rng(self.seed, 0, position)
         picture = Image.fromarray(self.source.image(index))
-        if self.stage == "vae" and min(picture.size) > self.size and rng.random() < 0.5:
-            # Half of what a small picture is made of, half at full detail: the autoencoder must serve both resolutions.
+        if self.stage == "vae" and min(picture.size) > self.size and rng.random() < 0.8:
+            # Mostly crops at full detail, some whole pictures made small: the autoencoder must serve both resolutions.
             left, top = (int(rng.integers(side - self.size + 1)) for side in picture.size)
             picture = picture.crop((left, top, left + self.size, top + self.size))
         image = to_square(picture, self.size)
@@ -207,8 +207,8 @@ class Examples(Dataset):
         example = {"index": index, "image": image}
         report, impression = self.source.text(index)
         if self.stage == "1":
-            # Every second step asks for the impression alone: short, and nearly every word of it is seen in the image.
-            short = position // self.batch % 2 == 1
+            # Two steps in three ask for the impression alone: short, and nearly every word is seen in the image.
+            short = position // self.batch % 3 != 0
             example["question"] = self.encode(SHORT_QUESTION if short else DEFAULT_QUESTION)
             example["answer"] = self.encode(impression if short else report)
             return example
@@ -242,7 +242,7 @@ class Batch:
 
 
 def pack_text(
-    questions: list[list[int]], answers: list[list[int]], config: UniXConfig, multiple: int = 32
+    questions: list[list[int]], answers: list[list[int]], config: UniXConfig, multiple: int = 16
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids of questions and answers -> text_ids and targets of a Batch.
 

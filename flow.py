@@ -83,9 +83,8 @@ def guided_velocity(
     """
 
     def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        if scale == 1.0 or not interval[0] < t[0].item() <= interval[1]:
-            return conditional(x, t)
-        return guide(*both(x, t), scale, renorm)
+        inside = (t[0] > interval[0]) & (t[0] <= interval[1])
+        return guide(*both(x, t), scale, renorm) if scale != 1.0 and inside else conditional(x, t)
 
     return velocity
 

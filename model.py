@@ -71,7 +71,7 @@ def preset(name: str) -> UniXConfig:
             intermediate_size=704,
             num_layers=6,
             num_heads=4,
-            vocab_size=1024,
+            vocab_size=768,
             context_length=512,
             repa_layer=3,
             image_size=256,

@@ -9,7 +9,7 @@ A research and teaching tool, not a medical device.
 from __future__ import annotations
 
 import argparse
-import re
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,7 +55,7 @@ def draw(
 
     model, vae, config = checkpoint.model, checkpoint.vae, checkpoint.model.config
     device = model.vae2llm.weight.device
-    size = size or config.image_size
+    size = config.image_size if size is None else size
     check_size(size, config.max_latent_size)
     ids = [prompt_ids(checkpoint, prompt) for prompt in prompts]
     side = size // DOWNSAMPLING
@@ -175,18 +175,30 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_device(name: str) -> None:
+    """Raises UserError if torch cannot use the device."""
     import torch
 
-    kind = re.split(r":", name)[0]
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(kind, False):
-        raise UserError(f"--device {name}: not available here; use one of {[k for k, v in available.items() if v]}")
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch raises both, and says much
+        raise UserError(f"--device {name}: not available here; cpu always is") from error
+
+
+def check_writable(path: Path) -> None:
+    """Raises UserError if a file could not be put at `path`: better before a minute of drawing than after."""
+    folder = path.resolve().parent
+    if path.is_dir():
+        raise UserError(f"--out {path}: is a folder; name a file in it, for example {path / 'sample.png'}")
+    if not folder.is_dir():
+        raise UserError(f"--out {path}: no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--out {path}: may not write in {folder}; choose another folder")
 
 
 def main() -> None:
     args = parse_args()
-    if args.prompt is not None and not args.out.resolve().parent.is_dir():
-        raise UserError(f"--out {args.out}: no folder {args.out.resolve().parent}; make it first")
+    if args.prompt is not None:
+        check_writable(args.out)
     import torch
 
     import data
@@ -210,7 +222,10 @@ def main() -> None:
     sheet = (
         Image.fromarray(pictures[0]) if args.n == 1 else grid(pictures, [f"{args.prompt} (seed {s})" for s in seeds])
     )
-    save_png(sheet, args.out)
+    try:
+        save_png(sheet, args.out)
+    except OSError as error:
+        raise UserError(f"--out {args.out}: could not be written ({error.strerror or error})") from error
     print(f"{args.out}\n{DISCLAIMER}")
 
 

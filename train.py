@@ -104,6 +104,8 @@ def main() -> None:
     model, vae = checkpoint.model, checkpoint.vae
     model.compute_dtype = dtype
     recipe = RECIPES[preset_name][args.stage]
+    if args.stage == "1":
+        recipe = replace(recipe, size=model.config.vit.image_size)
     asked = {"learning_rate": args.lr, "size": args.size, "batch": args.batch, "steps": args.steps}
     recipe = replace(recipe, **{name: value for name, value in asked.items() if value is not None})
     check(args, recipe, model)
@@ -303,11 +305,11 @@ def start_from(args: argparse.Namespace, device: torch.device) -> tuple[Checkpoi
     if args.init == "scratch":
         print("starting from scratch: a fresh tiny model, and a tokenizer trained on 5,000 drawn reports")
         config = preset("tiny")
-        reports = data.Phantoms(5000)
-        tokenizer = data.train_tokenizer((reports.text(i)[0] for i in range(5000)), config.vocab_size)
+        reports = [data.Phantoms(5000).text(i)[0] for i in range(5000)]
+        tokenizer = data.train_tokenizer([*reports, data.DEFAULT_QUESTION, data.SHORT_QUESTION], config.vocab_size)
         generator = torch.Generator().manual_seed(args.seed)
         torch.manual_seed(args.seed)  # the autoencoder keeps torch's own initialisation
-        model, vae = UniX(config), VAE(VAEConfig(ch=32, num_res_blocks=1))
+        vae, model = VAE(VAEConfig(ch=32, num_res_blocks=1)), UniX(config)
         model.init_weights(generator)
         return Checkpoint(model.to(device), vae.to(device), tokenizer), "tiny"
     previous = Path(f"out/stage-{PREVIOUS[args.stage]}")

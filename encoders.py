@@ -1,0 +1,396 @@
+"""The frozen judges. For now the one that reads: a rule-based labeler of chest X-ray reports.
+
+A report is judged by what it claims. CheXpert (Irvin et al. 2019, arXiv:1901.07031, section 3 and its published
+phrase files) turned reports into 14 labels in three steps, and so do we:
+
+    1. extract    find the phrases that name an observation               MENTIONS, HEDGED_MENTIONS, NORMAL_STATEMENTS
+    2. classify   is each mention asserted, denied or uncertain?          NEGATION_*, UNCERTAINTY_*, CLAUSE_BREAKS
+    3. aggregate  positive beats uncertain, uncertain beats negative, and "No Finding" follows from the other labels
+
+CheXpert classifies with a dependency parse. We use the *scope* of a cue word instead: "no" reaches to the end of its
+clause. That is less precise on long sentences, needs no parser, and can be read as the tables below. To teach the
+labeler a new wording, add a line to a table and a sentence to `tests/test_labeler.py`.
+
+Where we depart from CheXpert, on purpose:
+- each label also has a side (left, right, bilateral), since a report that names the wrong lung is a wrong report;
+- "stable cardiomediastinal silhouette" is no mention (CheXpert: uncertain), "heart failure" says nothing of heart size;
+- "No Finding" looks at the 13 other labels only; CheXpert also lets findings outside of the 14 (scoliosis) undo it.
+
+    python encoders.py "No pneumothorax. Small left effusion, cannot exclude pneumonia."
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from phantom import OBSERVATIONS
+
+POSITIVE, NEGATIVE, UNCERTAIN = 1, 0, -1
+
+
+class Label(NamedTuple):
+    """What a report says about one observation.
+
+    value: 1 positive, 0 negative, -1 uncertain, None not mentioned. side: "left", "right", "bilateral", or None where
+    the report names no side, where the label is not positive or uncertain, or where the observation has no side.
+    """
+
+    value: int | None
+    side: str | None = None
+
+
+class Mention(NamedTuple):
+    """A phrase that names an observation: clause[start:end]. `hedged` phrases are uncertain without any cue."""
+
+    start: int
+    end: int
+    observation: str
+    hedged: bool
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 1. The words. All patterns see lower-case text, one clause at a time.
+
+# The words that may stand between "heart" and "enlarged"; what is called normal is not what is called enlarged.
+GAP = r"(?:(?!normal|unremarkable|within)[\w\s/-]){0,50}?"
+HEART = r"(?:heart|cardiac)(?: and mediastinal)?(?: silhouettes?| size| shadow| contours?)?"
+MEDIASTINUM = (
+    r"(?:cardio ?-?mediastin(?:al|um)|mediastin(?:al|um))(?: silhouettes?| contours?| borders?| shadow| width)?"
+)
+LARGE = r"(?:enlarge(?:d|ment)|large|larger|widen(?:ed|ing)|wide|prominent|prominence|dilated|increased)"
+FULL = r"(?:prominen(?:t|ce)|indistinct(?:ness)?|engorge(?:d|ment)|increased)"
+MIDDLE = r"(?: of)?(?: the)?(?: transverse)?(?: diameter of the)? "
+
+MENTIONS: dict[str, list[str]] = {
+    "Enlarged Cardiomediastinum": [
+        rf"\b{MEDIASTINUM}\b{GAP}\b{LARGE}\b",
+        rf"\b{LARGE}{MIDDLE}(?:\w+ )?{MEDIASTINUM}\b",
+    ],
+    "Cardiomegaly": [
+        r"\bcardiomegaly\b",
+        r"\bcardiac enlargement\b",
+        rf"\b{HEART}\b{GAP}\b(?:enlarge(?:d|ment)|large|larger|prominent|dilated|increased)\b",
+        rf"\b(?:enlarge(?:d|ment)|prominent|prominence|large){MIDDLE}{HEART}\b",
+        r"\bcardio-?thoracic (?:ratio|index)\b.{0,30}\b(?:increased|enlarged|elevated|above)\b",
+        r"\bincreased cardio-?thoracic (?:ratio|index)\b",
+    ],
+    "Lung Opacity": [
+        r"\bopaci(?:ty|ties|fied|fication|fications)\b",
+        r"\binfiltrat(?:e|es|ion|ions|ive)\b",
+        r"\bair ?-?space (?:disease|process|abnormality|changes?|filling)\b",
+        r"\b(?:haze|hazy|haziness|ground[- ]?glass)\b",
+        r"\b(?:increased|prominent|coarsened|coarse|thickened) (?:\w+ ){0,2}markings\b",
+        r"\binterstitial (?:thickening|prominence|disease|abnormality|changes?|pattern|process)\b",
+        r"(?<!bone )(?<!bony )(?<!osseous )(?<!metallic )(?<!calcific )\b(?:increased |patchy )?densit(?:y|ies)\b",
+    ],
+    "Lung Lesion": [
+        r"\bnodul(?:e|es|arity)\b",
+        r"\bnodular (?:densit|opaci|lesion|shadow|focus|foci)\w*",
+        r"\b(?:mass|masses)\b",
+        r"\b(?:pulmonary|lung|lobe|lobar|cavitary|cystic|parenchymal|coin|round(?:ed)?) (?:\w+ )?(?:lesions?|cavity)\b",
+        r"\b(?:granulom(?:a|as|ata)|neoplasms?|tumou?rs?|carcinoma|metastas[ie]s|metastatic)\b",
+    ],
+    "Edema": [
+        r"\bo?edema(?:tous)?\b",
+        r"\b(?:congestive )?(?:heart|cardiac) failure\b",
+        r"\bchf\b",
+        r"\b(?:fluid|volume) overload\b",
+        r"\bkerley\b",
+    ],
+    "Consolidation": [r"\bconsolidat(?:ion|ions|ive|ed)\b"],
+    "Pneumonia": [
+        r"\b(?:broncho)?pneumoni(?:a|as|c)\b",
+        r"\binfecti(?:on|ons|ous)\b",
+    ],
+    "Atelectasis": [
+        r"\batelecta\w+",
+        r"(?<!vertebral )(?<!vertebral body )\bcollaps(?:e|ed)\b(?! of (?:the )?(?:\w+ )?vertebra)",
+    ],
+    "Pneumothorax": [r"\b(?:hydro|hemo)?pneumothora(?:x|ces)\b", r"\bptx\b", r"\bpleural (?:\w+ )?air\b"],
+    "Pleural Effusion": [
+        r"(?<!pericardial )\beffusions?\b",
+        r"\bpleural (?:(?!air)\w+ )?(?:fluid|collections?)\b",
+        r"\b(?:hydro|hemo|hydropneumo|hemopneumo)thora(?:x|ces)\b",
+    ],
+    "Pleural Other": [
+        r"\bpleural(?:[- ]based)? (?:\w+ ){0,2}(?:thickening|plaques?|scar(?:s|ring)?|calcifications?|mass|lesion)\b",
+        r"\b(?:thickening|scarring|calcification)s? (?:of|along) the (?:\w+ )?pleura\b",
+        r"\bpleuro-?parenchymal (?:\w+ )?(?:scar(?:s|ring)?|thickening|fibrosis|changes?)\b",
+        r"\b(?:fibrothorax|apical cap(?:ping)?s?|pleural caps?)\b",
+    ],
+    "Fracture": [
+        r"\bfractur(?:e|es|ed|ing)\b",
+        r"\bcompression deformit(?:y|ies)\b",
+        r"\bribs?\b[^,]{0,20}\bdeformit(?:y|ies)\b",
+    ],
+    "Support Devices": [
+        r"\b(?:pacemakers?|pacers?|pacing|icd|aicd|defibrillators?|leads?|loop recorder|stimulators?)\b",
+        r"\b(?:catheters?|cath|picc|port|porta?-?a-?cath|mediport|infusaport|swan[- ]ganz|chemoport)\b",
+        r"\b(?:central|venous|subclavian|jugular|arterial|ij|picc|support|monitoring) (?:venous )?lines?\b",
+        r"(?<!kerley )(?<!kerley b )\blines(?:,| and| or)+ (?:and )?tubes\b",
+        r"\b(?:tubes?|tubing|tracheostomy|cannulas?|ett?|ngt|dobbhoff|drains?)\b",
+        r"\b(?:support|medical|assist|implanted|monitoring|cardiac|pacing) (?:\w+ )?(?:devices?|apparatus|equipment)\b",
+        r"\b(?:balloon pump|iabp|lvad|ecmo|valve replacement|prosthetic \w+ valve|stents?|embolization coils?)\b",
+        r"\b(?:wires?|hardware|arthroplasty|prosthesis|screws?|rods?|clips|plates?(?![- ]?like))\b",
+    ],
+}
+
+# Phrases that CheXpert counts as uncertain by themselves: they hint at the observation and do not name it.
+HEDGED_MENTIONS: dict[str, list[str]] = {
+    "Cardiomegaly": [rf"\bborderline (?:\w+ )?{HEART}\b", rf"\b{HEART}\b{GAP}\bborderline\b"],
+    "Edema": [
+        r"\bcongesti(?:on|ve changes)\b",
+        rf"\bvascul(?:ar|arity|ature)\b.{{0,20}}\b{FULL}\b",
+        rf"\b{FULL}(?: of)?(?: the)? (?:pulmonary )?vascul\w+",
+        r"\bcephalization\b",
+    ],
+    "Pleural Effusion": [
+        r"\bblunt(?:ed|ing)\b.{0,40}\b(?:angles?|sulc(?:us|i)|recess(?:es)?)\b",
+        r"\b(?:angles?|sulc(?:us|i)|recess(?:es)?)\b.{0,20}\bblunt(?:ed|ing)\b",
+    ],
+}
+
+# (structure, what its being normal denies). "The heart and mediastinum are within normal limits."
+NORMAL = r"(?:normal|normally|unremarkable|within (?:the )?(?:normal )?limits(?: of normal)?|clear|intact|sharp|free)"
+NORMAL_STATEMENTS: list[tuple[str, tuple[str, ...]]] = [
+    (r"heart(?! failure)|cardiac(?! and mediastinal)", ("Cardiomegaly",)),
+    (r"cardiac and mediastinal", ("Cardiomegaly", "Enlarged Cardiomediastinum")),
+    (r"cardio ?-?mediastin(?:al|um)|mediastin(?:al|um)", ("Enlarged Cardiomediastinum",)),
+    (r"lungs?|lung (?:fields?|zones?|parenchyma)", ("Lung Opacity",)),
+    (r"(?:pulmonary )?(?:vascularity|vasculature|vessels)|pulmonary vascular \w+", ("Edema",)),
+    (r"pleural (?:spaces?|surfaces?|cavit(?:y|ies))|pleura", ("Pleural Effusion", "Pneumothorax")),
+    (r"costophrenic (?:angles?|sulci|sulcus|recess(?:es)?)", ("Pleural Effusion",)),
+    (r"(?:osseous|bony|skeletal) (?:\w+ )?(?:structures?|thorax)|bones|ribs", ("Fracture",)),
+]
+
+# Words that look like something else. They are replaced before anything is searched.
+REWRITES: list[tuple[str, str]] = [
+    (
+        r"\b(?:no|without|not)(?: \w+){0,2} (?:changed?|increased?|decreased?|worsening|improvement)\b(?: in| of)?",
+        "unchanged",
+    ),
+    (r"\b(?:upper|high)(?: limits?)?(?: of)? normal\b|\btop[- ]normal\b|\bmildly prominent but normal\b", "borderline"),
+    (
+        r"\b(?:left|right)(?:-sided)?,?(?: and| or|,? greater than|,? more than| >|/)(?: the)? (?:left|right)\b",
+        "bilateral",
+    ),
+    (r"\b(?:left|right) (atri|ventric|heart|main ?stem|paratracheal|hilar lymph)", r"\1"),
+    (r"\bgranulomatous infections?\b", "granuloma"),
+    (r"\bmass effect\b|\bmediastinal mass(?:es)?\b|\bbreast mass(?:es)?\b|\bmuscle mass\b", "other"),
+]
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 2. The cues. Those "before" reach every mention after them in the clause, those "after" every mention before them.
+
+CLAUSE_BREAKS = re.compile(
+    r"\b(?:but|however|except(?: for)?|although|though|whereas|while|aside from|apart from|other than)\b"
+    r"|,? ?(?:and |with )?there (?:is|are|has|have)\b"
+    r"|,? and the\b|, the\b|, with\b|, now\b"
+    r"|,(?= (?:possible|possibly|probable|probably|likely|suspected|questionable) )"
+    r"|\band(?= (?:a )?(?:tiny|trace|small|mild|minimal|moderate|severe|stable|unchanged|persistent|new) )"
+)
+NEGATION_BEFORE = re.compile(
+    r"\b(?:no|without|negative for|free of|free from|clear of|absence of|lack of|nor|neither|rather than|denies)\b"
+    r"|\b(?:resolution|clearing|removal|exclusion) of\b"
+    r"|\b(?:does|do|did|has|have) not (?:\w+ )?(?:show|demonstrate|reveal|have|contain|suggest|indicate|developed?)\b"
+    r"|\b(?:not|never)(?= (?:\w+ ){0,2}(?:enlarged|widened|dilated|prominent|large|increased|blunted)\b)"
+    r"|\bunlikely to (?:represent|be|reflect)\b"
+)
+NEGATION_AFTER = re.compile(
+    r"\b(?:is|are|was|were|has|have) (?:\w+ )?(?:not|no longer) (?:\w+ )?"
+    r"(?:seen|identified|present|visuali[sz]ed|visible|evident|demonstrated|detected|observed|noted|found|appreciated)\b"
+    r"|\bno longer (?:seen|identified|present|visuali[sz]ed|visible|evident)\b"
+    r"|\b(?:has|have|had|is|are|now|interval)(?: (?!nearly|almost|partially|partly|mostly|not)\w+){0,2}"
+    r" (?:resolved|cleared)\b"
+    r"|\b(?:is|are|was|were) (?:absent|excluded|ruled out|unlikely)\b"
+    r"|\b(?:has|have) (?:\w+ )?been (?:removed|excluded|ruled out)\b"
+)
+# "Cannot exclude" holds a negation, so it is asked first (CheXpert: pre-negation uncertainty).
+UNCERTAIN_NEGATION_BEFORE = re.compile(
+    r"\b(?:cannot|can not|can't|not|difficult to|unable to)(?: \w+)? (?:exclude|rule out)\b|\bnot excluding\b"
+)
+UNCERTAIN_NEGATION_AFTER = re.compile(
+    r"\b(?:cannot|can not|can't|not)(?: \w+)?(?: be)?(?: \w+)? (?:excluded|ruled out)\b|\bnot excluded\b"
+)
+# CheXpert's published patterns leave "likely" out: "likely atelectasis" is asserted, and so it is here.
+UNCERTAINTY_BEFORE = re.compile(
+    r"\b(?:possib(?:le|ly|ility)|probabl[ey]|presum(?:ed|ably)|perhaps|maybe|questionable|equivocal|less likely)\b"
+    r"|\b(?:may|might|could|would)\b"
+    r"|\b(?:(?:suspicious|worrisome) for|suspicion (?:of|for)|suspect(?:ed)?|concern(?:ing)? (?:for|of)|question)\b"
+    r"|\b(?:suggestion of|favor(?:ed|ing)?|consider(?:ation of)?|differential|correlate(?: \w+)? for|rule out)\b"
+)
+UNCERTAINTY_AFTER = re.compile(
+    r"\b(?:is|are|remains?) (?:\w+ )?(?:possible|possibility|suspected|questioned|questionable|considered|equivocal)\b"
+    r"|\b(?:may|might|could|can) (?:also )?(?:be (?:present|considered|seen)|have (?:this|a similar) appearance)\b"
+)
+ALTERNATIVE = re.compile(r"\b(?:or|versus|vs)\b|\band/or\b")
+
+SIDE_WORDS = re.compile(
+    r"\b(?:(?P<bilateral>bilateral\w*|both|bibasilar|bibasal|biapical|bihilar)"
+    r"|(?P<left>left|left-sided|lingular?)"
+    r"|(?P<right>right|right-sided|middle lobe))\b"
+)
+SEPARATOR = re.compile(r",|\band\b|\bwith\b|\bor\b|\bplus\b")
+MIDLINE = ("Enlarged Cardiomediastinum", "Cardiomegaly")
+
+_REWRITES = [(re.compile(pattern), new) for pattern, new in REWRITES]
+_PATTERNS = [
+    (re.compile(pattern), observation, table is HEDGED_MENTIONS)
+    for table in (MENTIONS, HEDGED_MENTIONS)
+    for observation, patterns in table.items()
+    for pattern in patterns
+]
+_NORMAL = [
+    (
+        re.compile(rf"\b(?:{structure})\b.{{0,90}}?\b{NORMAL}\b|\b{NORMAL}\b(?:[ -][\w-]+){{0,5}}? (?:{structure})\b"),
+        denied,
+    )
+    for structure, denied in NORMAL_STATEMENTS
+]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 3. From a report to labels.
+
+
+def label_report(text: str) -> dict[str, Label]:
+    """The 14 CheXpert labels of one report (or of its impression alone), each with its side.
+
+    Every observation of `phantom.OBSERVATIONS` is a key, in that order. Only what the report names is labelled:
+    pneumonia does not imply lung opacity. An empty report has 14 blanks; any other has "No Finding" 1 or blank, and 1
+    if no other observation but Support Devices is positive or uncertain (so "lungs clear, PICC in place" is 1).
+    """
+    values: dict[str, list[int]] = {name: [] for name in OBSERVATIONS}
+    sides: dict[str, set[str]] = {name: set() for name in OBSERVATIONS}
+    for clause in split_clauses(text):
+        mentions = find_mentions(clause)
+        for mention in mentions:
+            value = _classify(clause, mention, mentions)
+            values[mention.observation].append(value)
+            if value != NEGATIVE and mention.observation not in MIDLINE:
+                sides[mention.observation] |= _sides(clause, mention, mentions)
+        for pattern, denied in _NORMAL:
+            if pattern.search(clause):
+                for observation in denied:
+                    values[observation].append(NEGATIVE)
+
+    labels = {name: Label(_strongest(values[name]), _one_side(sides[name])) for name in OBSERVATIONS}
+    findings = [labels[name].value for name in OBSERVATIONS if name not in ("No Finding", "Support Devices")]
+    if text.strip():
+        labels["No Finding"] = Label(None if POSITIVE in findings or UNCERTAIN in findings else POSITIVE)
+    return labels
+
+
+def label_reports(texts: Sequence[str]) -> np.ndarray:
+    """Labels of N reports as (N, 14) float32, columns as `phantom.OBSERVATIONS`: 1, 0, -1, and nan for blank."""
+    rows = [[label.value for label in label_report(text).values()] for text in texts]
+    return np.array(rows, dtype=np.float32).reshape(len(texts), len(OBSERVATIONS))
+
+
+def split_clauses(text: str) -> list[str]:
+    """Lower-case clauses of a report: its sentences, cut again where a negation's reach ends ("but", "except")."""
+    text = text.lower().replace("’", "'")
+    text = re.sub(r"\b(?:findings|impression|comparison|indication)\s*:", ". ", text)
+    text = re.sub(r"(?:^|(?<=[.\n]))\s*\d+[.)]\s", " ", text)  # "1. Cardiomegaly. 2. ..."
+    sentences = re.split(r"[.;!?]+(?=\s|$)|\n\s*\n", text)
+    clauses = []
+    for sentence in sentences:
+        sentence = " ".join(sentence.split())
+        for pattern, new in _REWRITES:
+            sentence = pattern.sub(new, sentence)
+        clauses += [clause.strip(" ,") for clause in CLAUSE_BREAKS.split(sentence)]
+    return [clause for clause in clauses if clause]
+
+
+def find_mentions(clause: str) -> list[Mention]:
+    """Every mention in reading order. Of two that overlap and name the same observation, the longer one stays."""
+    found = [
+        Mention(*match.span(), observation, hedged)
+        for pattern, observation, hedged in _PATTERNS
+        for match in pattern.finditer(clause)
+    ]
+    kept: list[Mention] = []
+    for mention in sorted(found, key=lambda m: (m.start - m.end, m.hedged)):
+        rivals = [other for other in kept if other.start < mention.end and mention.start < other.end]
+        same = any(other.observation == mention.observation for other in rivals)
+        # A "nodular opacity" is a lesion and a "pleural mass" is pleural: the shorter word inside means nothing more.
+        inside = any(other.start <= mention.start and mention.end <= other.end for other in rivals)
+        if not same and not (inside and mention.observation in ("Lung Opacity", "Lung Lesion")):
+            kept.append(mention)
+    return sorted(kept)
+
+
+def _classify(clause: str, mention: Mention, mentions: list[Mention]) -> int:
+    """1, 0 or -1. A cue "before" may lie inside of the mention too: "heart is not enlarged"."""
+    before, after = clause[: mention.end], clause[mention.end :]
+    if UNCERTAIN_NEGATION_BEFORE.search(before) or UNCERTAIN_NEGATION_AFTER.search(after):
+        return UNCERTAIN
+    # The lookahead of "not (enlarged)" reads on into the mention, so search the clause and compare positions.
+    if any(cue.start() < mention.end for cue in NEGATION_BEFORE.finditer(clause)) or NEGATION_AFTER.search(after):
+        return NEGATIVE
+    # A comma ends an uncertain cue's reach but not a negation's: "possible effusion, cardiomegaly".
+    if mention.hedged or UNCERTAINTY_BEFORE.search(before.rsplit(",", 1)[-1]) or UNCERTAINTY_AFTER.search(after):
+        return UNCERTAIN
+    if any(ALTERNATIVE.search(between) for between in _gaps(clause, mention, mentions)):
+        return UNCERTAIN
+    return POSITIVE
+
+
+def _gaps(clause: str, mention: Mention, mentions: list[Mention]) -> Iterator[str]:
+    """The text between a mention and its neighbours (of other observations) on either side."""
+    earlier = [m.end for m in mentions if m.end <= mention.start and m.observation != mention.observation]
+    later = [m.start for m in mentions if m.start >= mention.end and m.observation != mention.observation]
+    if earlier:
+        yield clause[max(earlier) : mention.start]
+    if later:
+        yield clause[mention.end : min(later)]
+
+
+def _sides(clause: str, mention: Mention, mentions: list[Mention]) -> set[str]:
+    """The sides a mention is given: first its own words, then those of its list ("collapse and fluid on the left")."""
+    earlier = max((m.end for m in mentions if m.end <= mention.start), default=None)
+    later = min((m.start for m in mentions if m.start >= mention.end), default=None)
+
+    # "small LEFT effusion"; between two mentions only what follows the last "and", "with" or comma is ours.
+    own = clause[earlier or 0 : mention.end]
+    if earlier is not None:
+        own = SEPARATOR.split(own)[-1]
+    if sides := _side_words(own):
+        return sides[-1]
+    # "effusion on the LEFT"; before another mention everything after the last separator is that one's.
+    own = clause[mention.end : later]
+    if later is not None:
+        own = own[: max((match.start() for match in SEPARATOR.finditer(own)), default=len(own))]
+    if sides := _side_words(own):
+        return set().union(*sides)
+    # "LEFT collapse and fluid", or, at the end of the list, "collapse and fluid on the LEFT".
+    if sides := _side_words(clause[: mention.start]):
+        return sides[-1]
+    last = max(m.end for m in mentions)
+    return set().union(*_side_words(clause[last:]))
+
+
+def _side_words(text: str) -> list[set[str]]:
+    return [{match.lastgroup} for match in SIDE_WORDS.finditer(text)]
+
+
+def _strongest(values: Iterable[int]) -> int | None:
+    """CheXpert's aggregation: positive beats uncertain, uncertain beats negative."""
+    return next((value for value in (POSITIVE, UNCERTAIN, NEGATIVE) if value in values), None)
+
+
+def _one_side(sides: set[str]) -> str | None:
+    return "bilateral" if len(sides) > 1 else next(iter(sides), None)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit('usage: python encoders.py "the text of a report"')
+    for name, label in label_report(sys.argv[1]).items():
+        word = {POSITIVE: "positive", NEGATIVE: "negative", UNCERTAIN: "uncertain", None: "."}[label.value]
+        print(f"{name:<28}{word:<11}{label.side or ''}")

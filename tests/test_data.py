@@ -1,0 +1,123 @@
+"""Images of every kind become squares, text survives the tokenizer, and examples belong to their position."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data
+from conftest import micro_config
+from errors import UserError
+
+GRADIENT = np.linspace(0, 1, 64)[None].repeat(40, axis=0)
+
+
+@pytest.mark.parametrize("kind", ["8 bit", "16 bit", "float", "RGB", "RGBA", "palette", "1 bit"])
+def test_any_image_becomes_8_bit_grey(tmp_path, kind):
+    eight = Image.fromarray((GRADIENT * 255).astype(np.uint8))
+    image = {
+        "8 bit": lambda: eight,
+        "16 bit": lambda: Image.fromarray((GRADIENT * 40000).astype(np.uint16)),
+        "float": lambda: Image.fromarray(GRADIENT.astype(np.float32)),
+        "RGB": lambda: eight.convert("RGB"),
+        "RGBA": lambda: eight.convert("RGBA"),
+        "palette": lambda: eight.quantize(64),
+        "1 bit": lambda: eight.convert("1"),
+    }[kind]()
+    path = tmp_path / ("image.tiff" if kind == "float" else "image.png")
+    image.save(path)
+    grey = data.load_image(path)
+    assert grey.mode == "L" and grey.size == (64, 40)
+    values = np.asarray(grey).astype(int)
+    assert values[:, :8].mean() < 40 and values[:, -8:].mean() > 215
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20000, 3), (3, 500), (128, 128)])
+def test_squares_keep_the_aspect_and_pad_with_black(size):
+    square = data.to_square(Image.new("L", size, 200), 64)
+    assert square.shape == (64, 64)
+    width, height = (max(1, round(side * 64 / max(size))) for side in size)
+    assert (square == 200).sum() == width * height and (square == 0).sum() == 64 * 64 - width * height
+
+
+@pytest.mark.parametrize("kind", ["absent", "text", "truncated", "empty", "folder"])
+def test_a_file_that_is_no_image_is_named(tmp_path, kind):
+    path = tmp_path / "image.png"
+    if kind == "text":
+        path.write_text("FINDINGS: none")
+    elif kind == "truncated":
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(path)
+        path.write_bytes(path.read_bytes()[:2000])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "folder":
+        path.mkdir()
+    with pytest.raises(UserError, match=r"image\.png"):
+        data.load_image(path)
+
+
+def test_pixels_are_normalised_per_tower():
+    images = torch.tensor([[[0, 255]]], dtype=torch.uint8)
+    config = micro_config()
+    assert data.vae_pixels(images)[0, 0, 0].tolist() == [-1, 1]
+    expected = [(0 - 0.555895) / 0.336385, (1 - 0.555895) / 0.336385]  # DESIGN: SigLIP's grey values
+    assert data.vit_pixels(images, config)[0, 2, 0].tolist() == pytest.approx(expected)
+    assert data.to_uint8(data.vae_pixels(images)).tolist() == images.tolist()
+
+
+def test_any_text_encodes_and_comes_back(micro):
+    for text in ("Small left pleural effusion.", "Épanchement pleural gauche minime.", "右側胸水。 🫁", "<|eos|>"):
+        ids = micro.encode(text)
+        assert not {0, 1, 2, 3} & set(ids)  # no special token can be typed
+        assert micro.decode(ids) == text
+
+
+def examples(micro, stage, size=64):
+    source = data.Phantoms(12)
+    return data.Examples(
+        source, stage, size, seed=5, encode=micro.encode, config=micro_config(), downsampling=16, batch=4
+    )
+
+
+def same(first, second):
+    assert first.prompts == second.prompts
+    for key, value in first.__dict__.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, getattr(second, key)), key
+
+
+@pytest.mark.parametrize("stage", ["vae", "1", "2"])
+def test_batches_depend_on_their_position_only(micro, stage):
+    straight = list(data.batches(examples(micro, stage), 4, 0, 5, workers=0))
+    continued = list(data.batches(examples(micro, stage), 4, 3, 5, workers=2))
+    assert len(straight) == 5 and len(continued) == 2
+    for first, second in zip(straight[3:], continued, strict=True):
+        same(first, second)
+
+
+def test_each_epoch_visits_every_image_once_in_its_own_order(micro):
+    visits = [examples(micro, "2").index(position) for position in range(24)]
+    assert sorted(visits[:12]) == sorted(visits[12:]) == list(range(12))
+    assert visits[:12] != visits[12:]
+
+
+def test_a_tenth_of_the_prompts_is_dropped(micro, monkeypatch):
+    monkeypatch.setattr(data.Phantoms, "image", lambda self, index: np.zeros((64, 64), np.uint8))
+    stream = examples(micro, "2")
+    dropped = np.mean([stream[position]["prompt"] is None for position in range(2000)])
+    assert dropped == pytest.approx(0.1, abs=0.02)  # three standard deviations
+
+
+def test_targets_are_the_answer_and_its_end(micro):
+    config = micro_config()
+    text_ids, targets = data.pack_text([[10, 11], [12]], [[20, 21, 22], [23]], config, multiple=8)
+    assert text_ids.tolist() == [[0, 10, 11, 1, 0, 20, 21, 22, 1, *[1] * 7], [0, 12, 1, 0, 23, 1, *[1] * 10]]
+    n = data.IGNORE
+    assert targets.tolist() == [[n, n, n, n, 20, 21, 22, 1, *[n] * 8], [n, n, n, 23, 1, *[n] * 11]]
+
+
+def test_kept_pictures_are_the_drawn_ones(tmp_path):
+    kept, drawn = data.Phantoms(5, cache=tmp_path), data.Phantoms(5)
+    for _ in range(2):  # drawn, then read back
+        assert np.array_equal(kept.image(3), drawn.image(3))
+    assert np.array_equal(data.Phantoms(5, cache=tmp_path).image(3), drawn.image(3))

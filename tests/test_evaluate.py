@@ -1,0 +1,266 @@
+"""The measures against hand-worked numbers and formulas, the probe's file, and `evaluate.py phantom` on a fake."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import data
+import evaluate
+import probe
+import sample
+import weights
+from encoders import label_report
+from errors import UserError
+from evaluate import derangement, f1_scores, frechet_distance, side_accuracy, true_sides
+from phantom import OBSERVATIONS, Finding, phantom
+
+TINY = probe.Recipe(train=16, validation=8, epochs=1, batch=8)
+
+
+# ---- F1 and sides
+
+
+def test_f1_of_a_hand_worked_example():
+    truth = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]], dtype=bool)
+    claim = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 1, 0]], dtype=bool)
+    # class 0: TP 1, FP 1, FN 1 -> 2/4. class 1: TP 2, FP 1, FN 0 -> 4/5. class 2: nowhere -> undefined.
+    scores = f1_scores(truth, claim)
+    np.testing.assert_allclose(scores.per_class, [0.5, 0.8, np.nan])
+    assert scores.macro == pytest.approx(0.65)
+    assert scores.micro == pytest.approx(6 / 9)
+
+
+def test_a_class_claimed_but_never_true_scores_zero():
+    scores = f1_scores(np.zeros((3, 1)), np.array([[1], [0], [0]]))
+    assert scores.per_class.tolist() == [0.0] and scores.macro == 0.0
+
+
+def test_f1_refuses_different_shapes():
+    with pytest.raises(ValueError, match="alike"):
+        f1_scores(np.zeros((3, 2)), np.zeros((2, 2)))
+
+
+def test_sides_are_asked_only_of_rightly_affirmed_findings():
+    findings = [
+        Finding("Pneumothorax", "pneumothorax", "left"),
+        Finding("Pleural Effusion", "effusion", "right"),
+        Finding("Fracture", "rib fracture", "left"),
+        Finding("Support Devices", "pacemaker", "left"),
+        Finding("Support Devices", "catheter", "right"),  # two sides: no one answer
+        Finding("Cardiomegaly", "cardiomegaly"),  # no side
+    ]
+    sides = true_sides(findings)
+    assert sides == {"Pneumothorax": "left", "Pleural Effusion": "right", "Fracture": "left"}
+    labels = label_report("Left pneumothorax. Left pleural effusion. No fracture.")
+    accuracy = side_accuracy([sides], [labels])
+    assert (accuracy.right, accuracy.asked, accuracy.fraction()) == (1, 2, 0.5)
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 501])
+def test_the_control_leaves_nothing_in_its_place(n):
+    partner = derangement(n, seed=1)
+    assert sorted(partner) == list(range(n))
+    assert (partner != np.arange(n)).all()
+
+
+# ---- the Fréchet distance
+
+
+def gaussian(n, width, seed=0):
+    """(n, width) with mean exactly 0 and covariance exactly 1, so that closed forms hold without sampling error."""
+    x = np.random.default_rng(seed).standard_normal((n, width))
+    x -= x.mean(axis=0)
+    return x @ np.linalg.inv(np.linalg.cholesky(np.cov(x, rowvar=False))).T
+
+
+def test_frechet_distance_of_equal_sets_is_zero():
+    x = gaussian(200, 8)
+    assert frechet_distance(x, x[::-1]) == pytest.approx(0, abs=1e-9)
+
+
+def test_frechet_distance_of_a_shift_is_its_square():
+    x, shift = gaussian(200, 8), np.arange(8.0)
+    assert frechet_distance(x, x + shift) == pytest.approx((shift**2).sum())
+
+
+def test_frechet_distance_of_known_gaussians():
+    """Commuting covariances: |m|^2 + sum (sqrt(a) - sqrt(b))^2."""
+    a, b, shift = np.array([1.0, 4.0, 9.0]), np.array([4.0, 0.25, 0.0]), np.array([1.0, 0.0, -2.0])
+    features_a, features_b = gaussian(100, 3, 1) * np.sqrt(a), gaussian(60, 3, 2) * np.sqrt(b) + shift
+    expected = (shift**2).sum() + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
+    assert frechet_distance(features_a, features_b) == pytest.approx(expected)
+
+
+def test_frechet_distance_of_correlated_gaussians():
+    """Covariances that do not commute: the cross term from the eigenvalues of A B, a formula the code does not use."""
+    rng = np.random.default_rng(3)
+    mix_a, mix_b = rng.standard_normal((2, 4, 4))
+    features_a, features_b = gaussian(90, 4, 4) @ mix_a.T, gaussian(80, 4, 5) @ mix_b.T
+    cov_a, cov_b = mix_a @ mix_a.T, mix_b @ mix_b.T
+    cross = np.sqrt(np.linalg.eigvals(cov_a @ cov_b).real).sum()
+    expected = np.trace(cov_a) + np.trace(cov_b) - 2 * cross
+    assert frechet_distance(features_a, features_b) == pytest.approx(expected)
+
+
+def test_frechet_distance_with_fewer_rows_than_features():
+    x = np.random.default_rng(6).standard_normal((5, 128))
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-4)
+    assert frechet_distance(x, x + 1) == pytest.approx(128, abs=1e-4)
+    assert frechet_distance(np.zeros((2, 4)), np.ones((2, 4))) == pytest.approx(4)
+
+
+@pytest.mark.parametrize("bad", [np.zeros((1, 3)), np.zeros((4, 2)), np.full((4, 3), np.nan)])
+def test_frechet_distance_refuses_what_has_no_covariance(bad):
+    with pytest.raises(ValueError):
+        frechet_distance(bad, np.zeros((4, 3)))
+
+
+# ---- the probe
+
+
+def test_no_data_is_shared_between_training_probe_and_evaluation():
+    assert (data.TRAIN_SEED, probe.Recipe().seed) == (evaluate.TRAINING_SEED, evaluate.PROBE_SEED)
+    assert evaluate.parse_args(["phantom"]).seed not in (evaluate.TRAINING_SEED, evaluate.PROBE_SEED)
+
+
+def test_thresholds_take_the_middle_of_the_best_range():
+    truth = np.array([[0], [0], [1], [1]], dtype=bool)
+    threshold = probe.best_thresholds(truth, np.array([[0.1], [0.2], [0.6], [0.9]]))
+    assert threshold == pytest.approx([0.395], abs=0.01)  # anything from 0.20 to 0.59 separates them
+
+
+def test_large_pictures_are_averaged_down():
+    image = np.random.default_rng(0).integers(0, 256, (1, 256, 256), dtype=np.uint8)
+    expected = image.reshape(128, 2, 128, 2).mean(axis=(1, 3)) / 255
+    np.testing.assert_allclose(probe.to_pixels(image)[0, 0], expected, atol=1e-6)
+
+
+def test_the_probe_is_trained_once_and_read_back_the_same(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "probe.safetensors"
+    trained, where = probe.load_or_train(file, TINY, progress=False)
+    assert where == str(file) and [f.name for f in tmp_path.iterdir()] == [file.name]
+    monkeypatch.setattr(probe, "train", lambda *_: pytest.fail("trained twice"))
+    loaded, _ = probe.load_or_train(file, TINY, progress=False)
+    images = np.stack([phantom(1, 0, 256).image])
+    np.testing.assert_array_equal(probe.judge(trained, images)[0], probe.judge(loaded, images)[0])
+    assert capsys.readouterr().err == ""
+    probe.load_or_train(file, probe.Recipe(train=24), progress=False)
+    assert "another version" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_probe_is_refused(tmp_path):
+    file = tmp_path / "probe.safetensors"
+    file.write_bytes(b"not tensors")
+    with pytest.raises(UserError, match="--probe"):
+        probe.load_or_train(file, TINY, progress=False)
+
+
+def test_training_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    probe.train(probe.Recipe(train=8, validation=4, epochs=1, batch=8), progress=False)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+# ---- the command
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """A model that knows the truth: reads every phantom rightly and draws the very picture."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    config = SimpleNamespace(image_size=256, max_latent_size=32)
+    checkpoint = SimpleNamespace(model=SimpleNamespace(config=config))
+    calls = []
+
+    def read(checkpoint, images, **_):
+        calls.append("read")
+        return [phantom(1, index).report for index in range(len(images))]
+
+    def draw(checkpoint, prompts, seeds, size, *_, **__):
+        calls.append("draw")
+        assert [phantom(1, index).impression for index in seeds] == prompts
+        return np.stack([phantom(1, index, size).image for index in seeds])
+
+    monkeypatch.setattr(weights, "load_checkpoint", lambda *_: checkpoint)
+    monkeypatch.setattr(sample, "read", read)
+    monkeypatch.setattr(sample, "draw", draw)
+    probe.load_or_train(tmp_path / "probe.safetensors", TINY, progress=False)
+
+    def command(*extra):
+        flags = [
+            "--weights",
+            str(folder),
+            "--out",
+            str(tmp_path / "out"),
+            "--probe",
+            str(tmp_path / "probe.safetensors"),
+        ]
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", "phantom", "--n", "12", *flags, *extra])
+        evaluate.main()
+        return json.loads((tmp_path / "out" / "results.json").read_text())
+
+    return SimpleNamespace(command=command, calls=calls, out=tmp_path / "out")
+
+
+def test_a_perfect_model_reaches_the_ceiling_and_its_control_does_not(fake, capsys):
+    results = fake.command()
+    reading, drawing = results["reading"], results["drawing"]
+    assert reading["generated"]["macro"] == reading["ceiling"]["macro"] == 1.0
+    assert reading["generated"]["side_accuracy"] == 1.0 and reading["generated"]["side_asked"] > 0
+    assert reading["control"]["macro"] < 0.6
+    assert drawing["generated"] == drawing["ceiling"]
+    assert drawing["frechet_generated"] == pytest.approx(0, abs=1e-6) and drawing["frechet_real"] > 0
+    assert results["settings"]["n"] == 12 and "evaluate.py phantom" in results["command"]
+
+    text = capsys.readouterr().out
+    assert text.count("not a medical device") == 1
+    assert "rule-based labeler (encoders.py)" in text and "probe (probe.py)" in text
+    assert all(text.count(name) == 2 for name in OBSERVATIONS)
+    lines = [json.loads(line) for line in (fake.out / "reading.jsonl").read_text().splitlines()]
+    assert len(lines) == 12 and lines[3]["truth"] == lines[3]["generated"] == phantom(1, 3).report
+    assert sorted(f.name for f in fake.out.iterdir()) == [
+        "drawing.png",
+        "generated.npz",
+        "reading.jsonl",
+        "results.json",
+    ]
+
+
+def test_resume_generates_nothing_again_unless_a_setting_changed(fake):
+    first = fake.command()
+    again = fake.command("--resume")
+    assert fake.calls == ["read", "draw"]
+    assert again["reading"] == first["reading"]
+    assert again["drawing"]["generated"] == first["drawing"]["generated"]
+    fake.command("--resume", "--steps", "20")
+    assert fake.calls == ["read", "draw"] * 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--n", "1"], "--n 1"),
+        (["--batch", "0"], "--batch 0"),
+        (["--steps", "1"], "--steps 1"),
+        (["--guidance", "0"], "--guidance 0"),
+        (["--seed", "0"], "--seed 0"),
+        (["--seed", "2"], "--seed 2"),
+        (["--weights", "no/such/folder"], "--weights no/such/folder"),
+        (["--out", "/dev/null/out"], "--out /dev/null/out"),
+        (["--device", "abacus"], "--device abacus"),
+        (["--size", "100"], "--size 100"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(fake, flags, named, capsys, monkeypatch):
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.run(lambda: fake.command(*flags))
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert error.startswith("error: ") and named in error and error.count("\n") == 1

@@ -1,0 +1,105 @@
+"""`python sample.py` as a user types it: pictures, reports, and one-line refusals."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sample
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments, cwd=None):
+    command = [sys.executable, ROOT / "sample.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+def refused(result, *words):
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+def test_draws_a_picture_and_prints_its_path(micro_folder, tmp_path):
+    result = run("Small effusion.", "--weights", micro_folder, "--steps", 4, "--out", "x.png", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0] == "x.png" and "not a medical device" in result.stdout
+    assert Image.open(tmp_path / "x.png").size == (64, 64)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_several_pictures_become_a_labelled_grid(micro_folder, tmp_path):
+    out = tmp_path / "grid.png"
+    result = run("Small effusion.", "--weights", micro_folder, "--steps", 3, "--n", 3, "--size", 32, "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert Image.open(out).width > 2 * 32
+
+
+def test_reads_any_number_of_images(micro_folder, tmp_path):
+    paths = []
+    for name, size in (("wide.png", (300, 20)), ("dot.png", (1, 1)), ("cxr.jpg", (90, 110))):
+        Image.new("L", size, 90).save(tmp_path / name)
+        paths.append(tmp_path / name)
+    result = run("--image", *paths, "--weights", micro_folder, "--question", "What is seen?")
+    assert result.returncode == 0, result.stderr
+    assert all(str(path) in result.stdout for path in paths) and "not a medical device" in result.stdout
+
+
+def test_a_picture_belongs_to_its_seed_and_prompt(micro):
+    prompts = ["Small effusion.", "A much longer prompt: large right pneumothorax.", "Edema."]
+    together = sample.draw(micro, prompts, [3, 4, 5], steps=4)
+    alone = sample.draw(micro, prompts[1:2], [4], steps=4)
+    # One grey level of slack: batches of different sizes round differently.
+    assert np.abs(together[1].astype(int) - alone[0].astype(int)).max() <= 1
+    assert not np.array_equal(together[0], together[1])
+    assert not np.array_equal(sample.draw(micro, prompts[:1], [8], steps=4)[0], together[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ["prompt", "--image"]),
+        (("",), ["prompt is empty"]),
+        (("  \n",), ["prompt is empty"]),
+        (("effusion " * 200,), ["the prompt has", "context", "shorten"]),
+        (("Edema.", "--size", 100), ["--size 100", "multiple of 16", "try 96"]),
+        (("Edema.", "--size", 4096), ["--size 4096", "try 128"]),
+        (("Edema.", "--size", 0), ["--size 0", "try 16"]),
+        (("Edema.", "--steps", -3), ["--steps -3"]),
+        (("Edema.", "--n", 0), ["--n 0"]),
+        (("Edema.", "--guidance", "nan"), ["--guidance nan"]),
+        (("Edema.", "--device", "cuda:77x"), ["--device cuda:77x"]),
+        (("Edema.", "--weights", "nowhere"), ["nowhere", "weights folder"]),
+        (("Edema.", "--out", "no/such/folder/x.png"), ["no/such/folder"]),
+        (("Edema.", "--out", "."), ["--out ."]),
+        (("--image", "absent.png"), ["absent.png"]),
+        (("--image", "text.png"), ["text.png", "not an image"]),
+        (("--image", "good.png", "broken.jpg"), ["broken.jpg"]),
+        (("--image", "good.png", "--question", " "), ["--question is empty"]),
+    ],
+)
+def test_bad_input_is_one_line_that_names_it(micro_folder, tmp_path, arguments, words):
+    (tmp_path / "text.png").write_text("not a picture")
+    Image.new("L", (64, 64)).save(tmp_path / "good.png")
+    Image.effect_noise((64, 64), 50).save(tmp_path / "broken.jpg")
+    (tmp_path / "broken.jpg").write_bytes((tmp_path / "broken.jpg").read_bytes()[:900])
+    before = sorted(tmp_path.iterdir())
+    if "--weights" not in arguments:
+        arguments = (*arguments, "--weights", micro_folder)
+    refused(run(*arguments, cwd=tmp_path), *words)
+    assert sorted(tmp_path.iterdir()) == before  # nothing half-written
+
+
+def test_help_teaches_and_does_not_wait_for_torch():
+    result = run("--help")
+    assert result.returncode == 0 and "not a medical device" in re.sub(r"\s+", " ", result.stdout)
+    listing = "import sys, sample; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", listing], cwd=ROOT).returncode == 0

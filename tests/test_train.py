@@ -1,0 +1,150 @@
+"""`python train.py` as a user types it, a few steps of each stage on a handful of phantoms."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import data
+import train
+from vae import sample_posterior
+from weights import load_checkpoint
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments, cwd):
+    command = [sys.executable, ROOT / "train.py", "--data", "phantom:12", "--workers", "0", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def trained(micro_folder, tmp_path_factory):
+    """The folder in which stages vae, 1, 2 and 3 ran one after the other, each from the one before."""
+    folder = tmp_path_factory.mktemp("training")
+    common = ["--batch", 4, "--steps", 3, "--sample-every", 2]
+    for stage, start in (("vae", ["--init", micro_folder]), ("1", []), ("2", []), ("3", [])):
+        size = 128 if stage == "3" else 64
+        result = run("--stage", stage, *start, *common, "--size", size, cwd=folder)
+        assert result.returncode == 0, result.stderr
+        expected = f"out/stage-{train.PREVIOUS[stage]}" if train.PREVIOUS[stage] else str(micro_folder)
+        assert f"starting from {expected}" in result.stdout
+    return folder
+
+
+def states(folder, stages):
+    return [load_checkpoint(folder / f"out/stage-{stage}").model for stage in stages]
+
+
+def test_each_stage_trains_its_own_branch_and_leaves_the_other_bit_for_bit(trained):
+    first, second, third = states(trained, "123")
+    for before, after in ((first, second), (second, third)):
+        for name, parameter in before.und_parameters():
+            assert torch.equal(parameter, after.get_parameter(name)), name
+        changed = [name for name, p in before.gen_parameters() if not torch.equal(p, after.get_parameter(name))]
+        assert {name.split(".")[0] for name in changed} == {"layers", "norm", "time_embedder", "vae2llm", "llm2vae"}
+
+
+def test_gen_branch_leaves_stage_2_near_the_und_branch_it_was_copied_from(trained):
+    (second,) = states(trained, "2")
+    gen, und = (second.layers[0].attn.__getattr__(branch).qkv.weight for branch in ("gen", "und"))
+    assert 0 < (gen - und).abs().max() < 0.01  # three steps at a warming-up rate
+
+
+def test_autoencoder_is_trained_by_its_stage_only(trained, micro):
+    weights = [load_checkpoint(trained / f"out/stage-{s}").vae.state_dict() for s in ("vae", "1", "2", "3")]
+    assert any(not torch.equal(value, weights[0][name]) for name, value in micro.vae.state_dict().items())
+    for later in weights[1:]:
+        assert all(torch.equal(value, later[name]) for name, value in weights[0].items())
+
+
+def test_latents_are_normalised_by_what_was_measured(trained):
+    checkpoint = load_checkpoint(trained / "out/stage-vae")
+    images = torch.stack([torch.from_numpy(train.square(data.Phantoms(12), i, 64)) for i in range(12)])
+    with torch.no_grad():
+        latents = checkpoint.vae.encode(data.vae_pixels(images))
+    assert latents.mean().item() == pytest.approx(0, abs=1e-3)
+    assert latents.std().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_a_run_leaves_metrics_pictures_and_its_history(trained):
+    for stage in ("vae", "1", "2", "3"):
+        run_folder = trained / f"out/stage-{stage}"
+        lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [1, 2, 3]
+        assert ("repa" in lines[0]) == (stage == "2")
+        Image.open(run_folder / "loss.png").verify()
+        assert sorted(p.name for p in (run_folder / "samples").iterdir()) == ["step-000002.png", "step-000003.png"]
+    checkpoint = load_checkpoint(run_folder)
+    assert [entry["stage"] for entry in checkpoint.history] == ["vae", "1", "2", "3"]
+    assert checkpoint.model.config.image_size == 128
+
+
+def test_the_defaults_are_table_1_of_the_paper():
+    one, two, three = (train.RECIPES["unix"][stage] for stage in "123")
+    assert (one.learning_rate, two.learning_rate, three.learning_rate) == (1e-4, 2e-4, 1e-4)
+    assert (one.size, two.size, three.size) == (384, 256, 512)
+    assert one.batch == two.batch == three.batch == 256
+    assert (one.warmup, two.warmup, three.warmup) == (80, 2000, 0)
+    assert (one.steps, two.steps, three.steps) == (3840, 75000, 5000)
+    assert (one.repa_weight, two.repa_weight, three.repa_weight) == (0, 0.5, 0)
+    factors = [train.schedule(step, two, decay=0) for step in (0, 999, 1999, 2000, 74999)]
+    assert factors == pytest.approx([1 / 2000, 0.5, 1, 1, 1])
+    assert train.schedule(74999, two, decay=0.2) == pytest.approx(1 / 15000)
+
+
+def test_kept_posteriors_are_the_computed_ones(micro):
+    recipe = train.Recipe(1e-3, 64, 4, 0, 1, repa_weight=0.5)
+    encode = train.Encoder(micro, 12, recipe, torch.float32)
+    images = torch.stack([torch.from_numpy(train.square(data.Phantoms(12), i, 64)) for i in range(4)])
+    index = torch.tensor([7, 3, 11, 0])
+    computed, kept = encode(index, images), encode(index.flip(0), images * 0)
+    for first, second in zip(computed, kept, strict=True):
+        torch.testing.assert_close(first.flip(0), second.float(), atol=0, rtol=2**-8)  # kept in bfloat16
+
+
+def test_posterior_sampling_is_mean_plus_sigma_noise():
+    mean, noise = torch.tensor([1.0, 2.0]), torch.tensor([1.0, -1.0])
+    torch.testing.assert_close(
+        sample_posterior(mean, torch.log(torch.tensor([4.0, 9.0])), noise), torch.tensor([3.0, -1.0])
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--stage", "1", "--steps", "-1"], ["--steps -1"]),
+        (["--stage", "1", "--batch", "0"], ["--batch 0"]),
+        (["--stage", "2", "--size", "100"], ["--size 100", "multiple of 16"]),
+        (["--stage", "3", "--size", "4096"], ["--size 4096"]),
+        (["--stage", "1", "--size", "32"], ["--size 32", "ViT"]),
+        (["--stage", "1", "--data", "mimic"], ["--data mimic"]),
+        (["--stage", "1", "--init", "nowhere"], ["nowhere"]),
+        (["--stage", "1", "--device", "cuda:99"], ["--device cuda:99"]),
+        (["--stage", "1", "--out", "file/run"], ["--out file/run"]),
+    ],
+)
+def test_bad_input_is_one_line_that_names_it(micro_folder, tmp_path, arguments, words):
+    (tmp_path / "file").write_text("")
+    init = [] if "--init" in arguments else ["--init", micro_folder]
+    result = run(*arguments, *init, cwd=tmp_path)
+    lines = result.stderr.strip().splitlines()
+    assert result.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    assert all(word in lines[0] for word in words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_run_replaces_the_checkpoint_only_when_it_is_done(trained, tmp_path):
+    shutil.copytree(trained / "out/stage-3", tmp_path / "run")
+    before = (tmp_path / "run/checkpoint/model.safetensors").read_bytes()
+    result = run(
+        "--stage", "3", "--init", tmp_path / "run", "--out", tmp_path / "run", "--steps", 1, "--batch", 2, cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert before != (tmp_path / "run/checkpoint/model.safetensors").read_bytes()
+    assert not list((tmp_path / "run").glob("*.tmp")) and not list((tmp_path / "run").glob("*.old"))
