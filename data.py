@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,6 +108,21 @@ def train_tokenizer(reports: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def phrases(text: str) -> set[str]:
+    """Every run of one to three words inside a sentence: {"small", "left", "small left", "left pleural", ...}."""
+    found = set()
+    for sentence in text.lower().split("."):
+        words = sentence.split()
+        found |= {" ".join(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)}
+    return found
+
+
+def common_phrases(texts: Iterable[str], least: int = 10) -> list[str]:
+    """The phrases that at least `least` texts share, sorted."""
+    counts = Counter(phrase for text in texts for phrase in phrases(text))
+    return sorted(phrase for phrase, count in counts.items() if count >= least)
+
+
 # ---- the embedded data set ---------------------------------------------------------------------------------------
 
 
@@ -169,7 +185,8 @@ def position_rng(seed: int, stream: int, position: int) -> np.random.Generator:
 class Examples(Dataset):
     """The run as one long sequence: position p is example permutation(epoch)[p mod count] with its own randomness.
 
-    stage "vae": image crop; "1": image, question and answer; "2", "3": image, prompt, noise and time.
+    stage "vae": image crop; "vit": image and the phrases of its impression; "1": image, question and answer;
+    "2", "3": image, prompt, noise and time.
     """
 
     def __init__(
@@ -182,11 +199,12 @@ class Examples(Dataset):
         config: UniXConfig,
         downsampling: int,
         batch: int,
+        vocabulary: Sequence[str] = (),
         prompt_dropout: float = 0.1,
     ) -> None:
         self.source, self.stage, self.size, self.seed, self.batch = source, stage, size, seed, batch
         self.encode, self.config, self.downsampling = encode, config, downsampling
-        self.prompt_dropout = prompt_dropout
+        self.vocabulary, self.prompt_dropout = vocabulary, prompt_dropout
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def index(self, position: int) -> int:
@@ -206,6 +224,10 @@ class Examples(Dataset):
         latent_shape = (self.config.latent_channels, *(side // self.downsampling for side in image.shape))
         example = {"index": index, "image": image}
         report, impression = self.source.text(index)
+        if self.stage == "vit":
+            mentioned = phrases(impression)
+            example["phrases"] = np.array([phrase in mentioned for phrase in self.vocabulary], dtype=np.float32)
+            return example
         if self.stage == "1":
             # Two steps in three ask for the impression alone: short, and nearly every word is seen in the image.
             short = position // self.batch % 3 != 0
@@ -232,6 +254,7 @@ class Batch:
     image: torch.Tensor  # (B, S, S) uint8
     text_ids: torch.Tensor | None = None  # (B, T) BOS question EOS BOS answer EOS, padded
     targets: torch.Tensor | None = None  # (B, T) the next token over the answer, IGNORE elsewhere
+    phrases: torch.Tensor | None = None  # (B, phrases) 1 where the impression says it
     prompts: list[list[int] | None] | None = None
     posterior_noise: torch.Tensor | None = None  # (B, C, S / 16, S / 16), as the two below
     noise: torch.Tensor | None = None
@@ -269,7 +292,7 @@ class Collate:
         if "answer" in columns:
             batch.text_ids, batch.targets = pack_text(columns["question"], columns["answer"], self.config)
         batch.prompts = columns.get("prompt")
-        for key in ("posterior_noise", "noise", "t_normal"):
+        for key in ("phrases", "posterior_noise", "noise", "t_normal"):
             if key in columns:
                 setattr(batch, key, torch.from_numpy(np.stack(columns[key])))
         return batch

@@ -146,8 +146,8 @@ def phantom_command(args: argparse.Namespace) -> None:
         started = time.perf_counter()
 
     # The probe first: it needs minutes on the first run, and a mistake in a flag should not wait for the drawing.
-    checkpoint = load_checkpoint(args.weights, args.device)
-    size = args.size or checkpoint.model.config.image_size
+    checkpoint = load_checkpoint(args.weights, args.device, getattr(torch, args.dtype))
+    size = checkpoint.model.config.image_size if args.size is None else args.size
     check_size(size, checkpoint.model.config.max_latent_size)
     probe, probe_file = judges.load_or_train(args.probe, device=args.device)
     done("probe")
@@ -164,6 +164,7 @@ def phantom_command(args: argparse.Namespace) -> None:
         "steps": args.steps,
         "guidance": args.guidance,
         "size": size,
+        "dtype": args.dtype,
         "weights": str(args.weights),
         "weights_sha256": weights_hash(args.weights),
     }
@@ -416,6 +417,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--guidance", type=float, default=2.0, help="how hard to follow the prompt; 1: off (default 2)")
     add("--size", type=int, help="pixels a side to draw, a multiple of 16; default: what the weights know best")
     add("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps")
+    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="to compute in (default float32)")
     add("--batch", type=int, default=32, help="images at a time; less needs less memory (default 32)")
     add("--probe", type=Path, metavar="FILE", help="the probe's weights; default: a file in ~/.cache/open-unix")
     add("--resume", action="store_true", help="score again what an earlier, equal run generated in --out")

@@ -217,6 +217,11 @@ class UniX(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
         nn.init.zeros_(self.llm2vae.weight)
+        # A ViT that must learn to see from little data should not have to learn where its patches lie as well.
+        side = self.config.vit.image_size // self.config.vit.patch_size
+        table = latent_position_table(side, self.config.vit.width)
+        with torch.no_grad():
+            self.vit.pos_embed.copy_(table.flatten(0, 1)[None])
 
     def gen_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and parameters of the generation branch: what stages 2 and 3 train."""

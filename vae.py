@@ -22,6 +22,7 @@ class VAEConfig:
     ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
     num_res_blocks: int = 2
     z_channels: int = 16
+    norm_groups: int = 32  # of GroupNorm; a group of one channel would forget how bright its feature was
     scale_factor: float = 0.238092
     shift_factor: float = -0.201906
 
@@ -31,15 +32,16 @@ class VAEConfig:
         return 2 ** (len(self.ch_mult) - 1)
 
 
-def norm(channels: int) -> GroupNorm:
-    return GroupNorm(32, channels, eps=1e-6)
+def tiny_vae() -> VAEConfig:
+    """The tiny preset: half the work at full resolution goes to the coarser levels, where it costs little."""
+    return VAEConfig(ch=16, ch_mult=(1, 2, 4, 6, 6), num_res_blocks=1, norm_groups=4)
 
 
 class ResnetBlock(nn.Module):
-    def __init__(self, c_in: int, c_out: int) -> None:
+    def __init__(self, c_in: int, c_out: int, groups: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = norm(c_in), Conv2d(c_in, c_out, 3, padding=1)
-        self.norm2, self.conv2 = norm(c_out), Conv2d(c_out, c_out, 3, padding=1)
+        self.norm1, self.conv1 = GroupNorm(groups, c_in, eps=1e-6), Conv2d(c_in, c_out, 3, padding=1)
+        self.norm2, self.conv2 = GroupNorm(groups, c_out, eps=1e-6), Conv2d(c_out, c_out, 3, padding=1)
         if c_in != c_out:
             self.nin_shortcut = Conv2d(c_in, c_out, 1)
 
@@ -52,9 +54,9 @@ class ResnetBlock(nn.Module):
 class AttnBlock(nn.Module):
     """Single-head self-attention over the pixels of the lowest resolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = norm(channels)
+        self.norm = GroupNorm(groups, channels, eps=1e-6)
         self.q, self.k, self.v, self.proj_out = (Conv2d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -85,10 +87,10 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """The residual blocks of one resolution, attention after each at the lowest one, and the way to the next."""
 
-    def __init__(self, c_in: int, c_out: int, blocks: int, attention: bool) -> None:
+    def __init__(self, c_in: int, c_out: int, blocks: int, attention: bool, groups: int) -> None:
         super().__init__()
-        self.block = nn.ModuleList(ResnetBlock(c_in if i == 0 else c_out, c_out) for i in range(blocks))
-        self.attn = nn.ModuleList(AttnBlock(c_out) for _ in range(blocks if attention else 0))
+        self.block = nn.ModuleList(ResnetBlock(c_in if i == 0 else c_out, c_out, groups) for i in range(blocks))
+        self.attn = nn.ModuleList(AttnBlock(c_out, groups) for _ in range(blocks if attention else 0))
         self.downsample: nn.Module = nn.Identity()
         self.upsample: nn.Module = nn.Identity()
 
@@ -101,10 +103,10 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.block_1, self.attn_1 = ResnetBlock(channels, channels), AttnBlock(channels)
-        self.block_2 = ResnetBlock(channels, channels)
+        self.block_1, self.attn_1 = ResnetBlock(channels, channels, groups), AttnBlock(channels, groups)
+        self.block_2 = ResnetBlock(channels, channels, groups)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
@@ -119,13 +121,13 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         c_in = config.ch
         for i, c_out in enumerate(channels):
-            level = Level(c_in, c_out, config.num_res_blocks, attention=i == lowest)
+            level = Level(c_in, c_out, config.num_res_blocks, i == lowest, config.norm_groups)
             if i != lowest:
                 level.downsample = Downsample(c_out)
             self.down.append(level)
             c_in = c_out
-        self.mid = Middle(c_in)
-        self.norm_out = norm(c_in)
+        self.mid = Middle(c_in, config.norm_groups)
+        self.norm_out = GroupNorm(config.norm_groups, c_in, eps=1e-6)
         self.conv_out = Conv2d(c_in, 2 * config.z_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -141,16 +143,16 @@ class Decoder(nn.Module):
         channels = [config.ch * m for m in config.ch_mult]
         lowest = len(channels) - 1
         self.conv_in = Conv2d(config.z_channels, channels[-1], 3, padding=1)
-        self.mid = Middle(channels[-1])
+        self.mid = Middle(channels[-1], config.norm_groups)
         levels, c_in = [], channels[-1]
         for i, c_out in reversed(list(enumerate(channels))):
-            level = Level(c_in, c_out, config.num_res_blocks + 1, attention=i == lowest)
+            level = Level(c_in, c_out, config.num_res_blocks + 1, i == lowest, config.norm_groups)
             if i != 0:
                 level.upsample = Upsample(c_out)
             levels.append(level)
             c_in = c_out
         self.up = nn.ModuleList(reversed(levels))  # numbered by resolution, walked from the lowest
-        self.norm_out = norm(c_in)
+        self.norm_out = GroupNorm(config.norm_groups, c_in, eps=1e-6)
         self.conv_out = Conv2d(c_in, 3, 3, padding=1)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
@@ -167,6 +169,8 @@ class VAE(nn.Module):
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.quant_conv = Conv2d(2 * config.z_channels, 2 * config.z_channels, 1)
         self.post_quant_conv = Conv2d(config.z_channels, config.z_channels, 1)
+        # Start nearly deterministic (sigma = e^-2.5): at sigma 1 the mean would first have to be heard over the noise.
+        nn.init.constant_(self.quant_conv.bias[config.z_channels :], -5.0)
 
     def posterior(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """images: (B, 3, H, W) in [-1, 1] -> mean and log-variance, each (B, z_channels, H/16, W/16)."""

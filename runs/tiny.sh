@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 flags=(--device "${DEVICE:-cpu}" --dtype "${DTYPE:-bfloat16}" --seed 0 --decay 0.3)
 
 python train.py --stage vae --init scratch "${flags[@]}"
+python train.py --stage vit "${flags[@]}"
 python train.py --stage 1 "${flags[@]}" --compile
 python train.py --stage 2 "${flags[@]}" --compile
 python train.py --stage 3 "${flags[@]}" --compile

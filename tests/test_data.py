@@ -86,7 +86,7 @@ def same(first, second):
             assert torch.equal(value, getattr(second, key)), key
 
 
-@pytest.mark.parametrize("stage", ["vae", "1", "2"])
+@pytest.mark.parametrize("stage", ["vae", "vit", "1", "2"])
 def test_batches_depend_on_their_position_only(micro, stage):
     straight = list(data.batches(examples(micro, stage), 4, 0, 5, workers=0))
     continued = list(data.batches(examples(micro, stage), 4, 3, 5, workers=2))
@@ -106,6 +106,14 @@ def test_a_tenth_of_the_prompts_is_dropped(micro, monkeypatch):
     stream = examples(micro, "2")
     dropped = np.mean([stream[position]["prompt"] is None for position in range(2000)])
     assert dropped == pytest.approx(0.1, abs=0.02)  # three standard deviations
+
+
+def test_phrases_are_runs_of_words_inside_a_sentence():
+    text = "Small left effusion. No edema."
+    assert data.phrases(text) == {
+        *("small", "left", "effusion", "small left", "left effusion", "small left effusion", "no", "edema", "no edema")
+    }
+    assert data.common_phrases([text, text, "Edema."], least=3) == ["edema"]
 
 
 def test_targets_are_the_answer_and_its_end(micro):

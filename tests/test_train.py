@@ -16,6 +16,7 @@ from vae import sample_posterior
 from weights import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
+STAGES = ("vae", "vit", "1", "2", "3")
 
 
 def run(*arguments, cwd):
@@ -25,10 +26,11 @@ def run(*arguments, cwd):
 
 @pytest.fixture(scope="module")
 def trained(micro_folder, tmp_path_factory):
-    """The folder in which stages vae, 1, 2 and 3 ran one after the other, each from the one before."""
+    """The folder in which all stages ran one after the other, each from the one before."""
     folder = tmp_path_factory.mktemp("training")
     common = ["--batch", 4, "--steps", 3, "--sample-every", 2]
-    for stage, start in (("vae", ["--init", micro_folder]), ("1", []), ("2", []), ("3", [])):
+    for stage in STAGES:
+        start = ["--init", micro_folder] if stage == "vae" else []
         size = 128 if stage == "3" else 64
         result = run("--stage", stage, *start, *common, "--size", size, cwd=folder)
         assert result.returncode == 0, result.stderr
@@ -56,8 +58,14 @@ def test_gen_branch_leaves_stage_2_near_the_und_branch_it_was_copied_from(traine
     assert 0 < (gen - und).abs().max() < 0.01  # three steps at a warming-up rate
 
 
+def test_the_eye_is_trained_first_and_alone(trained, micro):
+    (seen,) = states(trained, ["vit"])
+    for name, parameter in micro.model.named_parameters():
+        assert torch.equal(parameter, seen.get_parameter(name)) != name.startswith("vit."), name
+
+
 def test_autoencoder_is_trained_by_its_stage_only(trained, micro):
-    weights = [load_checkpoint(trained / f"out/stage-{s}").vae.state_dict() for s in ("vae", "1", "2", "3")]
+    weights = [load_checkpoint(trained / f"out/stage-{s}").vae.state_dict() for s in STAGES]
     assert any(not torch.equal(value, weights[0][name]) for name, value in micro.vae.state_dict().items())
     for later in weights[1:]:
         assert all(torch.equal(value, later[name]) for name, value in weights[0].items())
@@ -73,15 +81,16 @@ def test_latents_are_normalised_by_what_was_measured(trained):
 
 
 def test_a_run_leaves_metrics_pictures_and_its_history(trained):
-    for stage in ("vae", "1", "2", "3"):
+    for stage in STAGES:
         run_folder = trained / f"out/stage-{stage}"
         lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines] == [1, 2, 3]
         assert ("repa" in lines[0]) == (stage == "2")
         Image.open(run_folder / "loss.png").verify()
-        assert sorted(p.name for p in (run_folder / "samples").iterdir()) == ["step-000002.png", "step-000003.png"]
+        pictures = [] if stage == "vit" else ["step-000002.png", "step-000003.png"]
+        assert sorted(p.name for p in (run_folder / "samples").iterdir()) == pictures
     checkpoint = load_checkpoint(run_folder)
-    assert [entry["stage"] for entry in checkpoint.history] == ["vae", "1", "2", "3"]
+    assert [entry["stage"] for entry in checkpoint.history] == list(STAGES)
     assert checkpoint.model.config.image_size == 128
 
 
