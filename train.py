@@ -52,11 +52,11 @@ RECIPES = {
     },
 }
 RECIPES["tiny"] = {
-    "vae": replace(RECIPES["unix"]["vae"], learning_rate=1e-3, size=128, batch=4, warmup=50, steps=8_000),
+    "vae": replace(RECIPES["unix"]["vae"], learning_rate=1e-3, size=128, batch=4, warmup=50, steps=6_000),
     "vit": replace(RECIPES["unix"]["vit"], learning_rate=1e-3, size=128, batch=32, warmup=100, steps=3_000),
-    "1": replace(RECIPES["unix"]["1"], learning_rate=1e-3, size=128, batch=32, warmup=80, steps=2_000),
-    "2": replace(RECIPES["unix"]["2"], learning_rate=1e-3, size=128, batch=32, warmup=100, steps=2_500),
-    "3": replace(RECIPES["unix"]["3"], learning_rate=3e-4, size=256, batch=16, steps=800),
+    "1": replace(RECIPES["unix"]["1"], learning_rate=1e-3, size=128, batch=32, warmup=80, steps=800),
+    "2": replace(RECIPES["unix"]["2"], learning_rate=1e-3, size=128, batch=32, warmup=100, steps=500),
+    "3": replace(RECIPES["unix"]["3"], learning_rate=6e-4, size=256, batch=16, steps=800),
 }
 
 
@@ -139,7 +139,8 @@ def main() -> None:
             model.copy_und_to_gen()
             print("gen branch: starts as a copy of the und branch")
         if recipe.repa_weight:
-            projector = flow.RepaProjector(model.config.hidden_size, model.config.vit.width).to(device)
+            width = model.config.hidden_size
+            projector = flow.RepaProjector(width, model.config.vit.width, hidden=min(2048, 2 * width)).to(device)
             trained = trained + list(projector.parameters())
     if args.compile:
         for block in [*model.layers, *model.vit.blocks]:
