@@ -99,8 +99,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    check_device(device.type)
+    device_name = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device_name)
+    device = torch.device(device_name)
     dtype = getattr(torch, args.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
 
     checkpoint, preset_name = start_from(args, device)
@@ -112,6 +113,7 @@ def main() -> None:
     asked = {"learning_rate": args.lr, "size": args.size, "batch": args.batch, "steps": args.steps}
     recipe = replace(recipe, **{name: value for name, value in asked.items() if value is not None})
     check(args, recipe, model)
+    source = data_source(args, recipe)
     out = args.out or Path(f"out/stage-{args.stage}")
     make_folder(out / "samples")
 
@@ -127,7 +129,6 @@ def main() -> None:
         parameter.requires_grad_(False)
     for parameter in trained:
         parameter.requires_grad_(True)
-    source = data_source(args, recipe)
     vocabulary, head, projector = [], None, None  # head and projector are dropped at the end of their stage
     if args.stage == "vit":
         vocabulary = data.common_phrases(source.text(i)[1] for i in range(min(len(source), 5000)))
@@ -354,8 +355,14 @@ def data_source(args: argparse.Namespace, recipe: Recipe) -> data.Phantoms:
 
 def check(args: argparse.Namespace, recipe: Recipe, model: UniX) -> None:
     for flag, value in (("--steps", recipe.steps), ("--batch", recipe.batch), ("--lr", recipe.learning_rate)):
-        if value <= 0:
+        if not value > 0:
             raise UserError(f"{flag} {value}: must be above 0")
+    least = {"--seed": 0, "--workers": 0, "--save-every": 1, "--sample-every": 1}
+    for flag, value in ((flag, getattr(args, flag[2:].replace("-", "_"))) for flag in least):
+        if value is not None and value < least[flag]:
+            raise UserError(f"{flag} {value}: must be at least {least[flag]}")
+    if not 0 <= args.decay <= 1:
+        raise UserError(f"--decay {args.decay}: a fraction of the run, from 0 to 1")
     if recipe.size % 16 or not 16 <= recipe.size <= 16 * model.config.max_latent_size:
         raise UserError(f"--size {recipe.size}: must be a multiple of 16 up to {16 * model.config.max_latent_size}")
     if args.stage in ("vit", "1") and recipe.size != model.config.vit.image_size:

@@ -129,6 +129,9 @@ def test_posterior_sampling_is_mean_plus_sigma_noise():
     [
         (["--stage", "1", "--steps", "-1"], ["--steps -1"]),
         (["--stage", "1", "--batch", "0"], ["--batch 0"]),
+        (["--stage", "1", "--seed", "-1"], ["--seed -1"]),
+        (["--stage", "1", "--save-every", "0"], ["--save-every 0"]),
+        (["--stage", "1", "--decay", "1.5"], ["--decay 1.5"]),
         (["--stage", "2", "--size", "100"], ["--size 100", "multiple of 16"]),
         (["--stage", "3", "--size", "4096"], ["--size 4096"]),
         (["--stage", "1", "--size", "32"], ["--size 32", "ViT"]),
