@@ -117,7 +117,7 @@ def phrases(text: str) -> set[str]:
     return found
 
 
-def common_phrases(texts: Iterable[str], least: int = 10) -> list[str]:
+def common_phrases(texts: Iterable[str], least: int) -> list[str]:
     """The phrases that at least `least` texts share, sorted."""
     counts = Counter(phrase for text in texts for phrase in phrases(text))
     return sorted(phrase for phrase, count in counts.items() if count >= least)

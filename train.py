@@ -131,7 +131,10 @@ def main() -> None:
         parameter.requires_grad_(True)
     vocabulary, head, projector = [], None, None  # head and projector are dropped at the end of their stage
     if args.stage == "vit":
-        vocabulary = data.common_phrases(source.text(i)[1] for i in range(min(len(source), 5000)))
+        impressions = [source.text(i)[1] for i in range(min(len(source), 5000))]
+        vocabulary = data.common_phrases(impressions, least=max(2, len(impressions) // 500))
+        if not vocabulary:
+            raise UserError(f"--data {args.data}: no two impressions share a word; give more examples")
         head = torch.nn.Linear(2 * model.config.vit.width, len(vocabulary)).to(device)
         trained = trained + list(head.parameters())
     if args.stage in ("2", "3"):

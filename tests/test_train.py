@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -73,7 +74,7 @@ def test_autoencoder_is_trained_by_its_stage_only(trained, micro):
 
 def test_latents_are_normalised_by_what_was_measured(trained):
     checkpoint = load_checkpoint(trained / "out/stage-vae")
-    images = torch.stack([torch.from_numpy(train.square(data.Phantoms(12), i, 64)) for i in range(12)])
+    images = torch.tensor(np.stack([train.square(data.Phantoms(12), i, 64) for i in range(12)]))
     with torch.no_grad():
         latents = checkpoint.vae.encode(data.vae_pixels(images))
     assert latents.mean().item() == pytest.approx(0, abs=1e-3)
@@ -110,7 +111,7 @@ def test_the_defaults_are_table_1_of_the_paper():
 def test_kept_posteriors_are_the_computed_ones(micro):
     recipe = train.Recipe(1e-3, 64, 4, 0, 1, repa_weight=0.5)
     encode = train.Encoder(micro, 12, recipe, torch.float32)
-    images = torch.stack([torch.from_numpy(train.square(data.Phantoms(12), i, 64)) for i in range(4)])
+    images = torch.tensor(np.stack([train.square(data.Phantoms(12), i, 64) for i in range(4)]))
     index = torch.tensor([7, 3, 11, 0])
     computed, kept = encode(index, images), encode(index.flip(0), images * 0)
     for first, second in zip(computed, kept, strict=True):
@@ -155,7 +156,19 @@ def test_a_second_run_replaces_the_checkpoint_only_when_it_is_done(trained, tmp_
     shutil.copytree(trained / "out/stage-3", tmp_path / "run")
     before = (tmp_path / "run/checkpoint/model.safetensors").read_bytes()
     result = run(
-        "--stage", "3", "--init", tmp_path / "run", "--out", tmp_path / "run", "--steps", 1, "--batch", 2, cwd=tmp_path
+        "--stage",
+        "3",
+        "--init",
+        tmp_path / "run",
+        "--out",
+        tmp_path / "run",
+        "--steps",
+        1,
+        "--size",
+        64,
+        "--batch",
+        2,
+        cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr
     assert before != (tmp_path / "run/checkpoint/model.safetensors").read_bytes()
