@@ -91,7 +91,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile the layers: a minute first, then faster")
     parser.add_argument("--workers", type=int, help="data loading processes; default: one a core, at most 8")
-    parser.add_argument("--sample-every", type=int, help="steps between sample pictures; default: a tenth of the run")
+    parser.add_argument(
+        "--sample-every", type=int, help="steps between sample pictures; default: a tenth of the run, at least 50"
+    )
     parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints (default 500)")
     parser.add_argument("--cache", type=Path, default=Path("out/cache"), help="where drawn X-rays are kept")
     return parser.parse_args()
@@ -165,7 +167,7 @@ def main() -> None:
     )
     workers = data.default_workers() if args.workers is None else args.workers
     encode = Encoder(checkpoint, len(source), recipe, dtype)
-    sample_every = args.sample_every or max(1, recipe.steps // 10)
+    sample_every = args.sample_every or max(50, recipe.steps // 10)
     print(
         f"stage {args.stage} on {device}, {dtype}: {sum(p.numel() for p in trained):,} parameters train on"
         f" {len(source):,} images into {out}\n{recipe}"
