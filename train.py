@@ -250,8 +250,7 @@ class Encoder:
 
     def __call__(self, index: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         where = index.cpu()
-        new = ~self.known[where]
-        if not new.any():
+        if self.known[where].all():
             return tuple(row[where].to(images.device) for row in self.rows)
         encoded = self.encode(images)  # of all: a batch with only some new ones is rare
         if self.rows is None:
@@ -269,7 +268,7 @@ def seeing_loss(model: UniX, head: torch.nn.Linear, batch: data.Batch) -> torch.
     """What stands in for SigLIP's pretraining: which phrases will the impression use? (Joulin et al. 2016)
 
     A language model that starts from nothing first learns to talk without looking; predicting all phrases at once, from
-    the average and the maximum over the patches, teaches the ViT to see at a tenth of the cost.
+    the average and the maximum over the patches, teaches the ViT to see without running a language model at all.
     """
     patches = model.vit(data.vit_pixels(batch.image, model.config).to(model.compute_dtype)).float()
     logits = head(torch.cat([patches.mean(dim=1), patches.amax(dim=1)], dim=1))

@@ -22,7 +22,7 @@ class VAEConfig:
     ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
     num_res_blocks: int = 2
     z_channels: int = 16
-    norm_groups: int = 32  # of GroupNorm; a group of one channel would forget how bright its feature was
+    norm_groups: int = 32  # of GroupNorm; must divide every level's width
     scale_factor: float = 0.238092
     shift_factor: float = -0.201906
 
@@ -33,7 +33,7 @@ class VAEConfig:
 
 
 def tiny_vae() -> VAEConfig:
-    """The tiny preset: half the work at full resolution goes to the coarser levels, where it costs little."""
+    """The tiny preset: narrow at full resolution, where width costs most, and wide at the coarser levels."""
     return VAEConfig(ch=16, ch_mult=(1, 2, 4, 6, 6), num_res_blocks=1, norm_groups=4)
 
 
