@@ -7,6 +7,7 @@ latents into a velocity. Every layer attends over both (`attention.py`).
 Sequences, with the special tokens BOS, EOS, BOI (image start), EOI (image end):
     drawing:  [BOS prompt EOS] causal, positions 0..T-1 | [BOI latents EOI] all at position T, full attention
     reading:  [BOI patches EOI] all at position 0, full attention | [BOS question EOS BOS answer EOS] causal from 1
+    Janus:    [text patches text] causal, positions 0..n-1: Janus-Pro before it became a UniX (config.causal)
 
 `python model.py` prints the parameter counts of each preset without allocating anything.
 """
@@ -43,6 +44,7 @@ class UniXConfig:
     qk_norm: bool = True
     qkv_bias: bool = True
     connector_act: str = "gelu_tanh"  # "gelu" (exact) in Janus-Pro
+    causal: bool = False  # plain Janus-Pro: a causal image at positions of its own
     latent_channels: int = 16
     max_latent_size: int = 32  # side of the table of latent positions
     repa_layer: int = 8  # the hidden states after this layer meet the image encoder's features
@@ -314,12 +316,16 @@ class UniX(nn.Module):
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
-    def embed_image(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[BOI patches EOI]. pixels: (B, 3, S, S), normalised -> (B, patches + 2, width)."""
+    def embed_image(self, pixels: torch.Tensor, before: Sequence[int] = ()) -> torch.Tensor:
+        """[BOI patches EOI]. pixels: (B, 3, S, S), normalised -> (B, patches + 2, width).
+
+        Plain Janus-Pro: [before patches], where its BOI is the last id of `before` (and its EOI opens the question).
+        """
         patches = self.connector(self.vit(pixels.to(self.compute_dtype)))
-        boi, eoi = self.embed(torch.tensor([self.config.boi, self.config.eoi], device=pixels.device))
-        B, _, width = patches.shape
-        return torch.cat([boi.expand(B, 1, width), patches, eoi.expand(B, 1, width)], dim=1)
+        left, right = (list(before), []) if self.config.causal else ([self.config.boi], [self.config.eoi])
+        around = self.embed(torch.tensor([left + right], dtype=torch.long, device=pixels.device))
+        left, right = around.expand(len(patches), -1, -1).split([len(left), len(right)], dim=1)
+        return torch.cat([left, patches, right], dim=1)
 
     def prefix(self, image: torch.Tensor, text_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Embeddings, positions and mask of [image | text]: the image at position 0 and open, the text causal from 1.
@@ -327,9 +333,11 @@ class UniX(nn.Module):
         image: (B, P, width), text_ids: (B, T) -> (B, P + T, width), (1, P + T), (P + T, P + T).
         """
         P, T = image.shape[1], text_ids.shape[1]
-        positions = (torch.arange(P + T, device=image.device) - P + 1).clamp(min=0)[None]
+        positions = torch.arange(P + T, device=image.device)[None]
         mask = torch.ones(P + T, P + T, dtype=torch.bool, device=image.device).tril()
-        mask[:P, :P] = True
+        if not self.config.causal:
+            positions = (positions - P + 1).clamp(min=0)
+            mask[:P, :P] = True
         return torch.cat([image, self.embed(text_ids)], dim=1), positions, mask
 
     def report_loss(self, pixels: torch.Tensor, text_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -354,19 +362,26 @@ class UniX(nn.Module):
         questions: Sequence[Sequence[int]],
         max_new_tokens: int = 256,
         return_logits: bool = False,
+        before: Sequence[int] = (),
     ) -> list[list[int]] | tuple[list[list[int]], torch.Tensor]:
         """Greedy decoding from BOS to EOS.
 
         pixels: (B, 3, S, S). questions: B lists of token ids, without special tokens, of any lengths -> B lists of
-        answer ids without EOS; with return_logits also (B, steps, vocab_size).
+        answer ids without EOS; with return_logits also (B, steps, vocab_size). Plain Janus-Pro: `before` are the ids
+        before the patches, `questions` all ids after them (at least one); decoding goes on from the last.
         """
         config, device = self.config, pixels.device
-        rows = [[config.bos, *question, config.eos] for question in questions]
+        if config.causal:
+            rows, first = [question[:-1] for question in questions], [question[-1] for question in questions]
+        else:
+            rows, first = [[config.bos, *question, config.eos] for question in questions], [config.bos] * len(questions)
         B, T = len(rows), max(map(len, rows))
-        text_ids = torch.tensor([row + [config.eos] * (T - len(row)) for row in rows], device=device)
+        padded = [[*row, *[config.eos] * (T - len(row))] for row in rows]
+        text_ids = torch.tensor(padded, dtype=torch.long, device=device)
         lengths = torch.tensor([len(row) for row in rows], device=device)
-        x, positions, mask = self.prefix(self.embed_image(pixels), text_ids)
+        x, positions, mask = self.prefix(self.embed_image(pixels, before), text_ids)
         P, prompt_length = x.shape[1] - T, x.shape[1]
+        next_position = (P if config.causal else 1) + lengths[:, None]
 
         caches = [KVCache(capacity=prompt_length + max_new_tokens) for _ in self.layers]
         self.decode(x, None, positions, mask, caches, keep=True)
@@ -375,13 +390,12 @@ class UniX(nn.Module):
         visible[:, 0, 0, P:prompt_length] = torch.arange(T, device=device) < lengths[:, None]
         ragged = not visible.all()
 
-        ids = torch.full((B, 1), config.bos, device=device)
+        ids = torch.tensor(first, device=device)[:, None]
         answers, all_logits = [], []
         finished = torch.zeros(B, dtype=torch.bool, device=device)
         for step in range(max_new_tokens):
             mask = visible[..., : caches[0].length + 1] if ragged else None
-            position_ids = 1 + lengths[:, None] + step
-            hidden, _, _ = self.decode(self.embed(ids), None, position_ids, mask, caches, keep=True)
+            hidden, _, _ = self.decode(self.embed(ids), None, next_position + step, mask, caches, keep=True)
             logits = self.lm_head(self.norm["und"](hidden[:, -1])).float()
             if return_logits:
                 all_logits.append(logits)

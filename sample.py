@@ -54,6 +54,8 @@ def draw(
     from data import to_uint8
 
     model, vae, config = checkpoint.model, checkpoint.vae, checkpoint.model.config
+    if vae is None:
+        raise UserError("these weights are Janus-Pro's and draw no X-rays; a UniX has to be trained from them first")
     device = model.vae2llm.weight.device
     size = config.image_size if size is None else size
     check_size(size, config.max_latent_size)
@@ -109,13 +111,16 @@ def read(
 
     model = checkpoint.model
     device = model.vae2llm.weight.device
-    question_ids = prompt_ids(checkpoint, data.DEFAULT_QUESTION if question is None else question, "--question")
+    question = data.DEFAULT_QUESTION if question is None else question
+    before, question_ids = [], prompt_ids(checkpoint, question, "--question")
+    if model.config.causal:
+        before, question_ids = data.janus_chat(checkpoint.tokenizer, model.config, question.strip())
     reports = []
     bar = tqdm(total=len(images), unit="image", disable=not progress, desc="reading")
     for start in range(0, len(images), batch):
         squares = [data.to_square(image, model.config.vit.image_size) for image in images[start : start + batch]]
         pixels = data.vit_pixels(torch.from_numpy(np.stack(squares)).to(device), model.config)
-        answers = model.generate(pixels, [question_ids] * len(squares), max_new_tokens)
+        answers = model.generate(pixels, [question_ids] * len(squares), max_new_tokens, before=before)
         reports += [checkpoint.decode(answer) for answer in answers]
         bar.update(len(squares))
     bar.close()
@@ -207,7 +212,7 @@ def main() -> None:
 
     check_device(args.device)
     images = [data.load_image(path) for path in args.image or ()]
-    checkpoint = load_checkpoint(args.weights, args.device, getattr(torch, args.dtype))
+    checkpoint = load_checkpoint(args.weights, args.device, getattr(torch, args.dtype), parity=True)
     if args.image:
         reports = read(checkpoint, images, args.question, progress=len(images) > 1)
         for path, report in zip(args.image, reports, strict=True):

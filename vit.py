@@ -1,7 +1,8 @@
-"""The understanding branch's eye: SigLIP's VisionTransformer (Zhai et al. 2023; paper section 4.1).
+"""One vision transformer that is SigLIP *and* DINOv2, by its config (paper sections 4.1 and 3.4).
 
-Pre-norm blocks, learned positions, exact GELU, no class token, a final norm and no pooling head: every patch's feature
-goes on to the connector. Structure and names after `timm`, whose checkpoints Janus-Pro ships.
+SigLIP (Zhai et al. 2023) is the understanding branch's eye: every patch's feature goes on to the connector. DINOv2
+(Oquab et al. 2023), as RadDino, is REPA's target: it adds a class token and a learned scale on each residual. Both are
+pre-norm, with learned positions and a final norm. Names after `timm`, whose checkpoints Janus-Pro ships.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from layers import Conv2d, LayerNorm, Linear
 class ViTConfig:
     """Defaults: siglip-large-patch16-384."""
 
-    image_size: int = 384  # px
+    image_size: int = 384  # px, of the table of positions
     patch_size: int = 16  # px
     width: int = 1024
     layers: int = 24
@@ -28,41 +29,81 @@ class ViTConfig:
     # Grey values of the training set; Janus-Pro's own towers take 0.5 and 0.5.
     mean: float = 0.555895
     std: float = 0.336385
+    act: str = "gelu"  # or "gelu_tanh"
+    class_token: bool = False  # DINOv2
+    layer_scale: bool = False  # DINOv2
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel of a residual (Touvron et al. 2021), of DINOv2."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.gamma.to(x.dtype)
 
 
 class Block(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.heads = config.heads
+        self.approximate = "tanh" if config.act == "gelu_tanh" else "none"
         self.norm1 = LayerNorm(config.width, eps=1e-6)
         self.qkv = Linear(config.width, 3 * config.width)
         self.proj = Linear(config.width, config.width)
         self.norm2 = LayerNorm(config.width, eps=1e-6)
         self.fc1 = Linear(config.width, config.mlp_width)
         self.fc2 = Linear(config.mlp_width, config.width)
+        self.scale1, self.scale2 = (LayerScale(config.width) if config.layer_scale else nn.Identity() for _ in range(2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (B, patches, width) -> the same."""
+        """x: (B, tokens, width) -> the same."""
         B, N, _ = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + self.scale1(self.proj(attended))
+        return x + self.scale2(self.fc2(F.gelu(self.fc1(self.norm2(x)), approximate=self.approximate)))
 
 
 class VisionTransformer(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config = config
-        side = config.image_size // config.patch_size
+        self.side = config.image_size // config.patch_size
         self.patch_embed = Conv2d(3, config.width, config.patch_size, stride=config.patch_size)
-        self.pos_embed = nn.Parameter(torch.empty(1, side * side, config.width).normal_(std=0.02))
+        rows = self.side**2 + config.class_token  # the class token's position comes first
+        self.pos_embed = nn.Parameter(torch.empty(1, rows, config.width).normal_(std=0.02))
+        if config.class_token:
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = LayerNorm(config.width, eps=1e-6)
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """pixels: (B, 3, image_size, image_size), normalised -> (B, patches, width), row-major."""
-        x = self.patch_embed(pixels).flatten(2).transpose(1, 2)
-        x = x + self.pos_embed.to(x.dtype)
+    def positions(self, height: int, width: int) -> torch.Tensor:
+        """The table of positions for height x width patches, (1, [1 +] height * width, width).
+
+        A grid the table was not made for gets it interpolated: bicubic, in float32, as DINOv2 has it.
+        """
+        if (height, width) == (self.side, self.side):
+            return self.pos_embed
+        first, table = self.pos_embed.split([int(self.config.class_token), self.side**2], dim=1)
+        table = table.view(1, self.side, self.side, -1).permute(0, 3, 1, 2).float()
+        table = F.interpolate(table, size=(height, width), mode="bicubic", align_corners=False)
+        return torch.cat([first, table.flatten(2).transpose(1, 2).to(first.dtype)], dim=1)
+
+    def tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        """pixels: (B, 3, H, W), normalised -> (B, [1 +] patches, width): the class token, if any, then the patches."""
+        x = self.patch_embed(pixels)
+        positions = self.positions(*x.shape[2:]).to(x.dtype)
+        x = x.flatten(2).transpose(1, 2)
+        if self.config.class_token:
+            x = torch.cat([self.cls_token.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
+        x = x + positions
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """pixels: (B, 3, H, W), normalised, sides a multiple of patch_size -> (B, patches, width), row-major."""
+        return self.tokens(pixels)[:, int(self.config.class_token) :]

@@ -1,6 +1,6 @@
 """The reference implementation's numbers (float32, CPU), reproduced from files in the published layouts.
 
-tests/golden/ holds two small models by rule (no weight file is needed) and what the reference computes with them.
+tests/golden/ holds three small models by rule (no weight file is needed) and what the reference computes with them.
 """
 
 import json
@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 import flow
 from golden.weights_by_rule import state_dict
+from layouts import JANUS, translate_janus, translate_unix
 from model import UniX, UniXConfig
-from vae import VAE, VAEConfig
 from vit import ViTConfig
-from weights import load_published, load_published_vae
+from weights import Tensors, empty, load_tensors, load_vae, start_from_janus, unix_config
 
 GOLDEN = Path(__file__).parent / "golden"
 SPEC = json.loads((GOLDEN / "unix_tiny.json").read_text())
@@ -61,7 +61,7 @@ def model(tmp_path_factory):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(float("nan"))  # whatever the file does not fill would show
-    counts = load_published(model, path)
+    counts = load_tensors(model, path, translate_unix).counts()
     assert counts["read"] + counts["skipped"] == len(SPEC["keys"])
     return model
 
@@ -140,9 +140,8 @@ def test_vae(tmp_path):
     spec = json.loads((GOLDEN / "vae_tiny.json").read_text())
     expected = load_file(GOLDEN / "vae_tiny_expected.safetensors")
     save_file(state_dict("vae_tiny"), tmp_path / "vae.safetensors")
-    vae = VAE(VAEConfig(ch=spec["ch"], ch_mult=tuple(spec["ch_mult"]), num_res_blocks=spec["num_res_blocks"])).eval()
-    counts = load_published_vae(vae, tmp_path / "vae.safetensors")
-    assert counts["read"] + counts["skipped"] == len(spec["keys"])
+    vae = load_vae(tmp_path / "vae.safetensors")
+    assert (vae.config.ch, vae.config.ch_mult) == (spec["ch"], tuple(spec["ch_mult"]))
 
     mean, log_variance = vae.posterior(expected["x"])
     close(mean, expected["mean"])
@@ -151,3 +150,29 @@ def test_vae(tmp_path):
     close(latent, expected["latent"])
     close(vae.decode(latent), expected["reconstruction"])
     assert F.l1_loss(expected["reconstruction"], expected["x"]) > 0.1  # the check above is not of a constant
+
+
+@torch.no_grad()
+def test_janus_itself(tmp_path):
+    """Before it is a UniX: causal throughout, no QK norm, no QKV bias (parity mode)."""
+    spec = json.loads((GOLDEN / "janus_tiny.json").read_text())
+    expected = load_file(GOLDEN / "janus_tiny_expected.safetensors")
+    save_file(state_dict("janus_tiny"), tmp_path / "model.safetensors")
+    given = {
+        "language_config": {"num_attention_heads": spec["num_attention_heads"]},
+        "vision_config": {"params": {"heads": spec["vit_heads"]}},
+    }
+    tensors = Tensors(tmp_path)
+    config = unix_config(tensors, JANUS, given, parity=True)
+    model = empty(lambda: UniX(config), "cpu", torch.float32).eval()
+    counts = start_from_janus(model, tensors, translate_janus, given).counts()
+    assert counts["read"] + counts["skipped"] == len(spec["keys"])
+
+    pixels, before, after = expected["pixels"][None], spec["ids_before"], spec["ids_after"]
+    close(model.vit(pixels)[0], expected["vit_features"])
+    close(model.connector(model.vit(pixels))[0], expected["image_embeds"])
+    x, positions, mask = model.prefix(model.embed_image(pixels, before), torch.tensor([after]))
+    hidden, _, _ = model.decode(x, None, positions, mask)
+    close(model.lm_head(model.norm["und"](hidden))[0], expected["logits"])
+    steps = len(spec["greedy_ids"])
+    assert model.generate(pixels, [after], steps, before=before) == [spec["greedy_ids"]]
