@@ -2,7 +2,7 @@
 
     python evaluate.py phantom --n 500
 
-- reading: the model writes the report of a phantom it was never trained on; the rule-based labeler (`encoders.py`)
+- reading: the model writes the report of a phantom it was never trained on; the rule-based labeler (`labeler.py`)
   says what the report claims, and the claims are compared with what was drawn
 - drawing: the model draws from a phantom's impression; a probe (`probe.py`) trained on other phantoms says what the
   picture shows, and that is compared with what was asked for; the Fréchet distance compares the features of all
@@ -105,7 +105,7 @@ def side_accuracy(truth: Sequence[dict[str, str]], labels: Sequence[dict]) -> Si
     """Of the findings that a report affirms rightly, how many does it put on the right side?
 
     truth: for each phantom, observation -> "left" | "right" | "bilateral", as `true_sides`. labels: for each report, as
-    `encoders.label_report`. A report that affirms such a finding and names no side, or another, is wrong.
+    `labeler.label_report`. A report that affirms such a finding and names no side, or another, is wrong.
     """
     said = [
         labels_of_one[name].side == side
@@ -224,7 +224,7 @@ def check_phantom_args(args: argparse.Namespace) -> None:
 
 def score_reading(phantoms: Sequence, reports: Sequence[str], partner: np.ndarray) -> dict:
     """Generated reports, the same ones exchanged between phantoms (control), and the true ones (ceiling)."""
-    from encoders import label_report
+    from labeler import label_report
     from probe import truth_array
 
     truth, sides = truth_array(phantoms), [true_sides(p.findings) for p in phantoms]
@@ -234,7 +234,7 @@ def score_reading(phantoms: Sequence, reports: Sequence[str], partner: np.ndarra
         "control": [generated[other] for other in partner],
         "ceiling": [label_report(p.report) for p in phantoms],
     }
-    scores = {"judge": "rule-based labeler (encoders.py)", "drawn": truth.sum(axis=0).tolist()}
+    scores = {"judge": "rule-based labeler (labeler.py)", "drawn": truth.sum(axis=0).tolist()}
     for name, labels in columns.items():
         # A drawn finding is there or not: a report that calls it possible has noticed it.
         claimed = np.array([[label.value in (1, -1) for label in one.values()] for one in labels])

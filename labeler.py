@@ -1,4 +1,4 @@
-"""The frozen judges. For now the one that reads: a rule-based labeler of chest X-ray reports.
+"""A rule-based labeler of chest X-ray reports: text to the 14 CheXpert observations, by tables of phrases.
 
 A report is judged by what it claims. CheXpert (Irvin et al. 2019, arXiv:1901.07031, section 3 and its published
 phrase files) turned reports into 14 labels in three steps, and so do we:
@@ -16,7 +16,7 @@ Where we depart from CheXpert, on purpose:
 - "stable cardiomediastinal silhouette" is no mention (CheXpert: uncertain), "heart failure" says nothing of heart size;
 - "No Finding" looks at the 13 other labels only; CheXpert also lets findings outside of the 14 (scoliosis) undo it.
 
-    python encoders.py "No pneumothorax. Small left effusion, cannot exclude pneumonia."
+    python labeler.py "No pneumothorax. Small left effusion, cannot exclude pneumonia."
 """
 
 from __future__ import annotations
@@ -390,7 +390,7 @@ def _one_side(sides: set[str]) -> str | None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        sys.exit('usage: python encoders.py "the text of a report"')
+        sys.exit('usage: python labeler.py "the text of a report"')
     for name, label in label_report(sys.argv[1]).items():
         word = {POSITIVE: "positive", NEGATIVE: "negative", UNCERTAIN: "uncertain", None: "."}[label.value]
         print(f"{name:<28}{word:<11}{label.side or ''}")

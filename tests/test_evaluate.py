@@ -13,9 +13,9 @@ import evaluate
 import probe
 import sample
 import weights
-from encoders import label_report
 from errors import UserError
 from evaluate import derangement, f1_scores, frechet_distance, side_accuracy, true_sides
+from labeler import label_report
 from phantom import OBSERVATIONS, Finding, phantom
 
 TINY = probe.Recipe(train=16, validation=8, epochs=1, batch=8)
@@ -221,7 +221,7 @@ def test_a_perfect_model_reaches_the_ceiling_and_its_control_does_not(fake, caps
 
     text = capsys.readouterr().out
     assert text.count("not a medical device") == 1
-    assert "rule-based labeler (encoders.py)" in text and "probe (probe.py)" in text
+    assert "rule-based labeler (labeler.py)" in text and "probe (probe.py)" in text
     assert all(text.count(name) == 2 for name in OBSERVATIONS)
     lines = [json.loads(line) for line in (fake.out / "reading.jsonl").read_text().splitlines()]
     assert len(lines) == 12 and lines[3]["truth"] == lines[3]["generated"] == phantom(1, 3).report

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from encoders import NEGATIVE, POSITIVE, UNCERTAIN, Label, label_report, label_reports
+from labeler import NEGATIVE, POSITIVE, UNCERTAIN, Label, label_report, label_reports
 from phantom import OBSERVATIONS, labels_of, streams, truth, write_report
 
 SHORT = {
