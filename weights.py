@@ -95,41 +95,46 @@ class Tensors:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
         self.files: dict[Path, list[str]] = {}
-        self._pickled: dict[Path, dict[str, torch.Tensor]] = {}
+        self._unmappable: dict[Path, dict[str, torch.Tensor]] = {}
         for file in read_index(self.path) if self.path.name.endswith(".index.json") else [self.path]:
             self._open(file)
 
     def _open(self, file: Path) -> None:
         if file.suffix in PICKLES:
-            tensors = self._pickled[file] = read_pickle(file)
+            tensors = read_pickle(file)
+            if not zipfile.is_zipfile(file):
+                self._unmappable[file] = tensors
             shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
             dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
         else:
-            with open_safetensors(file) as mapped:
-                slices = {name: mapped.get_slice(name) for name in mapped.keys()}  # noqa: SIM118 (not a dict)
-                shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-                dtypes = {name: part.get_dtype() for name, part in slices.items()}
+            mapped = open_safetensors(file)
+            slices = {name: mapped.get_slice(name) for name in mapped.keys()}  # noqa: SIM118 (not a dict)
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            dtypes = {name: part.get_dtype() for name, part in slices.items()}
         self.shapes |= shapes
         self.dtypes |= dtypes
         self.files[file] = list(shapes)
+
+    def _map(self, file: Path) -> Callable[[str], torch.Tensor]:
+        """The file, mapped for as long as the returned function lives."""
+        if file in self._unmappable:
+            return self._unmappable[file].__getitem__
+        return read_pickle(file).__getitem__ if file.suffix in PICKLES else open_safetensors(file).get_tensor
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, tensor) of each name, file by file; use a tensor before asking for the next."""
         wanted = set(names)
         for file, held in self.files.items():
-            here = [name for name in held if name in wanted]
-            if file in self._pickled:
-                yield from ((name, self._pickled[file][name]) for name in here)
-                continue
-            while here:
-                with open_safetensors(file) as mapped:
-                    taken = 0
-                    while here and taken < MAPPED_BYTES:
-                        name = here.pop(0)
-                        tensor = mapped.get_tensor(name)
-                        taken += tensor.nbytes
-                        yield name, tensor
-                        del tensor
+            taken, get = 0, self._map(file)
+            for name in held:
+                if name not in wanted:
+                    continue
+                if taken > MAPPED_BYTES:
+                    get = tensor = None  # lets go of the pages read so far
+                    taken, get = 0, self._map(file)
+                tensor = get(name)
+                taken += tensor.nbytes
+                yield name, tensor
 
 
 def open_safetensors(file: Path) -> safe_open:
@@ -156,7 +161,7 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a torch.save file, mapped where the format allows. Anything that could run code is refused."""
     try:
         with torch.serialization.safe_globals(KNOWN_BYSTANDERS):
-            # Files from before torch 1.6 are no zip archives and cannot be mapped.
+            # What torch before 1.6 saved is no zip archive and cannot be mapped.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error

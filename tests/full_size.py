@@ -1,4 +1,4 @@
-"""Time and peak memory of loading full-size checkpoints (random numbers, about 11 GB of disk). Not a test: run it once.
+"""Time and peak memory of loading full-size checkpoints (random numbers, about 15 GB of disk). Not a test: run it once.
 
     python tests/full_size.py [FOLDER]        FOLDER: where the files go, default out/full_size
 
@@ -60,6 +60,7 @@ def make_files(folder: Path) -> None:
         janus |= {t: part.clone() for t, part in zip(theirs, tensor.chunk(len(theirs)), strict=True)}
     assert all(translate_janus(name) for name in janus)
     del tensors
+    torch.save(janus, folder / "janus.bin")
     save_file(janus, folder / "janus.safetensors")
 
 
@@ -73,8 +74,8 @@ def measure(how: str, folder: Path) -> None:
     """In a fresh process: load one way, print seconds and megabytes."""
     before = peak_bytes()
     began = time.perf_counter()
-    if how == "janus":
-        tensors = Tensors(folder / "janus.safetensors")
+    if how.startswith("janus"):
+        tensors = Tensors(folder / how)
         config = unix_config(tensors, JANUS, {"language_config": {}, "vision_config": {}})
         model = empty(lambda: UniX(config), "cpu", torch.bfloat16)
         start_from_janus(model, tensors, translate_janus, {})
@@ -97,7 +98,7 @@ def main() -> None:
     make_files(folder)
     best = {}
     for _ in range(3):  # side by side: the three take turns
-        for how in ("ours", "load_file", "janus"):
+        for how in ("ours", "load_file", "janus.safetensors", "janus.bin"):
             command = [sys.executable, __file__, how, str(folder)]
             result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             print(result, flush=True)
@@ -106,7 +107,8 @@ def main() -> None:
     words = {
         "ours": "ours, streamed: full-size UniX from our file",
         "load_file": "load_file + load_state_dict: the same file",
-        "janus": "a UniX started from a Janus-Pro-1B-shaped file",
+        "janus.safetensors": "a UniX started from a Janus-Pro-1B-shaped file",
+        "janus.bin": "the same from a .bin",
     }
     for how, text in words.items():
         r = best[how]
