@@ -202,11 +202,15 @@ def position_rng(seed: int, stream: int, position: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed * 2**32 + stream, position]))
 
 
+KINDS = {"vae": "rebuild", "vit": "see", "1": "read", "2": "draw", "3": "draw"}  # what an example of a stage asks for
+
+
 class Examples(Dataset):
     """The run as one long sequence: position p is example permutation(epoch)[p mod count] with its own randomness.
 
     stage "vae": image crop; "vit": image and the phrases of its impression; "1": image, question and answer;
-    "2", "3": image, prompt, noise and time.
+    "2", "3": image, prompt, noise and time; with mix (und, gen), of each und + gen positions the first und are
+    examples of stage 1 instead (the paper's ablation, section 5.2).
     """
 
     def __init__(
@@ -221,7 +225,9 @@ class Examples(Dataset):
         batch: int,
         vocabulary: Sequence[str] = (),
         prompt_dropout: float = 0.1,
+        mix: tuple[int, int] = (0, 1),
     ) -> None:
+        self.mix = mix
         self.source, self.stage, self.size, self.seed, self.batch = source, stage, size, seed, batch
         self.encode, self.config, self.downsampling = encode, config, downsampling
         self.vocabulary, self.prompt_dropout = vocabulary, prompt_dropout
@@ -236,26 +242,29 @@ class Examples(Dataset):
     def __getitem__(self, position: int) -> dict:
         index, rng = self.index(position), position_rng(self.seed, 0, position)
         picture = Image.fromarray(self.source.image(index))
-        if self.stage == "vae" and min(picture.size) > self.size and rng.random() < 0.8:
+        stage, size = self.stage, self.size
+        if position % sum(self.mix) < self.mix[0]:
+            stage, size = "1", self.config.vit.image_size
+        if stage == "vae" and min(picture.size) > self.size and rng.random() < 0.8:
             # Mostly crops at full detail, some whole pictures made small: the autoencoder must serve both resolutions.
             left, top = (int(rng.integers(side - self.size + 1)) for side in picture.size)
             picture = picture.crop((left, top, left + self.size, top + self.size))
-        image = to_square(picture, self.size)
+        image = to_square(picture, size)
         latent_shape = (self.config.latent_channels, *(side // self.downsampling for side in image.shape))
-        example = {"index": index, "image": image}
+        example = {"kind": KINDS[stage], "index": index, "image": image}
         report, impression = self.source.text(index)
-        if self.stage == "vit":
+        if stage == "vit":
             mentioned = phrases(impression)
             example["phrases"] = np.array([phrase in mentioned for phrase in self.vocabulary], dtype=np.float32)
             return example
-        if self.stage == "1":
+        if stage == "1":
             # Two steps in three ask for the impression alone: short, and nearly every word is seen in the image.
             short = position // self.batch % 3 != 0
             example["question"] = self.encode(SHORT_QUESTION if short else DEFAULT_QUESTION)
             example["answer"] = self.encode(impression if short else report)
             return example
         example["posterior_noise"] = rng.standard_normal(latent_shape, dtype=np.float32)
-        if self.stage != "vae":
+        if stage != "vae":
             prompt = self.encode(report if rng.random() < 0.2 else impression)
             example["prompt"] = None if rng.random() < self.prompt_dropout else prompt
             example["noise"] = rng.standard_normal(latent_shape, dtype=np.float32)
@@ -281,7 +290,17 @@ class Batch:
     t_normal: torch.Tensor | None = None  # (B,)
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(**{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in self.__dict__.items()})
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:  # the DataLoader's hook
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        return Batch(**{k: change(v) if isinstance(v, torch.Tensor) else v for k, v in self.__dict__.items()})
+
+    def terms(self) -> int:
+        """How many terms its loss has: tokens of answers, else examples."""
+        return len(self.index) if self.targets is None else int((self.targets != IGNORE).sum())
 
 
 def pack_text(
@@ -306,7 +325,12 @@ class Collate:
     def __init__(self, config: UniXConfig) -> None:
         self.config = config
 
-    def __call__(self, examples: list[dict]) -> Batch:
+    def __call__(self, examples: list[dict]) -> dict[str, Batch]:
+        """Examples -> a batch of each kind that occurs."""
+        kinds = dict.fromkeys(example["kind"] for example in examples)
+        return {kind: self.batch([example for example in examples if example["kind"] == kind]) for kind in kinds}
+
+    def batch(self, examples: list[dict]) -> Batch:
         columns = {key: [example[key] for example in examples] for key in examples[0]}
         batch = Batch(torch.tensor(columns["index"]), torch.from_numpy(np.stack(columns["image"])))
         if "answer" in columns:
@@ -318,15 +342,32 @@ class Collate:
         return batch
 
 
-def batches(examples: Examples, batch_size: int, start: int, steps: int, workers: int) -> Iterator[Batch]:
-    """The batches of steps start..steps-1."""
+class Share:
+    """The positions that one of `processes` takes, micro-batch by micro-batch: an iterable for DataLoader.
+
+    A step's `batch` positions are the same for any number of processes, and so is the sum of their losses.
+    """
+
+    def __init__(self, batch: int, micro: int, rank: int, processes: int, start: int, steps: int) -> None:
+        self.batch, self.micro, self.rank, self.processes = batch, micro, rank, processes
+        self.start, self.steps = start, steps
+
+    def __iter__(self) -> Iterator[range]:
+        stride = self.processes * self.micro
+        for step in range(self.start, self.steps):
+            for first in range(step * self.batch + self.rank * self.micro, (step + 1) * self.batch, stride):
+                yield range(first, first + self.micro)
+
+
+def batches(examples: Examples, share: Share, workers: int, pin: bool = False) -> Iterator[dict[str, Batch]]:
+    """The micro-batches of a share of the run."""
     loader = DataLoader(
         examples,
-        batch_size,
-        sampler=range(start * batch_size, steps * batch_size),
+        batch_sampler=share,
         num_workers=workers,
         collate_fn=Collate(examples.config),
         prefetch_factor=4 if workers else None,
+        pin_memory=pin,
     )
     return iter(loader)
 

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from attention import JointAttention, KVCache, rotary_table
 from layers import Linear, RMSNorm
@@ -191,6 +192,7 @@ class UniX(nn.Module):
     def __init__(self, config: UniXConfig, compute_dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.config, self.compute_dtype = config, compute_dtype
+        self.checkpoint_activations = False  # training: keep only each layer's input and compute the rest again
         width = config.hidden_size
         self.embed_tokens = nn.Embedding(config.vocab_size, width)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
@@ -262,7 +264,11 @@ class UniX(nn.Module):
         rotary = rotary_table(position_ids, config.hidden_size // config.num_heads, config.rope_theta, und.dtype)
         tapped = None
         for i, layer in enumerate(self.layers):
-            und, gen = layer(und, gen, rotary=rotary, mask=mask, cache=caches and caches[i], keep=keep)
+            attention = {"rotary": rotary, "mask": mask, "cache": caches and caches[i], "keep": keep}
+            if self.checkpoint_activations and torch.is_grad_enabled() and not keep:
+                und, gen = checkpoint(layer, und, gen, use_reentrant=False, **attention)
+            else:
+                und, gen = layer(und, gen, **attention)
             if i + 1 == tap:
                 tapped = gen
         return und, gen, tapped

@@ -1,30 +1,41 @@
-"""Train UniX: the autoencoder, then the paper's three stages (section 3.4, Table 1). The loop is in `main`.
+"""Train UniX: the autoencoder, then the paper's three stages (section 3.4, Table 1). The loop is in `train`.
 
-python train.py --stage 1 --steps 20           a few steps of the tiny model on drawn X-rays
-bash runs/tiny.sh                              all stages: how the shipped weights were made
+python train.py --stage 1 --steps 20                       a few steps of the tiny model on drawn X-rays
+torchrun --nproc_per_node=8 train.py --stage 3             on eight GPUs (or eight processes of a CPU)
+python train.py --stage 3 --resume                         go on with a run, on any number of processes
+bash runs/tiny.sh                                          all stages: how the shipped weights were made
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
+import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+import cost
 import data
 import flow
+from encoders import load_raddino
 from errors import UserError, run
+from losses import Encoder, StageLoss
 from model import UniX, preset
 from pictures import curves, grid, save_png
 from sample import SHIPPED, check_device, draw, read
-from vae import VAE, sample_posterior, tiny_vae, vae_loss
-from weights import CHECKPOINT, Checkpoint, load_checkpoint, save_checkpoint
+from survival import State, StopSignal, Team, join_team, leave_team, read_state, restore, unbroken, write_state
+from vae import VAE, tiny_vae
+from weights import CHECKPOINT, Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
 
 PREVIOUS = {"vae": None, "vit": "vae", "1": "vit", "2": "1", "3": "2"}
 
@@ -35,10 +46,11 @@ class Recipe:
 
     learning_rate: float  # constant after the warm-up
     size: int  # px
-    batch: int  # over all processes
+    batch: int  # over all processes and accumulated micro-batches
     warmup: int  # steps
     steps: int
     repa_weight: float = 0.0
+    micro_batch: int = 8  # at most, at a time on one GPU
 
 
 # The paper trains neither autoencoder nor ViT from nothing (it takes kl-f16 and SigLIP): "vae" and "vit" are ours.
@@ -47,16 +59,19 @@ RECIPES = {
         "vae": Recipe(1e-4, 256, 64, 1000, 100_000),
         "vit": Recipe(1e-4, 384, 256, 1000, 100_000),
         "1": Recipe(1e-4, 384, 256, 80, 3_840),
-        "2": Recipe(2e-4, 256, 256, 2_000, 75_000, repa_weight=0.5),
+        "2": Recipe(2e-4, 256, 256, 2_000, 75_000, repa_weight=0.5, micro_batch=32),
         "3": Recipe(1e-4, 512, 256, 0, 5_000),
     },
 }
 RECIPES["tiny"] = {
-    "vae": replace(RECIPES["unix"]["vae"], learning_rate=1e-3, size=128, batch=4, warmup=50, steps=6_000),
-    "vit": replace(RECIPES["unix"]["vit"], learning_rate=1e-3, size=128, batch=32, warmup=100, steps=3_000),
-    "1": replace(RECIPES["unix"]["1"], learning_rate=1e-3, size=128, batch=32, warmup=80, steps=800),
-    "2": replace(RECIPES["unix"]["2"], learning_rate=1e-3, size=128, batch=32, warmup=100, steps=500),
-    "3": replace(RECIPES["unix"]["3"], learning_rate=6e-4, size=256, batch=16, steps=800),
+    stage: replace(RECIPES["unix"][stage], micro_batch=32, **differences)
+    for stage, differences in {
+        "vae": {"learning_rate": 1e-3, "size": 128, "batch": 4, "warmup": 50, "steps": 6_000},
+        "vit": {"learning_rate": 1e-3, "size": 128, "batch": 32, "warmup": 100, "steps": 3_000},
+        "1": {"learning_rate": 1e-3, "size": 128, "batch": 32, "warmup": 80, "steps": 800},
+        "2": {"learning_rate": 1e-3, "size": 128, "batch": 32, "warmup": 100, "steps": 500},
+        "3": {"learning_rate": 6e-4, "size": 256, "batch": 16, "steps": 800},
+    }.items()
 }
 
 
@@ -66,36 +81,47 @@ def parse_args() -> argparse.Namespace:
         " if that is there, else from the shipped weights, and says which.",
         epilog="Stages: vae (autoencoder), vit (the eye, in place of SigLIP's pretraining), 1 (reading: ViT, connector,"
         " und branch), 2 (drawing at low resolution with REPA), 3 (drawing at high resolution). 2 and 3 leave the und"
-        " branch bit for bit as it was.",
+        " branch bit for bit as it was. Under torchrun every process takes its share of each batch.",
     )
     parser.add_argument("--stage", required=True, choices=list(PREVIOUS))
-    parser.add_argument("--init", help="weights folder to start from, or 'scratch' for a fresh tiny model")
-    parser.add_argument("--out", type=Path, help="folder of the run; default out/stage-STAGE")
-    parser.add_argument("--steps", type=int, help="optimizer steps; default: the recipe's")
-    parser.add_argument("--batch", type=int, help="examples a step; default: the recipe's")
-    parser.add_argument("--lr", type=float, help="learning rate; default: the recipe's")
-    parser.add_argument("--size", type=int, help="image side in px; default: the recipe's")
-    parser.add_argument(
+    add = parser.add_argument_group("what to train").add_argument
+    add("--init", help="weights folder to start from, or 'scratch' for a fresh tiny model")
+    add("--data", default="phantom", help="phantom or phantom:COUNT (default 20,000 drawn X-rays)")
+    add("--repa", type=Path, metavar="FOLDER", help="RadDino, stage 2's target; default: the model's own ViT")
+    add("--train", choices=["gen", "both"], default="gen", help="stages 2, 3: also the und branch? (the ablation)")
+    add("--mix", default="0:1", metavar="UND:GEN", help="stages 2, 3 with --train both: reading to drawing examples")
+    add("--seed", type=int, default=0)
+    add = parser.add_argument_group("the recipe (default: Table 1's, or the tiny model's)").add_argument
+    add("--steps", type=int, help="optimizer steps")
+    add("--batch", type=int, help="examples a step, over all processes")
+    add("--lr", type=float, help="learning rate")
+    add("--size", type=int, help="image side in px")
+    add(
         "--decay",
         type=float,
         default=0.0,
         help="last fraction of the steps over which the learning rate falls to 0; default 0: constant, as in the paper",
     )
-    parser.add_argument("--data", default="phantom", help="phantom or phantom:COUNT (default 20,000 drawn X-rays)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
-    parser.add_argument(
+    add = parser.add_argument_group("the machine").add_argument
+    add("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
+    add(
         "--dtype",
         choices=["float32", "bfloat16"],
-        help="compute dtype (weights stay float32); default: bfloat16 on cuda, float32 on cpu",
+        help="compute dtype (what trains stays float32); default: bfloat16 on cuda, float32 on cpu",
     )
-    parser.add_argument("--compile", action="store_true", help="torch.compile the layers: a minute first, then faster")
-    parser.add_argument("--workers", type=int, help="data loading processes; default: one a core, at most 8")
-    parser.add_argument(
-        "--sample-every", type=int, help="steps between sample pictures; default: a tenth of the run, at least 50"
-    )
-    parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints (default 500)")
-    parser.add_argument("--cache", type=Path, default=Path("out/cache"), help="where drawn X-rays are kept")
+    add("--micro-batch", type=int, help="examples at a time on one process; --batch is reached by accumulation")
+    add("--checkpoint-activations", action="store_true", help="less memory, a third more work: compute them twice")
+    add("--zero", action="store_true", help="shard the optimizer's state over the processes (ZeRO stage 1)")
+    add("--compile", action="store_true", help="torch.compile the layers: a minute first, then faster")
+    add("--workers", type=int, help="data loading processes of each process; default: one a core, at most 8")
+    add("--profile", action="store_true", help="time the parts of a step, print the table, write nothing")
+    add = parser.add_argument_group("the run").add_argument
+    add("--out", type=Path, help="folder of the run; default out/stage-STAGE")
+    add("--resume", action="store_true", help="go on with the run in --out, from its last checkpoint")
+    add("--save-every", type=int, default=500, help="steps between checkpoints (default 500)")
+    add("--sample-every", type=int, help="steps between sample pictures; default: a tenth of the run, at least 50")
+    add("--tensorboard", action="store_true", help="also log to OUT/tensorboard (needs the package tensorboard)")
+    add("--cache", type=Path, default=Path("out/cache"), help="where drawn X-rays are kept")
     return parser.parse_args()
 
 
@@ -103,57 +129,95 @@ def main() -> None:
     args = parse_args()
     device_name = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device_name)
-    device = torch.device(device_name)
-    dtype = getattr(torch, args.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
+    team = join_team(torch.device(device_name))
+    try:
+        train(args, team)
+    finally:
+        leave_team()
 
-    checkpoint, preset_name = start_from(args, device)
+
+def train(args: argparse.Namespace, team: Team) -> None:
+    device = team.device
+    dtype = getattr(torch, args.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
+    out = args.out or Path(f"out/stage-{args.stage}")
+    state = read_state(out) if args.resume else None
+    checkpoint, preset_name = start_from(args, team, out if state else None)
     model, vae = checkpoint.model, checkpoint.vae
     model.compute_dtype = dtype
+    model.checkpoint_activations = model.vit.checkpoint_activations = args.checkpoint_activations
     recipe = RECIPES[preset_name][args.stage]
     if args.stage in ("vit", "1"):
         recipe = replace(recipe, size=model.config.vit.image_size)
     asked = {"learning_rate": args.lr, "size": args.size, "batch": args.batch, "steps": args.steps}
+    asked["micro_batch"] = args.micro_batch
+    if state:  # what is not asked for again stays as it was
+        recipe = replace(recipe, **state.settings["recipe"])
     recipe = replace(recipe, **{name: value for name, value in asked.items() if value is not None})
-    check(args, recipe, model)
+    mix = parse_mix(args)
+    check(args, recipe, model, mix)
+    micro, accumulation = divide_batch(args, recipe, team, sum(mix))
     source = data_source(args, recipe)
-    out = args.out or Path(f"out/stage-{args.stage}")
-    make_folder(out / "samples")
+    settings = {"stage": args.stage, "recipe": asdict(recipe), "seed": args.seed, "data": args.data}
+    settings |= {"decay": args.decay, "train": args.train, "mix": args.mix, "repa": args.repa and str(args.repa)}
+    if state:
+        check_same_run(out, state.settings, settings)
+    else:
+        check_no_run_is_lost(args, out)
+        state = State(settings)
+    state.settings = settings
+    if not args.profile:
+        make_folder(out / "samples")
 
-    # What trains. The rest gets no gradient at all, so "frozen" is bit for bit.
-    trained = {
-        "vae": lambda: list(vae.parameters()),
-        "vit": lambda: list(model.vit.parameters()),
-        "1": lambda: [p for _, p in model.und_parameters()],
-        "2": lambda: [p for _, p in model.gen_parameters()],
-        "3": lambda: [p for _, p in model.gen_parameters()],
-    }[args.stage]()
-    for parameter in [*model.parameters(), *vae.parameters()]:
-        parameter.requires_grad_(False)
-    for parameter in trained:
-        parameter.requires_grad_(True)
-    vocabulary, head, projector = [], None, None  # head and projector are dropped at the end of their stage
+    # ---- what trains, and what stands still ----------------------------------------------------------------------
+    both = args.train == "both"
+    trained: dict[str, nn.Parameter] = {
+        "vae": lambda: {f"vae/{name}": p for name, p in vae.named_parameters()},
+        "vit": lambda: {f"model/vit.{name}": p for name, p in model.vit.named_parameters()},
+        "1": lambda: {f"model/{name}": p for name, p in model.und_parameters()},
+        "2": lambda: {f"model/{name}": p for name, p in (model.named_parameters() if both else model.gen_parameters())},
+    }[args.stage.replace("3", "2")]()
+    heads = nn.ModuleDict()  # what trains with them and is dropped at the end of the stage
+    vocabulary, repa = [], None
+    torch.manual_seed(args.seed)  # the heads keep torch's own initialisation
     if args.stage == "vit":
         impressions = [source.text(i)[1] for i in range(min(len(source), 5000))]
         vocabulary = data.common_phrases(impressions, least=max(2, len(impressions) // 500))
         if not vocabulary:
             raise UserError(f"--data {args.data}: no two impressions share a word; give more examples")
-        head = torch.nn.Linear(2 * model.config.vit.width, len(vocabulary)).to(device)
-        trained = trained + list(head.parameters())
+        heads["phrases"] = nn.Linear(2 * model.config.vit.width, len(vocabulary))
     if args.stage in ("2", "3"):
         model.config.image_size = recipe.size
-        if not any(entry["stage"] in ("2", "3") for entry in checkpoint.history):
+        if state.step == 0 and not any(entry["stage"] in ("2", "3") for entry in checkpoint.history):
             model.copy_und_to_gen()
-            print("gen branch: starts as a copy of the und branch")
+            say(team, "gen branch: starts as a copy of the und branch")
         if recipe.repa_weight:
+            repa = load_raddino(args.repa, device) if args.repa else model.vit
+            target_width = (repa.vit if args.repa else repa).config.width
             width = model.config.hidden_size
-            projector = flow.RepaProjector(width, model.config.vit.width, hidden=min(2048, 2 * width)).to(device)
-            trained = trained + list(projector.parameters())
+            heads["repa"] = flow.RepaProjector(width, target_width, hidden=min(2048, 2 * width))
+            say(team, f"REPA's target: {'RadDino' if args.repa else 'the ViT of stage 1'}")
+    heads.to(device)
+    trained |= {f"heads/{name}": parameter for name, parameter in heads.named_parameters()}
+    originals = freeze([model, vae], trained, dtype)
+
     if args.compile:
         for block in [*model.layers, *model.vit.blocks]:
             block.compile()
-    optimizer = torch.optim.AdamW(trained, lr=0.0, betas=(0.9, 0.95), eps=1e-15, weight_decay=0.0)
+    encode = Encoder(checkpoint, len(source), dtype, repa)
+    losses = StageLoss(model, vae, heads, encode, recipe.repa_weight, both)
+    if team.size > 1:
+        # What is trained but has no part in the loss (ablation only) must not be waited for.
+        losses = DistributedDataParallel(losses, find_unused_parameters=both, gradient_as_bucket_view=True)
+    adamw = {"lr": 0.0, "betas": (0.9, 0.95), "eps": 1e-15, "weight_decay": 0.0}
+    if args.zero and team.size > 1:
+        from torch.distributed.optim import ZeroRedundancyOptimizer  # its import warns, so only if it is wanted
 
-    downsampling = vae.config.downsampling
+        optimizer = ZeroRedundancyOptimizer([*trained.values()], optimizer_class=torch.optim.AdamW, **adamw)
+    else:
+        optimizer = torch.optim.AdamW([*trained.values()], fused=device.type == "cuda", **adamw)
+    if state.step:
+        restore(out, optimizer, trained, heads)
+
     examples = data.Examples(
         source,
         args.stage,
@@ -161,63 +225,88 @@ def main() -> None:
         args.seed,
         checkpoint.encode,
         model.config,
-        downsampling,
+        vae.config.downsampling,
         recipe.batch,
         vocabulary,
+        mix=mix,
     )
     workers = data.default_workers() if args.workers is None else args.workers
-    encode = Encoder(checkpoint, len(source), recipe, dtype)
+    share = data.Share(recipe.batch, micro, team.rank, team.size, state.step, recipe.steps)
+    micro_batches = unbroken(data.batches(examples, share, workers, pin=device.type == "cuda"))
     sample_every = args.sample_every or max(50, recipe.steps // 10)
-    print(
-        f"stage {args.stage} on {device}, {dtype}: {sum(p.numel() for p in trained):,} parameters train on"
-        f" {len(source):,} images into {out}\n{recipe}"
+    shared = f"batch {recipe.batch} = {team.size} processes x {micro} at a time x {accumulation} accumulated"
+    say(
+        team,
+        f"stage {args.stage} on {device}, {dtype}: {sum(p.numel() for p in trained.values()):,} parameters train on"
+        f" {len(source):,} images into {out}\n{recipe}\n{shared}"
+        + (f"; going on after step {state.step}" if state.step else ""),
     )
 
-    log: list[dict] = []
-    began = time.time()
-    bar = tqdm(total=recipe.steps, unit="step", dynamic_ncols=True)
-    with open(out / "metrics.jsonl", "w") as metrics:
-        for step, batch in enumerate(data.batches(examples, recipe.batch, 0, recipe.steps, workers)):
-            batch = batch.to(device)
-            if args.stage == "vae":
-                images = data.vae_pixels(batch.image).to(dtype)
-                loss, parts = vae_loss(vae, images, batch.posterior_noise)
-            elif args.stage == "vit":
-                loss, parts = seeing_loss(model, head, batch), {}
-            elif args.stage == "1":
-                pixels = data.vit_pixels(batch.image, model.config)
-                loss, parts = model.report_loss(pixels, batch.text_ids, batch.targets).mean(), {}  # Eq. 1
-            else:
-                loss, parts = drawing_loss(model, vae, projector, encode, batch, recipe)  # Eq. 2 + REPA
-            if not torch.isfinite(loss):
-                raise UserError(f"the loss is {loss.item()} at step {step + 1}; try a smaller --lr")
+    # ---- the loop ------------------------------------------------------------------------------------------------
+    stop, clock = StopSignal(), cost.Clock(device, args.profile)
+    log = Log(out, state.step, args.tensorboard) if team.leader and not args.profile else None
+    began, before, first = time.time(), state.seconds, state.step
+    with tqdm(total=recipe.steps, initial=first, unit="step", dynamic_ncols=True, disable=not team.leader) as bar:
+        for step in range(first, recipe.steps):
+            with clock("data"):
+                step_batches = [next(micro_batches) for _ in range(accumulation)]
+            # A process weighs each of its terms as one of the whole batch's, however the batch is shared.
+            counts = {kind: sum(micro[kind].terms() for micro in step_batches) for kind in step_batches[0]}
+            totals = dict(zip(counts, team.sum(list(counts.values())), strict=True))
 
-            learning_rate = recipe.learning_rate * schedule(step, recipe, args.decay)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            grad_norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
+            sums: dict[str, torch.Tensor] = {}
+            for i, batch in enumerate(step_batches):
+                last_micro = i + 1 == accumulation
+                with contextlib.nullcontext() if last_micro or team.size == 1 else losses.no_sync():
+                    with clock("forward"):
+                        loss, parts = losses({kind: part.to(device) for kind, part in batch.items()}, totals)
+                    with clock("backward"):
+                        (loss * team.size).backward()  # DistributedDataParallel averages; these are to be added
+                for name, value in {"loss": loss, **parts}.items():
+                    sums[name] = sums.get(name, 0.0) + value.detach()
+            *values, stops = team.sum([*torch.stack([*sums.values()]).tolist(), float(stop.asked)])
+            sums = dict(zip(sums, values, strict=True))
+            with clock("optimizer"):
+                grad_norm = torch.nn.utils.clip_grad_norm_([*trained.values()], 1.0).item()
+                if not math.isfinite(sums["loss"]) or not math.isfinite(grad_norm):
+                    raise UserError(
+                        f"step {step + 1}: the loss is {sums['loss']}, its gradient {grad_norm}; the last"
+                        " checkpoint is untouched: start from it with --init and a smaller --lr"
+                    )
+                learning_rate = recipe.learning_rate * schedule(step, recipe, args.decay)
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate
+                optimizer.step()
 
-            elapsed = time.time() - began
-            record = {"step": step + 1, "loss": loss.item(), **{name: value.item() for name, value in parts.items()}}
-            record |= {"grad_norm": grad_norm.item(), "lr": learning_rate, "seconds": round(elapsed, 2)}
-            log.append(record)
-            metrics.write(json.dumps(record) + "\n")
-            metrics.flush()
-            bar.set_postfix_str(f"loss {record['loss']:.4f}, {(step + 1) * recipe.batch / elapsed:.1f} samples/s")
+            state.step, state.seconds = step + 1, before + time.time() - began
+            speed = (state.step - first) * recipe.batch / (time.time() - began)
+            bar.set_postfix_str(f"loss {sums['loss']:.4f}, {speed:.1f} samples/s, {cost.memory_used(device):.1f} GB")
             bar.update()
-            last = step + 1 == recipe.steps
-            if last or (step + 1) % sample_every == 0:
-                show(args.stage, checkpoint, source, recipe, log, out)
-            if not last and (step + 1) % args.save_every == 0:
-                save(checkpoint, out, args, recipe, step + 1, elapsed)
-    bar.close()
-    if args.stage == "vae":
-        measure_latents(vae, source, recipe, device)
-    save(checkpoint, out, args, recipe, recipe.steps, time.time() - began)
-    print(f"wrote {out} after {time.time() - began:.0f} s")
+            if args.profile:
+                continue
+            if log:
+                record = {"step": state.step, **sums, "grad_norm": grad_norm, "lr": learning_rate}
+                log.add(record | {"seconds": round(state.seconds, 2)})
+            done, leaving = state.step == recipe.steps, stops > 0
+            if log and (done or state.step % sample_every == 0):
+                show(args.stage, checkpoint, source, recipe, log.records, out)
+            if done and args.stage == "vae":
+                measure_latents(vae, source, recipe, device)
+            if done or leaving or state.step % args.save_every == 0:
+                save(args, team, checkpoint, state, optimizer, trained, heads, originals, out)
+            if leaving and not done:
+                say(team, f"stopped after step {state.step} of {recipe.steps}, saved; go on with --resume")
+                return
+    if args.profile:
+        say(team, profile_table(clock, recipe, model, args.stage, recipe.steps - first, team))
+    else:
+        say(team, f"wrote {out} after {state.seconds:.0f} s")
+
+
+def say(team: Team, text: str) -> None:
+    if team.leader:
+        print(text, flush=True)
 
 
 def schedule(step: int, recipe: Recipe, decay: float) -> float:
@@ -227,71 +316,79 @@ def schedule(step: int, recipe: Recipe, decay: float) -> float:
     return warm * min(1.0, left) if decay else warm
 
 
-class Encoder:
-    """Posteriors (and REPA targets) of the frozen encoders, computed the first time an image comes by.
+def divide_batch(args: argparse.Namespace, recipe: Recipe, team: Team, group: int) -> tuple[int, int]:
+    """(examples at a time, how often before a step): the most that --micro-batch allows and that comes out even.
 
-    Kept in memory in half precision, up to MAX_BYTES; beyond that they are computed every time.
+    group: examples that must stay together (those of a mix).
     """
-
-    MAX_BYTES = 4 * 2**30
-
-    def __init__(self, checkpoint: Checkpoint, count: int, recipe: Recipe, dtype: torch.dtype) -> None:
-        self.checkpoint, self.recipe, self.dtype = checkpoint, recipe, dtype
-        self.count, self.known, self.rows = count, torch.zeros(count, dtype=torch.bool), None
-
-    @torch.no_grad()
-    def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """images: (B, S, S) uint8 -> posterior mean and log-variance, and with REPA the ViT's patch features."""
-        model, vae = self.checkpoint.model, self.checkpoint.vae
-        encoded = vae.posterior(data.vae_pixels(images).to(self.dtype))
-        if self.recipe.repa_weight:
-            encoded += (model.vit(data.vit_pixels(images, model.config).to(self.dtype)),)
-        return encoded
-
-    def __call__(self, index: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        where = index.cpu()
-        if self.known[where].all():
-            return tuple(row[where].to(images.device) for row in self.rows)
-        encoded = self.encode(images)  # of all: a batch with only some new ones is rare
-        if self.rows is None:
-            rows = [torch.empty(self.count, *e.shape[1:], dtype=torch.bfloat16, device="meta") for e in encoded]
-            fits = sum(row.nbytes for row in rows) <= self.MAX_BYTES
-            self.rows = [torch.empty_like(row, device="cpu") for row in rows] if fits else []
-        if self.rows:
-            for row, value in zip(self.rows, encoded, strict=True):
-                row[where] = value.to("cpu", torch.bfloat16)
-            self.known[where] = True
-        return encoded
+    each, rest = divmod(recipe.batch, team.size)
+    sizes = [m for m in range(1, min(each, recipe.micro_batch) + 1) if each % m == 0 and m % group == 0]
+    if rest or not sizes:
+        raise UserError(
+            f"--batch {recipe.batch}: cannot be shared by {team.size} processes in micro-batches of up to"
+            f" {recipe.micro_batch}" + (f" that are multiples of {group} (--mix {args.mix})" if group > 1 else "")
+        )
+    return sizes[-1], each // sizes[-1]
 
 
-def seeing_loss(model: UniX, head: torch.nn.Linear, batch: data.Batch) -> torch.Tensor:
-    """What stands in for SigLIP's pretraining: which phrases will the impression use? (Joulin et al. 2016)
+@torch.no_grad()
+def freeze(modules: list[nn.Module], trained: dict[str, nn.Parameter], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """No gradient for what does not train, so that "frozen" is bit for bit; and it is kept in `dtype`, as it computes.
 
-    A language model that starts from nothing first learns to talk without looking; predicting all phrases at once, from
-    the average and the maximum over the patches, teaches the ViT to see without running a language model at all.
+    Returns what the model's frozen parameters were, on the CPU, if that lost anything: it is what is saved.
     """
-    patches = model.vit(data.vit_pixels(batch.image, model.config).to(model.compute_dtype)).float()
-    logits = head(torch.cat([patches.mean(dim=1), patches.amax(dim=1)], dim=1))
-    return torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.phrases)
+    originals, training = {}, {id(p) for p in trained.values()}
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(id(parameter) in training)
+            if not parameter.requires_grad and parameter.dtype != dtype and isinstance(module, UniX):
+                originals[name] = parameter.detach().cpu()
+                parameter.data = parameter.to(dtype)
+    return originals
 
 
-def drawing_loss(
-    model: UniX, vae: VAE, projector: flow.RepaProjector | None, encode: Encoder, batch: data.Batch, recipe: Recipe
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Eq. 2, and in stage 2 REPA beside it. The prompt runs without a graph: the und branch is frozen."""
-    mean, log_variance, *features = encode(batch.index, batch.image)
-    latents = vae.normalise(sample_posterior(mean.float(), log_variance.float(), batch.posterior_noise))
-    t = flow.training_time(batch.t_normal)
-    x_t = flow.interpolate(latents, batch.noise, t)
-    with torch.no_grad():
-        prompt = model.read_prompt(batch.prompts, multiple=32)
-    if projector is None:
-        v = model.velocity(x_t, t, prompt)
-        return flow.velocity_error(v, latents, batch.noise).mean(), {}  # Eq. 2
-    v, hidden = model.velocity(x_t, t, prompt, tap=model.config.repa_layer)
-    mse = flow.velocity_error(v, latents, batch.noise).mean()  # Eq. 2
-    repa = flow.repa_loss(projector(hidden), features[0])
-    return mse + recipe.repa_weight * repa, {"mse": mse.detach(), "repa": repa.detach()}
+# ---- what a run shows --------------------------------------------------------------------------------------------
+
+
+class Log:
+    """OUT/metrics.jsonl, a line a step; a run that goes on drops what came after its checkpoint."""
+
+    def __init__(self, out: Path, step: int, tensorboard: bool) -> None:
+        path = out / "metrics.jsonl"
+        lines = path.read_text().splitlines() if step and path.is_file() else []
+        records = []
+        for line in lines:
+            with contextlib.suppress(ValueError):  # the line that a crash cut short
+                records.append(json.loads(line))
+        self.records = [record for record in records if record["step"] <= step]
+        kept = path.with_name(path.name + ".tmp")
+        kept.write_text("".join(json.dumps(record) + "\n" for record in self.records))
+        os.replace(kept, path)
+        self.file = open(path, "a")  # noqa: SIM115 (for the whole run)
+        self.writer = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise UserError("--tensorboard: pip install tensorboard first, or leave it out") from error
+            self.writer = SummaryWriter(out / "tensorboard")
+
+    def add(self, record: dict[str, float]) -> None:
+        self.records.append(record)
+        self.file.write(json.dumps(record) + "\n")
+        self.file.flush()
+        for name, value in record.items() if self.writer else ():
+            self.writer.add_scalar(name, value, record["step"])
+
+
+def profile_table(clock: cost.Clock, recipe: Recipe, model: UniX, stage: str, steps: int, team: Team) -> str:
+    """Where a step's time goes, and how much of the hardware's arithmetic it uses (a prompt of 32 tokens, an answer of
+    96)."""
+    flops = cost.step_flops(model.config, stage, recipe.size, 32, 96, recipe.batch)
+    rate = flops * steps / sum(clock.seconds.values())
+    peak = cost.peak_flops(team.device)
+    share = f", {100 * rate / (peak * team.size):.1f} % of the peak" if peak else ""
+    return f"{clock.table(steps)}\n{flops / 1e12:.3f} TFLOP a step, {rate / 1e12:.3f} TFLOP/s{share}"
 
 
 @torch.no_grad()
@@ -331,10 +428,13 @@ def show(stage: str, checkpoint: Checkpoint, source: data.Phantoms, recipe: Reci
         save_png(grid(draw(checkpoint, prompts, range(8), size=recipe.size, steps=25), prompts, columns=4), path)
 
 
-def start_from(args: argparse.Namespace, device: torch.device) -> tuple[Checkpoint, str]:
+# ---- starting, checking, saving ----------------------------------------------------------------------------------
+
+
+def start_from(args: argparse.Namespace, team: Team, resumed: Path | None) -> tuple[Checkpoint, str]:
     """The weights a stage starts from (said aloud), and the preset whose recipe fits their size."""
-    if args.init == "scratch":
-        print("starting from scratch: a fresh tiny model, and a tokenizer trained on 5,000 drawn reports")
+    if args.init == "scratch" and not resumed:
+        say(team, "starting from scratch: a fresh tiny model, and a tokenizer trained on 5,000 drawn reports")
         config = preset("tiny")
         reports = [data.Phantoms(5000).text(i)[0] for i in range(5000)]
         tokenizer = data.train_tokenizer([*reports, data.DEFAULT_QUESTION, data.SHORT_QUESTION], config.vocab_size)
@@ -342,11 +442,13 @@ def start_from(args: argparse.Namespace, device: torch.device) -> tuple[Checkpoi
         torch.manual_seed(args.seed)  # the autoencoder keeps torch's own initialisation
         vae, model = VAE(tiny_vae()), UniX(config)
         model.init_weights(generator)
-        return Checkpoint(model.to(device), vae.to(device), tokenizer), "tiny"
+        return Checkpoint(model.to(team.device), vae.to(team.device), tokenizer), "tiny"
     previous = Path(f"out/stage-{PREVIOUS[args.stage]}")
-    folder = Path(args.init) if args.init else previous if (previous / CHECKPOINT).exists() else SHIPPED
-    checkpoint = load_checkpoint(folder, device)
-    print(f"starting from {folder}")
+    folder = Path(args.init) if args.init else previous if find_checkpoint(previous) else SHIPPED
+    checkpoint = load_checkpoint(resumed or folder, team.device)
+    if resumed:
+        checkpoint.history.pop()  # this run's own entry, written anew with every save
+    say(team, f"going on with {resumed}" if resumed else f"starting from {folder}")
     return checkpoint, "unix" if checkpoint.model.config.hidden_size >= 1024 else "tiny"
 
 
@@ -357,11 +459,22 @@ def data_source(args: argparse.Namespace, recipe: Recipe) -> data.Phantoms:
     return data.Phantoms(int(count or 20_000), max(256, recipe.size), cache=args.cache)
 
 
-def check(args: argparse.Namespace, recipe: Recipe, model: UniX) -> None:
+def parse_mix(args: argparse.Namespace) -> tuple[int, int]:
+    und, _, gen = args.mix.partition(":")
+    if not (und.isdecimal() and gen.isdecimal() and int(gen) > 0):
+        raise UserError(f"--mix {args.mix}: give UND:GEN in whole numbers, for example 1:2; GEN at least 1")
+    if args.stage not in ("2", "3") and (args.train, args.mix) != ("gen", "0:1"):
+        raise UserError(f"--train {args.train} --mix {args.mix}: only for stages 2 and 3")
+    if int(und) and args.train == "gen":
+        raise UserError(f"--mix {args.mix}: reading teaches the und branch, which stands still; add --train both")
+    return int(und), int(gen)
+
+
+def check(args: argparse.Namespace, recipe: Recipe, model: UniX, mix: tuple[int, int]) -> None:
     for flag, value in (("--steps", recipe.steps), ("--batch", recipe.batch), ("--lr", recipe.learning_rate)):
         if not value > 0:
             raise UserError(f"{flag} {value}: must be above 0")
-    least = {"--seed": 0, "--workers": 0, "--save-every": 1, "--sample-every": 1}
+    least = {"--seed": 0, "--workers": 0, "--save-every": 1, "--sample-every": 1, "--micro-batch": 1}
     for flag, value in ((flag, getattr(args, flag[2:].replace("-", "_"))) for flag in least):
         if value is not None and value < least[flag]:
             raise UserError(f"{flag} {value}: must be at least {least[flag]}")
@@ -371,8 +484,32 @@ def check(args: argparse.Namespace, recipe: Recipe, model: UniX) -> None:
         raise UserError(f"--size {recipe.size}: must be a multiple of 16 up to {16 * model.config.max_latent_size}")
     if args.stage in ("vit", "1") and recipe.size != model.config.vit.image_size:
         raise UserError(f"--size {recipe.size}: this model's ViT sees {model.config.vit.image_size} px; leave it out")
-    if recipe.repa_weight and recipe.size != model.config.vit.image_size:
-        raise UserError(f"--size {recipe.size}: REPA's target, the stage-1 ViT, sees {model.config.vit.image_size} px")
+    if args.repa and args.stage != "2":
+        raise UserError(f"--repa {args.repa}: only stage 2 trains with REPA")
+
+
+def check_same_run(out: Path, before: dict, now: dict) -> None:
+    """Raises UserError if a flag would make --resume another run. More steps are welcome if the rate never falls."""
+    for name, value in before["recipe"].items():
+        longer = name == "steps" and not before["decay"] and now["recipe"]["steps"] >= value
+        if now["recipe"][name] != value and name != "micro_batch" and not longer:
+            raise UserError(f"--resume: {out} was started with {name} {value}, not {now['recipe'][name]}; leave it out")
+    for name in ("stage", "seed", "data", "decay", "train", "mix", "repa"):
+        if before[name] != now[name]:
+            raise UserError(f"--resume: {out} was started with --{name} {before[name]}; give that again")
+
+
+def check_no_run_is_lost(args: argparse.Namespace, out: Path) -> None:
+    """Raises UserError if OUT holds a run that is not finished: forgetting --resume must not cost a week."""
+    try:
+        there = read_state(out)
+    except UserError:  # weights that are no run, or a broken one
+        return
+    steps = there.settings["recipe"]["steps"] if there else 0
+    if there and there.step < steps and not args.profile:
+        raise UserError(
+            f"--out {out}: holds a run at step {there.step} of {steps}; add --resume, or name another --out"
+        )
 
 
 def make_folder(path: Path) -> None:
@@ -383,13 +520,33 @@ def make_folder(path: Path) -> None:
 
 
 def save(
-    checkpoint: Checkpoint, out: Path, args: argparse.Namespace, recipe: Recipe, step: int, seconds: float
+    args: argparse.Namespace,
+    team: Team,
+    checkpoint: Checkpoint,
+    state: State,
+    optimizer: torch.optim.Optimizer,
+    trained: dict[str, nn.Parameter],
+    heads: nn.Module,
+    originals: dict[str, torch.Tensor],
+    out: Path,
 ) -> None:
-    """The whole model into OUT/checkpoint, so that OUT serves as `--weights` and `--init`."""
-    entry = {"stage": args.stage, "steps": step, "batch": recipe.batch, "size": recipe.size, "seed": args.seed}
-    entry |= {"learning_rate": recipe.learning_rate, "decay": args.decay, "seconds": round(seconds)}
-    entry |= {"data": args.data, "dtype": args.dtype, "torch": torch.__version__}
-    save_checkpoint(out / CHECKPOINT, replace(checkpoint, history=[*checkpoint.history, entry]))
+    """The whole model and the state of the run into OUT/checkpoint, which serves as `--weights` and `--init` too."""
+    if args.zero and team.size > 1:
+        optimizer.consolidate_state_dict(to=0)
+    if not team.leader:
+        return
+    recipe = state.settings["recipe"]
+    entry = {"stage": args.stage, "steps": state.step, "batch": recipe["batch"], "size": recipe["size"]}
+    entry |= {"seed": args.seed, "learning_rate": recipe["learning_rate"], "decay": args.decay}
+    entry |= {"seconds": round(state.seconds), "data": args.data, "dtype": args.dtype, "torch": torch.__version__}
+    whole = replace(checkpoint, history=[*checkpoint.history, entry])
+    save_checkpoint(
+        out / CHECKPOINT,
+        whole,
+        instead=originals,
+        more=lambda folder: write_state(folder, state, optimizer, trained, heads),
+        keep_last=True,
+    )
 
 
 if __name__ == "__main__":

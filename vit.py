@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from layers import Conv2d, LayerNorm, Linear
 
@@ -71,6 +72,7 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpoint_activations = False  # as in UniX
         self.side = config.image_size // config.patch_size
         self.patch_embed = Conv2d(3, config.width, config.patch_size, stride=config.patch_size)
         rows = self.side**2 + config.class_token  # the class token's position comes first
@@ -101,7 +103,8 @@ class VisionTransformer(nn.Module):
             x = torch.cat([self.cls_token.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
         x = x + positions
         for block in self.blocks:
-            x = block(x)
+            again = self.checkpoint_activations and torch.is_grad_enabled()
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
         return self.norm(x)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -55,7 +55,7 @@ from vae import VAE, VAEConfig
 from vit import ViTConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-CHECKPOINT = "checkpoint"  # inside the folder of a training run
+CHECKPOINT = "checkpoint"  # inside the folder of a training run; the one before it is CHECKPOINT.old
 
 
 # ---- 1. files ----------------------------------------------------------------------------------------------------
@@ -503,8 +503,7 @@ def load_checkpoint(
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such weights folder")
-    if (folder / CHECKPOINT).is_dir():
-        folder = folder / CHECKPOINT
+    folder = find_checkpoint(folder) or folder
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder / 'config.json'}: missing; is this a weights folder?")
     config = read_json(folder / "config.json")
@@ -571,6 +570,13 @@ def load_vae(path: str | Path, device: str | torch.device = "cpu", dtype: torch.
     return vae.eval()
 
 
+def find_checkpoint(run: Path) -> Path | None:
+    """The newest whole checkpoint in the folder of a training run; None if there is none."""
+    # Between the two renames of a save only the older one stands under its name.
+    found = [run / name for name in (CHECKPOINT, CHECKPOINT + ".old") if (run / name).is_dir()]
+    return found[0] if found else None
+
+
 def empty(build: Callable[[], nn.Module], device: str | torch.device, dtype: torch.dtype) -> nn.Module:
     """A module in real, uninitialised memory of `dtype`, never initialised on the way; fixed tables are computed."""
     with torch.device("meta"):
@@ -581,8 +587,20 @@ def empty(build: Callable[[], nn.Module], device: str | torch.device, dtype: tor
     return module
 
 
-def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> None:
-    """Write our folder: all of it to FOLDER.tmp, then renamed over what was there. Raises UserError if it cannot."""
+def save_checkpoint(
+    folder: str | Path,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype = torch.float32,
+    instead: dict[str, torch.Tensor] | None = None,
+    more: Callable[[Path], None] = lambda folder: None,
+    keep_last: bool = False,
+) -> None:
+    """Write our folder: all of it to FOLDER.tmp, to the disk, then renamed over what was there.
+
+    instead: tensors of the model to write in place of those it holds (the originals of a branch kept in bfloat16).
+    more: writes further files into the folder. keep_last: what was there stays as FOLDER.old.
+    Raises UserError if it cannot; what was there is then untouched.
+    """
     folder = Path(folder)
     if checkpoint.vae is None:
         raise UserError(f"{folder}: a checkpoint needs its autoencoder; name kl-f16's file with --vae")
@@ -597,16 +615,27 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, dtype: torch.dty
         temporary.mkdir(parents=True)
         (temporary / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         for module, file in ((checkpoint.model, "model.safetensors"), (checkpoint.vae, "vae.safetensors")):
-            tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in module.state_dict().items()}
-            save_file(tensors, temporary / file)
+            state = module.state_dict() | ((instead or {}) if module is checkpoint.model else {})
+            save_file({name: tensor.to("cpu", dtype).contiguous() for name, tensor in state.items()}, temporary / file)
         checkpoint.tokenizer.save(str(temporary / "tokenizer.json"))
-        shutil.rmtree(old, ignore_errors=True)
+        more(temporary)
+        for file in temporary.iterdir():
+            flush_to_disk(file)
         if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
             os.rename(folder, old)
         os.rename(temporary, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder}: the checkpoint could not be written ({error})") from error
+        if not keep_last:
+            shutil.rmtree(old, ignore_errors=True)
+    except Exception as error:  # safetensors and tokenizers raise their own kinds, besides OSError
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(f"{folder}: the checkpoint could not be written ({error}); is the disk full?") from error
+
+
+def flush_to_disk(file: Path) -> None:
+    """A rename may reach the disk before the file's content does; after a power cut that would be an empty file."""
+    with open(file, "rb+") as written:
+        os.fsync(written.fileno())
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
@@ -614,8 +643,7 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, dtype: torch.dty
 
 def inspect(path: Path) -> None:
     """Print what a file, or each file of a folder, is and what loading it would do. Nothing is loaded."""
-    if (path / CHECKPOINT).is_dir():
-        path = path / CHECKPOINT
+    path = find_checkpoint(path) or path
     files = [path]
     if path.is_dir():
         files = [path / name for name in PUBLISHED_FILES if (path / name).is_file()][:1]

@@ -72,11 +72,9 @@ def test_any_text_encodes_and_comes_back(micro):
         assert micro.decode(ids) == text
 
 
-def examples(micro, stage, size=64):
-    source = data.Phantoms(12)
-    return data.Examples(
-        source, stage, size, seed=5, encode=micro.encode, config=micro_config(), downsampling=16, batch=4
-    )
+def examples(micro, stage, size=64, mix=(0, 1)):
+    source, encode = data.Phantoms(12), micro.encode
+    return data.Examples(source, stage, size, 5, encode, micro_config(), downsampling=16, batch=8, mix=mix)
 
 
 def same(first, second):
@@ -86,13 +84,31 @@ def same(first, second):
             assert torch.equal(value, getattr(second, key)), key
 
 
+def run(micro, stage, rank=0, processes=1, start=0, steps=5, micro_batch=4, workers=0, mix=(0, 1)):
+    share = data.Share(8, micro_batch, rank, processes, start, steps)
+    return list(data.batches(examples(micro, stage, mix=mix), share, workers))
+
+
 @pytest.mark.parametrize("stage", ["vae", "vit", "1", "2"])
 def test_batches_depend_on_their_position_only(micro, stage):
-    straight = list(data.batches(examples(micro, stage), 4, 0, 5, workers=0))
-    continued = list(data.batches(examples(micro, stage), 4, 3, 5, workers=2))
-    assert len(straight) == 5 and len(continued) == 2
-    for first, second in zip(straight[3:], continued, strict=True):
-        same(first, second)
+    straight, continued = run(micro, stage), run(micro, stage, start=3, workers=2)
+    assert len(straight) == 10 and len(continued) == 4  # two micro-batches of 4 a step
+    for first, second in zip(straight[6:], continued, strict=True):
+        same(*first.values(), *second.values())
+
+
+def test_processes_share_a_step_without_overlap(micro):
+    alone = [batch["draw"].index for batch in run(micro, "2", micro_batch=2)]
+    team = [[batch["draw"].index for batch in run(micro, "2", rank, 2, micro_batch=2)] for rank in (0, 1)]
+    interleaved = [index for pair in zip(*team, strict=True) for index in pair]
+    assert torch.equal(torch.cat(alone), torch.cat(interleaved))
+
+
+def test_a_mix_has_its_ratio_in_every_micro_batch(micro):
+    for batch in run(micro, "2", mix=(1, 3)):
+        assert {kind: len(part.index) for kind, part in batch.items()} == {"read": 1, "draw": 3}
+        assert batch["read"].targets is not None and batch["draw"].prompts is not None
+    assert [list(batch) for batch in run(micro, "2", mix=(0, 1))] == [["draw"]] * 10
 
 
 def test_each_epoch_visits_every_image_once_in_its_own_order(micro):

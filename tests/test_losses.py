@@ -1,0 +1,141 @@
+"""The training losses: golden numbers, gradients against finite differences, and each stage learns eight examples."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import data
+import test_golden
+import train
+from losses import Encoder, StageLoss
+from model import UniX
+from test_golden import SPEC
+from vae import VAE, VAEConfig
+from weights import Checkpoint
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+golden_model = test_golden.model  # the fixture
+
+
+class Given:
+    """Stands where the Encoder does: posteriors of variance 0 around the golden latents."""
+
+    def __init__(self, latents):
+        self.mean = latents / 0.238092 - 0.201906  # undoes the autoencoder's normalisation
+
+    def __call__(self, index, images):
+        return self.mean, torch.full_like(self.mean, -60.0)
+
+
+def test_one_training_step_has_the_golden_losses(golden_model):
+    expected = load_file(GOLDEN / "unix_tiny_expected.safetensors")
+    model, config = golden_model, golden_model.config
+    spec = json.loads((GOLDEN / "unix_tiny.json").read_text())
+    side, latents = 4, expected["train_latent"][None]
+    draw = data.Batch(
+        index=torch.tensor([0]),
+        image=torch.zeros(1, 64, 64, dtype=torch.uint8),
+        prompts=[spec["prompt_ids"]],
+        posterior_noise=torch.randn(latents.shape),
+        noise=expected["train_noise"].T.reshape(1, -1, side, side),
+        t_normal=expected["train_t_raw"],
+    )
+    losses = StageLoss(model, VAE(VAEConfig(ch=32, num_res_blocks=1)), torch.nn.ModuleDict(), Given(latents), 0.0)
+    loss, _ = losses({"draw": draw}, {"draw": 1})
+    assert loss.item() == pytest.approx(expected["train_mse_per_element"].mean().item(), abs=1e-4)
+
+    text_ids, targets = data.pack_text([SPEC["prompt_ids"]], [SPEC["answer_ids"]], config)
+    per_token = model.report_loss(expected["pixels"][None], text_ids, targets)
+    torch.testing.assert_close(per_token, expected["train_ce_per_token"], atol=1e-4, rtol=0)
+    # Two terms of six: what this process adds to the loss of a batch that others share.
+    read = data.Batch(torch.tensor([0]), torch.zeros(1, 64, 64, dtype=torch.uint8), text_ids, targets)
+    n = read.terms()
+    assert losses({"read": read}, {"read": 3 * n})[0].item() == pytest.approx(
+        losses({"read": read}, {"read": n})[0].item() / 3
+    )
+
+
+def examples_of(micro, stage, batch, size=64, **more):
+    source = data.Phantoms(8, size if stage == "vae" else 256)  # the autoencoder's eight: whole pictures, no crops
+    impressions = [source.text(i)[1] for i in range(8)]
+    vocabulary = data.common_phrases(impressions, least=1)
+    stream = data.Examples(source, stage, size, 0, micro.encode, micro.model.config, 16, batch, vocabulary, **more)
+    return source, stream, vocabulary
+
+
+def fresh(micro, seed=0):
+    torch.manual_seed(seed)
+    model, vae = (
+        UniX(micro.model.config),
+        VAE(VAEConfig(ch=8, ch_mult=(1, 2, 4, 4, 4), num_res_blocks=1, norm_groups=4)),
+    )
+    model.init_weights(torch.Generator().manual_seed(seed))
+    return Checkpoint(model, vae, micro.tokenizer)
+
+
+def test_gradients_of_the_gen_branch_are_the_losss_slope(micro):
+    """Central differences in float64-like steps along random directions of every gen tensor; und has no gradient."""
+    checkpoint = fresh(micro)
+    model = checkpoint.model
+    with torch.no_grad():
+        for _, parameter in model.gen_parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.double(), checkpoint.vae.double()
+    model.compute_dtype = torch.float64
+    gen = dict(model.gen_parameters())
+    train.freeze([model, checkpoint.vae], gen, torch.float64)
+    _, stream, _ = examples_of(micro, "2", 4)
+    batch = data.Collate(model.config)([stream[i] for i in range(4)])
+    encode = Encoder(checkpoint, 8, torch.float64)
+    losses = StageLoss(model, checkpoint.vae, torch.nn.ModuleDict(), encode, 0.0)
+    loss, _ = losses(batch, {"draw": 4})
+    loss.backward()
+    assert all(parameter.grad is None for _, parameter in model.und_parameters())  # absent, not zero
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in gen.items():
+        direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        slope = (parameter.grad * direction).sum().item()
+        values = []
+        with torch.no_grad():
+            for sign in (1, -1):
+                parameter.add_(sign * 1e-3 * direction)
+                values.append(losses(batch, {"draw": 4})[0].item())
+                parameter.sub_(sign * 1e-3 * direction)
+        # The loss itself is float32 (it is taken in float32 on purpose), which limits the difference.
+        assert slope == pytest.approx((values[0] - values[1]) / 2e-3, rel=0.02, abs=2e-3), name
+
+
+@pytest.mark.parametrize(
+    ("stage", "steps", "rate", "floor"),
+    [("vae", 60, 3e-3, 0.4), ("vit", 80, 4e-3, 0.1), ("1", 60, 3e-3, 0.1), ("2", 80, 3e-3, 0.5), ("3", 80, 3e-3, 0.5)],
+)
+def test_each_stage_learns_eight_examples_by_heart(micro, stage, steps, rate, floor):
+    """floor: of the loss at the start. Drawing cannot reach 0: noise of eight pictures, but new at every step."""
+    checkpoint = fresh(micro)
+    model, vae = checkpoint.model, checkpoint.vae
+    _, stream, vocabulary = examples_of(micro, stage, 8)
+    heads = torch.nn.ModuleDict()
+    if stage == "vit":
+        heads["phrases"] = torch.nn.Linear(2 * model.config.vit.width, len(vocabulary))
+    encode = Encoder(checkpoint, 8, torch.float32)
+    losses = StageLoss(model, vae, heads, encode, 0.0)
+    part = {"vae": vae.parameters(), "vit": model.vit.parameters()}.get(stage)
+    named = model.und_parameters() if stage == "1" else model.gen_parameters()
+    parameters = list(part) if part else [parameter for _, parameter in named]
+    optimizer = torch.optim.AdamW([*parameters, *heads.parameters()], lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
+    history = []
+    for step in range(steps):
+        batch = data.Collate(model.config)([stream[8 * step + i] for i in range(8)])
+        totals = {kind: each.terms() for kind, each in batch.items()}
+        loss, _ = losses(batch, totals)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        history.append(loss.item())
+    assert sum(history[-5:]) / 5 < floor * history[0], history[::10]
