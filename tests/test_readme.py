@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cost import memory_per_gpu
+from model import preset
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -22,6 +25,14 @@ def test_the_python_example_runs(monkeypatch):
 def test_parameter_counts_are_those_of_model_py():
     printed = subprocess.run([sys.executable, ROOT / "model.py"], capture_output=True, text=True).stdout
     assert printed.strip() in README
+
+
+def test_memory_table_is_what_cost_py_computes():
+    for stage, size, micro in (("1", 384, 8), ("2", 256, 32), ("3", 512, 8)):
+        flags = [(False, False), (True, False), (False, True), (True, True)]
+        totals = [memory_per_gpu(preset("unix"), stage, micro, size, 8, *each)["total"] for each in flags]
+        row = f"| {stage}, {size} px | {micro} | " + " | ".join(f"{total:.1f}" for total in totals) + " |"
+        assert row in README
 
 
 def test_every_file_it_names_exists():

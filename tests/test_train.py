@@ -73,6 +73,28 @@ def test_autoencoder_is_trained_by_its_stage_only(trained, micro):
         assert all(torch.equal(value, later[name]) for name, value in weights[0].items())
 
 
+@pytest.mark.parametrize("mix", ["0:1", "1:3"])
+def test_the_ablation_trains_both_branches(micro, micro_folder, tmp_path, mix):
+    flags = ["--train", "both", "--mix", mix, "--steps", 2, "--batch", 8, "--size", 64, "--sample-every", 9]
+    result = run("--stage", "2", "--init", micro_folder, *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    after = load_checkpoint(tmp_path / "out/stage-2").model
+    changed = {n for n, p in micro.model.und_parameters() if not torch.equal(p, after.get_parameter(n))}
+    assert any(name.startswith("layers.") for name in changed)
+    assert ("lm_head.weight" in changed) == (mix != "0:1")  # without reading examples nothing asks for words
+    record = json.loads((tmp_path / "out/stage-2/metrics.jsonl").read_text().splitlines()[0])
+    assert ("read" in record) == (mix != "0:1")
+
+
+def test_profile_prints_where_a_steps_time_goes_and_writes_nothing(micro_folder, tmp_path):
+    flags = ["--profile", "--steps", 2, "--batch", 4, "--size", 64]
+    result = run("--stage", "2", "--init", micro_folder, *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for words in ("data", "forward", "backward", "optimizer", "TFLOP a step"):
+        assert words in result.stdout
+    assert not (tmp_path / "out/stage-2").exists()
+
+
 def test_latents_are_normalised_by_what_was_measured(trained):
     checkpoint = load_checkpoint(trained / "out/stage-vae")
     images = torch.tensor(np.stack([train.square(data.Phantoms(12), i, 64) for i in range(12)]))
@@ -138,6 +160,11 @@ def test_posterior_sampling_is_mean_plus_sigma_noise():
         (["--stage", "1", "--size", "32"], ["--size 32", "ViT"]),
         (["--stage", "1", "--data", "mimic"], ["--data mimic"]),
         (["--stage", "1", "--init", "nowhere"], ["nowhere"]),
+        (["--stage", "2", "--mix", "1:0", "--train", "both"], ["--mix 1:0"]),
+        (["--stage", "2", "--mix", "1:2"], ["--mix 1:2", "--train both"]),
+        (["--stage", "1", "--train", "both"], ["--train both", "stages 2 and 3"]),
+        (["--stage", "1", "--repa", "nowhere"], ["--repa nowhere", "stage 2"]),
+        (["--stage", "1", "--batch", "7", "--micro-batch", "0"], ["--micro-batch 0"]),
         (["--stage", "1", "--device", "cuda:99"], ["--device cuda:99"]),
         (["--stage", "1", "--out", "file/run"], ["--out file/run"]),
     ],
