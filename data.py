@@ -7,23 +7,35 @@ workers share it, and continues anywhere.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import inspect
+import multiprocessing
 import os
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
+import clean
 import phantom
-from errors import UserError
+from errors import UserError, run
 from model import IGNORE, UniXConfig
+
+if TYPE_CHECKING:  # sources.py stands on this file
+    from sources import Records
 
 DEFAULT_QUESTION = "Write the FINDINGS and the IMPRESSION of this chest X-ray."
 SHORT_QUESTION = "Write the IMPRESSION of this chest X-ray."
@@ -33,12 +45,19 @@ MAX_PIXELS = 100_000_000  # a decompression bomb is not an X-ray
 # ---- images ------------------------------------------------------------------------------------------------------
 
 
-def load_image(path: str | Path) -> Image.Image:
-    """Any file Pillow reads, 8 or 16 bit -> an 8-bit grey image. Raises UserError naming the file."""
+def load_image(path: str | Path, size: int | None = None) -> Image.Image:
+    """Any file Pillow reads, 8 or 16 bit -> an 8-bit grey image. Raises UserError naming the file.
+
+    size: px that its longer side will be resized to; a JPEG may then come at the smallest of 1, 1/2, 1/4, 1/8 of its
+    own scale that is still larger. That halves the time and moves no grey value of the result by more than 2 of 255.
+    """
     try:
         with Image.open(path) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise UserError(f"{path}: {file.width} x {file.height} pixels is too large; reduce it first")
+            if size is not None:
+                scale = size / max(file.size)
+                file.draft("L", tuple(max(1, round(side * scale)) for side in file.size))
             file.load()
             image = file.copy()
     except FileNotFoundError as error:
@@ -232,6 +251,7 @@ class Examples(Dataset):
         self.encode, self.config, self.downsampling = encode, config, downsampling
         self.vocabulary, self.prompt_dropout = vocabulary, prompt_dropout
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        self._broken: set[int] = set()  # of this process
 
     def index(self, position: int) -> int:
         epoch, offset = divmod(position, len(self.source))
@@ -239,9 +259,24 @@ class Examples(Dataset):
             self._epoch, self._order = epoch, position_rng(self.seed, 1, epoch).permutation(len(self.source))
         return int(self._order[offset])
 
+    def picture(self, position: int) -> tuple[int, Image.Image]:
+        """The example at `position`; if its image is broken, that is said, and the next one's takes its place."""
+        limit = min(len(self.source) - 1, max(10, len(self.source) // 100))
+        while True:
+            index = self.index(position)
+            try:
+                return index, Image.fromarray(self.source.image(index))
+            except UserError as error:
+                if index not in self._broken:
+                    self._broken.add(index)
+                    print(f"skipped: {error}", file=sys.stderr)
+                if len(self._broken) > limit:
+                    raise UserError(f"{len(self._broken)} broken images, the last: {error}") from error
+                position += 1
+
     def __getitem__(self, position: int) -> dict:
-        index, rng = self.index(position), position_rng(self.seed, 0, position)
-        picture = Image.fromarray(self.source.image(index))
+        rng = position_rng(self.seed, 0, position)
+        index, picture = self.picture(position)
         stage, size = self.stage, self.size
         if position % sum(self.mix) < self.mix[0]:
             stage, size = "1", self.config.vit.image_size
@@ -374,3 +409,107 @@ def batches(examples: Examples, share: Share, workers: int, pin: bool = False) -
 
 def default_workers() -> int:
     return min(8, os.cpu_count() or 1)
+
+
+# ---- the command -------------------------------------------------------------------------------------------------
+
+
+def stats(source: Records, out: Path, tokenizer_file: Path) -> None:
+    """Print counts, the table of labels and the lengths of reports; write a contact sheet of 24 pictures."""
+    from pictures import grid, save_png
+    from weights import read_tokenizer
+
+    print(f"{source.kind}: {len(source):,} examples")
+    for what in ("split", "view"):
+        counts = Counter(getattr(record, what) or "-" for record in source.records)
+        print(f"{what:8}" + ", ".join(f"{name} {count:,}" for name, count in counts.most_common()))
+    patients = {record.patient for record in source.records} - {""}
+    print(f"{'patients':8} {len(patients):,}")
+    print(f"\n{'label':28}{'positive':>10}{'uncertain':>10}{'negative':>10}")
+    for name in phantom.OBSERVATIONS:
+        values = Counter(record.labels.get(name) for record in source.records)
+        print(f"{name:28}{values[1]:10,}{values[-1]:10,}{values[0]:10,}")
+    tokenizer = read_tokenizer(tokenizer_file)
+    reports = [source.text(i)[0] for i in range(len(source))]
+    lengths = np.array([len(encoding.ids) for encoding in tokenizer.encode_batch(reports)])
+    edges = [0, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1 << 30]
+    print(f"\ntokens of a report ({tokenizer_file}): median {np.median(lengths):.0f}, longest {lengths.max()}")
+    for low, high, count in zip(edges, edges[1:], np.histogram(lengths, edges)[0], strict=False):
+        label = f"{low}-{high - 1}" if high < 1 << 30 else f"{low}-"
+        print(f"{label:>8} {count:8,} {'#' * round(50 * count / max(1, len(lengths)))}")
+    print("\n" + source.problems.summary())
+    chosen = openable(source, 24)
+    if not chosen:
+        print("no picture could be opened: no contact sheet")
+        return
+    pictures = [to_square(Image.fromarray(source.image(i)), 256) for i in chosen]
+    save_png(grid(pictures, [reports[i] for i in chosen], columns=6), out)
+    print(f"{out}: {len(chosen)} of them")
+
+
+def openable(source: Phantoms | Records, count: int) -> list[int]:
+    """Up to `count` examples, spread over the set, whose image can be opened."""
+    wanted = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)).tolist()
+    return [index for index in wanted if open_and_discard(source, index) is None]
+
+
+def open_and_discard(source: Phantoms | Records, index: int) -> str | None:
+    """What is wrong with an example's image, None if nothing."""
+    try:
+        source.image(index)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def check(source: Records, workers: int) -> int:
+    """Open every image in parallel, print the bad ones and how many there are. Returns that number."""
+    began, bad = time.time(), 0
+    indices = [index for index, record in enumerate(source.records) if record.image]
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = pool.map(partial(open_and_discard, source), indices, chunksize=32)
+        for problem in tqdm(found, total=len(indices), unit="image", desc="checking", dynamic_ncols=True):
+            if problem:
+                bad += 1
+                tqdm.write(problem)
+    print(source.problems.summary())
+    print(f"{len(source):,} reports read, {len(indices):,} images opened in {time.time() - began:.0f} s, {bad} bad")
+    return bad
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Look at a data set of chest X-rays and reports, and clean its reports. A data set is whatever"
+        " train.py --data takes: MIMIC-CXR-JPG, a CheXGenBench CSV, Open-i, a folder with metadata.csv or .jsonl.",
+        epilog="examples: python data.py stats DATA; python data.py clean DATA --out cleaned.jsonl",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    command = commands.add_parser("stats", help="counts, labels, lengths of reports, and a contact sheet")
+    command.add_argument("--out", type=Path, default=Path("stats.png"), help="contact sheet (default stats.png)")
+    tokenizer = Path(__file__).parent / "assets" / "tiny" / "tokenizer.json"
+    command.add_argument("--tokenizer", type=Path, default=tokenizer, help="default: the shipped tiny model's")
+    command = commands.add_parser("check", help="open every image and list the bad ones (exit code 2 if there are any)")
+    command.add_argument("--workers", type=int, default=default_workers(), help="processes; default: one a core")
+    command = commands.add_parser("clean", help="rewrite the reports without what no image shows")
+    clean.add_arguments(command)
+    for command in commands.choices.values():
+        command.add_argument("source", type=Path, metavar="SRC", help="the data set")
+        command.add_argument("--split", default="all", help="train, validate, test or all (default)")
+    args = parser.parse_args()
+    from sources import open_source
+
+    # Reports can be counted and cleaned before their images are there; an archive holds reports alone.
+    archive = args.source.name.endswith((".tgz", ".tar", ".tar.gz"))
+    source = open_source(args.source, split=args.split, need_images=args.command == "check" and not archive)
+    if args.command == "stats":
+        stats(source, args.out, args.tokenizer)
+    elif args.command == "check":
+        if check(source, args.workers):
+            sys.exit(2)
+    else:
+        clean.run(args, (asdict(record) for record in source.records))
+        print(f"to train on it: --data {source.root / args.out.name}, where the paths of its images begin")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -33,6 +33,7 @@ from losses import Encoder, StageLoss
 from model import UniX, preset
 from pictures import curves, grid, save_png
 from sample import SHIPPED, check_device, draw, read
+from sources import Records, open_source
 from survival import State, StopSignal, Team, join_team, leave_team, read_state, restore, unbroken, write_state
 from vae import VAE, tiny_vae
 from weights import CHECKPOINT, Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
@@ -86,7 +87,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--stage", required=True, choices=list(PREVIOUS))
     add = parser.add_argument_group("what to train").add_argument
     add("--init", help="weights folder to start from, or 'scratch' for a fresh tiny model")
-    add("--data", default="phantom", help="phantom or phantom:COUNT (default 20,000 drawn X-rays)")
+    add(
+        "--data",
+        default="phantom",
+        help="phantom[:COUNT] (default: 20,000 drawn X-rays), or a data set: see python data.py --help",
+    )
     add("--repa", type=Path, metavar="FOLDER", help="RadDino, stage 2's target; default: the model's own ViT")
     add("--train", choices=["gen", "both"], default="gen", help="stages 2, 3: also the und branch? (the ablation)")
     add("--mix", default="0:1", metavar="UND:GEN", help="stages 2, 3 with --train both: reading to drawing examples")
@@ -392,40 +397,49 @@ def profile_table(clock: cost.Clock, recipe: Recipe, model: UniX, stage: str, st
 
 
 @torch.no_grad()
-def measure_latents(vae: VAE, source: data.Phantoms, recipe: Recipe, device: torch.device) -> None:
+def measure_latents(vae: VAE, source: data.Phantoms | Records, recipe: Recipe, device: torch.device) -> None:
     """Set scale and shift so that normalised latents have mean 0 and variance 1, from 256 training images."""
-    images = torch.from_numpy(np.stack([square(source, i, recipe.size) for i in range(min(256, len(source)))]))
+    images = torch.from_numpy(np.stack([square(source, i, recipe.size) for i in data.openable(source, 256)]))
     latents = torch.cat([vae.posterior(data.vae_pixels(part.to(device)))[0] for part in images.split(32)])
     vae.config.shift_factor, vae.config.scale_factor = latents.mean().item(), 1 / latents.std().item()
     print(f"latents: shift {vae.config.shift_factor:.4f}, scale {vae.config.scale_factor:.4f}")
 
 
-def square(source: data.Phantoms, index: int, size: int) -> np.ndarray:
+def square(source: data.Phantoms | Records, index: int, size: int) -> np.ndarray:
     return data.to_square(Image.fromarray(source.image(index)), size)
 
 
-def show(stage: str, checkpoint: Checkpoint, source: data.Phantoms, recipe: Recipe, log: list[dict], out: Path) -> None:
+def show(
+    stage: str, checkpoint: Checkpoint, source: data.Phantoms | Records, recipe: Recipe, log: list[dict], out: Path
+) -> None:
     """The loss curve, and what the model makes of the same few examples each time."""
     names = [name for name in ("loss", "mse", "repa", "l1", "detail") if name in log[0]]
     save_png(curves({n: [(r["step"], r[n]) for r in log] for n in names}, f"stage {stage}"), out / "loss.png")
     vae, step = checkpoint.vae, log[-1]["step"]
     path = out / "samples" / f"step-{step:06d}.png"
-    originals = [square(source, i, recipe.size) for i in range(8)]
+    chosen = data.openable(source, 8)
+    originals = [square(source, i, recipe.size) for i in chosen]
     if stage == "vae":
         images = data.vae_pixels(torch.from_numpy(np.stack(originals))).to(next(vae.parameters()).device)
         with torch.no_grad():
             rebuilt = data.to_uint8(vae.decode(vae.encode(images)))
-        save_png(grid([*originals, *rebuilt], ["original"] * 8 + ["rebuilt"] * 8, columns=8), path)
+        save_png(
+            grid([*originals, *rebuilt], ["original"] * len(chosen) + ["rebuilt"] * len(chosen), columns=len(chosen)),
+            path,
+        )
     elif stage == "vit":
         return  # nothing to look at yet
     elif stage == "1":
         reports = read(checkpoint, [Image.fromarray(image) for image in originals], max_new_tokens=128)
-        truths = [source.text(i)[1] for i in range(8)]
+        truths = [source.text(i)[1] for i in chosen]
         captions = [f"{report} [truth: {truth}]" for report, truth in zip(reports, truths, strict=True)]
         save_png(grid([np.kron(image, np.ones((2, 2), np.uint8)) for image in originals], captions, columns=4), path)
     else:
-        prompts = [source.text(i)[1] for i in range(8)]
-        save_png(grid(draw(checkpoint, prompts, range(8), size=recipe.size, steps=25), prompts, columns=4), path)
+        room = checkpoint.model.config.context_length - 2
+        chosen = [i for i in chosen if len(checkpoint.encode(source.text(i)[1])) <= room]
+        prompts = [source.text(i)[1] for i in chosen]
+        if prompts:
+            save_png(grid(draw(checkpoint, prompts, chosen, size=recipe.size, steps=25), prompts, columns=4), path)
 
 
 # ---- starting, checking, saving ----------------------------------------------------------------------------------
@@ -452,9 +466,16 @@ def start_from(args: argparse.Namespace, team: Team, resumed: Path | None) -> tu
     return checkpoint, "unix" if checkpoint.model.config.hidden_size >= 1024 else "tiny"
 
 
-def data_source(args: argparse.Namespace, recipe: Recipe) -> data.Phantoms:
+def data_source(args: argparse.Namespace, recipe: Recipe) -> data.Phantoms | Records:
     name, _, count = args.data.partition(":")
-    if name != "phantom" or (count and not count.isdecimal()) or count == "0":
+    if name != "phantom":
+        if not Path(args.data).exists():
+            raise UserError(f"--data {args.data}: neither phantom[:COUNT] nor a file or folder of a data set")
+        source = open_source(args.data, split="train", cache=args.cache)
+        # The autoencoder trains on crops at full detail; the others see the whole picture at `size`.
+        source.size = None if args.stage == "vae" else recipe.size
+        return source
+    if (count and not count.isdecimal()) or count == "0":
         raise UserError(f"--data {args.data}: give phantom or phantom:COUNT, for example phantom:5000")
     return data.Phantoms(int(count or 20_000), max(256, recipe.size), cache=args.cache)
 

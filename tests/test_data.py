@@ -65,6 +65,34 @@ def test_pixels_are_normalised_per_tower():
     assert data.to_uint8(data.vae_pixels(images)).tolist() == images.tolist()
 
 
+def test_a_jpeg_decoded_at_reduced_scale_looks_the_same(tmp_path):
+    drawn = Image.fromarray(data.Phantoms(1, 512).image(0)).resize((1900, 1500), Image.Resampling.BICUBIC)
+    noise = np.random.default_rng(0).normal(0, 4, (1500, 1900))
+    Image.fromarray((np.asarray(drawn) + noise).clip(0, 255).astype(np.uint8)).save(tmp_path / "x.jpg", quality=92)
+    reduced, whole = data.load_image(tmp_path / "x.jpg", size=384), data.load_image(tmp_path / "x.jpg")
+    assert reduced.size == (475, 375) and whole.size == (1900, 1500)
+    squares = [data.to_square(image, 384).astype(int) for image in (reduced, whole)]
+    assert np.abs(squares[0] - squares[1]).max() <= 3
+
+
+def test_a_broken_image_is_said_and_another_takes_its_place(micro, monkeypatch, capsys):
+    stream = examples(micro, "2")
+    image = data.Phantoms.image
+
+    def some_broken(self, index, broken=(3,)):
+        if index in broken:
+            raise UserError(f"{index}.png: broken image")
+        return image(self, index)
+
+    monkeypatch.setattr(data.Phantoms, "image", some_broken)
+    indices = [stream[position]["index"] for position in range(24)]
+    assert 3 not in indices and set(indices) == set(range(12)) - {3}
+    assert capsys.readouterr().err == "skipped: 3.png: broken image\n"
+    monkeypatch.setattr(data.Phantoms, "image", lambda self, index: some_broken(self, index, range(12)))
+    with pytest.raises(UserError, match="11 broken images, the last: "):
+        stream[0]
+
+
 def test_any_text_encodes_and_comes_back(micro):
     for text in ("Small left pleural effusion.", "Épanchement pleural gauche minime.", "右側胸水。 🫁", "<|eos|>"):
         ids = micro.encode(text)

@@ -1,0 +1,72 @@
+"""`python data.py stats|check|clean` and `train.py --data FOLDER`, on a folder a user could have made."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import data
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twelve drawn X-rays as JPEGs, with reports that need cleaning, and one image that is cut off."""
+    folder, source = tmp_path_factory.mktemp("mine"), data.Phantoms(12)
+    rows = []
+    for i in range(12):
+        Image.fromarray(source.image(i)).save(folder / f"{i}.jpg", quality=95)
+        report, _ = source.text(i)
+        rows.append({"image": f"{i}.jpg", "report": f"{report} Compared to the prior study of ___.", "patient": str(i)})
+    whole = (folder / "5.jpg").read_bytes()
+    (folder / "5.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def run(script, *arguments, cwd):
+    command = [sys.executable, ROOT / script, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def test_stats_prints_counts_and_draws_a_sheet(folder, tmp_path):
+    result = run("data.py", "stats", folder, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "12 examples" in result.stdout and "Cardiomegaly" in result.stdout and "tokens of a report" in result.stdout
+    assert "stats.png: 11 of them" in result.stdout  # one does not open
+    Image.open(tmp_path / "stats.png").verify()
+
+
+def test_check_names_the_broken_image(folder, tmp_path):
+    result = run("data.py", "check", folder, "--workers", 2, cwd=tmp_path)
+    assert result.returncode == 2 and "5.jpg: broken image" in result.stdout and "12 reports read, 12 images opened" in result.stdout
+
+
+def test_cleaned_reports_are_a_data_set_again(folder, tmp_path):
+    result = run("data.py", "clean", folder, "--out", folder / "cleaned.jsonl", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for line in (folder / "cleaned.jsonl").read_text().splitlines()]
+    assert len(rows) == 12
+    assert not any("prior" in row["findings"] + row["impression"] for row in rows)
+    result = run("data.py", "stats", folder / "cleaned.jsonl", cwd=tmp_path)
+    assert result.returncode == 0 and "12 examples" in result.stdout, result.stderr
+    (folder / "cleaned.jsonl").unlink()
+
+
+@pytest.mark.parametrize("stage", ["1", "2"])
+def test_a_folder_trains_and_a_broken_image_does_not_stop_it(folder, micro_folder, tmp_path, stage):
+    flags = ["--init", micro_folder, "--data", folder, "--steps", 3, "--batch", 4, "--size", 64, "--workers", 0]
+    result = run("train.py", "--stage", stage, *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "skipped: " in result.stderr and "5.jpg: broken image" in result.stderr
+
+
+def test_a_path_that_is_no_data_set_is_refused(micro_folder, tmp_path):
+    for script, flags in (("data.py", ["stats", "nowhere"]), ("train.py", ["--stage", "1", "--data", "nowhere"])):
+        result = run(script, *flags, cwd=tmp_path)
+        assert result.returncode == 2 and re.match(r"error: (--data )?nowhere: ", result.stderr), result.stderr
