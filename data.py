@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -88,7 +89,7 @@ def to_square(image: Image.Image, size: int) -> np.ndarray:
     resized = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
     square = Image.new("L", (size, size))
     square.paste(resized, ((size - width) // 2, (size - height) // 2))
-    return np.asarray(square)
+    return np.array(square)  # a copy: torch wants memory it may write to
 
 
 def vit_pixels(images: torch.Tensor, config: UniXConfig) -> torch.Tensor:
@@ -403,8 +404,15 @@ def batches(examples: Examples, share: Share, workers: int, pin: bool = False) -
         collate_fn=Collate(examples.config),
         prefetch_factor=4 if workers else None,
         pin_memory=pin,
+        worker_init_fn=ignore_signals,
     )
     return iter(loader)
+
+
+def ignore_signals(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach every process; whether and when to stop is the training process's decision."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def default_workers() -> int:

@@ -70,8 +70,8 @@ RECIPES["tiny"] = {
         "vae": {"learning_rate": 1e-3, "size": 128, "batch": 4, "warmup": 50, "steps": 6_000},
         "vit": {"learning_rate": 1e-3, "size": 128, "batch": 32, "warmup": 100, "steps": 3_000},
         "1": {"learning_rate": 1e-3, "size": 128, "batch": 32, "warmup": 80, "steps": 800},
-        "2": {"learning_rate": 1e-3, "size": 128, "batch": 32, "warmup": 100, "steps": 500},
-        "3": {"learning_rate": 6e-4, "size": 256, "batch": 16, "steps": 800},
+        "2": {"learning_rate": 1e-3, "size": 128, "batch": 32, "warmup": 100, "steps": 2_000},
+        "3": {"learning_rate": 8e-4, "size": 256, "batch": 16, "steps": 4_000},
     }.items()
 }
 

@@ -137,13 +137,19 @@ def test_twenty_kills_at_random_moments_change_nothing(micro_folder, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_leaves(micro_folder, tmp_path, number):
     flags = ["--stage", "2", "--steps", "100000", "--sample-every", "200000", "--out", "run"]
+    flags += ["--workers", "2"]  # the last one counts; a terminal signals these processes too
     process = subprocess.Popen(
-        command(micro_folder, *flags), cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+        command(micro_folder, *flags),
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     while not (tmp_path / "run/metrics.jsonl").exists() or len(records(tmp_path / "run")) < 3:
         time.sleep(0.05)
         assert process.poll() is None
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and "saved; go on with --resume" in said
     step = json.loads((tmp_path / "run/checkpoint/training.json").read_text())["step"]
