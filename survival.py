@@ -65,8 +65,11 @@ def join_team(device: torch.device) -> Team:
     return Team(dist.get_rank(), dist.get_world_size(), device)
 
 
-def leave_team() -> None:
+def leave_team(together: bool) -> None:
+    """together: everybody is leaving, so wait for the last (the leader still saves); otherwise one has failed."""
     if dist.is_initialized():
+        if together:
+            dist.barrier()
         dist.destroy_process_group()
 
 

@@ -135,10 +135,12 @@ def main() -> None:
     device_name = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device_name)
     team = join_team(torch.device(device_name))
+    together = False
     try:
         train(args, team)
+        together = True
     finally:
-        leave_team()
+        leave_team(together)
 
 
 def train(args: argparse.Namespace, team: Team) -> None:
