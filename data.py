@@ -8,6 +8,7 @@ workers share it, and continues anywhere.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import inspect
 import multiprocessing
@@ -446,22 +447,25 @@ def stats(source: Records, out: Path, tokenizer_file: Path) -> None:
         label = f"{low}-{high - 1}" if high < 1 << 30 else f"{low}-"
         print(f"{label:>8} {count:8,} {'#' * round(50 * count / max(1, len(lengths)))}")
     print("\n" + source.problems.summary())
-    chosen = openable(source, 24)
-    if not chosen:
+    shown = openable(source, 24)
+    if not shown:
         print("no picture could be opened: no contact sheet")
         return
-    pictures = [to_square(Image.fromarray(source.image(i)), 256) for i in chosen]
-    save_png(grid(pictures, [reports[i] for i in chosen], columns=6), out)
-    print(f"{out}: {len(chosen)} of them")
+    pictures = [to_square(Image.fromarray(picture), 256) for picture in shown.values()]
+    save_png(grid(pictures, [reports[i] for i in shown], columns=6), out)
+    print(f"{out}: {len(shown)} of them")
 
 
-def openable(source: Phantoms | Records, count: int) -> list[int]:
-    """Up to `count` examples, spread over the set, whose image can be opened."""
-    wanted = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)).tolist()
-    return [index for index in wanted if open_and_discard(source, index) is None]
+def openable(source: Phantoms | Records, count: int) -> dict[int, np.ndarray]:
+    """Index -> picture of up to `count` examples, spread over the set, leaving out what cannot be opened."""
+    pictures = {}
+    for index in np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)).tolist():
+        with contextlib.suppress(UserError):
+            pictures[index] = source.image(index)
+    return pictures
 
 
-def open_and_discard(source: Phantoms | Records, index: int) -> str | None:
+def open_and_discard(source: Records, index: int) -> str | None:
     """What is wrong with an example's image, None if nothing."""
     try:
         source.image(index)

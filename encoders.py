@@ -23,7 +23,7 @@ from torch import nn
 
 from errors import UserError
 from labeler import NEGATIVE, POSITIVE, UNCERTAIN, Label
-from layouts import BIOVIL, CHEXBERT, CXR_BERT, DINOV2, SIGLIP, translate_bert
+from layouts import BIOVIL, CHEXBERT, CXR_BERT, DINOV2, SIGLIP, Layout, Translate, translate_bert
 from phantom import OBSERVATIONS
 from vit import VisionTransformer
 from weights import (
@@ -169,7 +169,7 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str], longest: int) -> tuple[
     return ids, visible
 
 
-def bert_shapes(tensors: Tensors, translate: object, folder: Path) -> tuple[dict[str, tuple[int, ...]], int | None]:
+def bert_shapes(tensors: Tensors, translate: Translate, folder: Path) -> tuple[dict[str, tuple[int, ...]], int | None]:
     """Shapes without the prefix `bert.`, and the number of heads that config.json tells, if there is one."""
     shapes = {name.removeprefix("bert."): shape for name, shape in our_shapes(tensors, translate).items()}
     if not {"word.weight", "position.weight", "token_type.weight", "blocks.0.fc1.weight"} <= shapes.keys():
@@ -218,7 +218,7 @@ class CheXbert(nn.Module):
 
 def load_chexbert(folder: str | Path, device: str | torch.device = "cpu") -> CheXbert:
     """A folder with chexbert.pth and bert-base-uncased's vocab.txt (or tokenizer.json)."""
-    tensors = Tensors(one_weights_file(folder, CHEXBERT))
+    tensors = one_of_layout(folder, CHEXBERT)
     shapes, heads = bert_shapes(tensors, CHEXBERT.translate, Path(folder))
     tokenizer = read_wordpiece(folder)
     chexbert = empty(lambda: CheXbert(shapes, heads, tokenizer), device, torch.float32)
@@ -226,14 +226,15 @@ def load_chexbert(folder: str | Path, device: str | torch.device = "cpu") -> Che
     return chexbert.eval().requires_grad_(False)
 
 
-def one_weights_file(folder: str | Path, wanted: object) -> Path:
+def one_of_layout(folder: str | Path, wanted: Layout) -> Tensors:
     """The one file of a folder that holds the wanted layout."""
     files = [file for file in sorted(Path(folder).glob("*")) if file.suffix in (".safetensors", *PICKLES)]
-    found = [file for file in files if recognise(Tensors(file)) is wanted]
-    if not found:
-        held = f"only {', '.join(file.name for file in files)}" if files else "no weights at all"
-        raise UserError(f"{folder}: no {wanted.holds} in it, {held}")
-    return found[0]
+    for file in files:
+        tensors = Tensors(file)
+        if recognise(tensors) is wanted:
+            return tensors
+    held = f"only {', '.join(file.name for file in files)}" if files else "no weights at all"
+    raise UserError(f"{folder}: no {wanted.holds} in it, {held}")
 
 
 # ---- images and text: BioViL -------------------------------------------------------------------------------------
@@ -340,8 +341,8 @@ class Aligner(nn.Module):
 
 def load_aligner(folder: str | Path, device: str | torch.device = "cpu") -> Aligner:
     """The published folder: biovil_image_resnet50_proj_size_128.pt, and CXR-BERT's weights, config and vocabulary."""
-    image_tensors = Tensors(one_weights_file(folder, BIOVIL))
-    text_tensors = Tensors(one_weights_file(folder, CXR_BERT))
+    image_tensors = one_of_layout(folder, BIOVIL)
+    text_tensors = one_of_layout(folder, CXR_BERT)
     width = our_shapes(image_tensors, BIOVIL.translate).get("projector.0.weight", (128,))[0]
     image_side = empty(lambda: ImageSide(width), device, torch.float32)
     load_tensors(image_side, image_tensors, BIOVIL.translate)

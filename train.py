@@ -298,7 +298,7 @@ def train(args: argparse.Namespace, team: Team) -> None:
             done, leaving = state.step == recipe.steps, stops > 0
             if log and (done or state.step % sample_every == 0):
                 show(args.stage, checkpoint, source, recipe, log.records, out)
-            if done and args.stage == "vae":
+            if done and args.stage == "vae" and team.leader:  # which alone saves
                 measure_latents(vae, source, recipe, device)
             if done or leaving or state.step % args.save_every == 0:
                 save(args, team, checkpoint, state, optimizer, trained, heads, originals, out)
@@ -401,14 +401,16 @@ def profile_table(clock: cost.Clock, recipe: Recipe, model: UniX, stage: str, st
 @torch.no_grad()
 def measure_latents(vae: VAE, source: data.Phantoms | Records, recipe: Recipe, device: torch.device) -> None:
     """Set scale and shift so that normalised latents have mean 0 and variance 1, from 256 training images."""
-    images = torch.from_numpy(np.stack([square(source, i, recipe.size) for i in data.openable(source, 256)]))
+    images = torch.from_numpy(np.stack(squares(source, 256, recipe.size)[1]))
     latents = torch.cat([vae.posterior(data.vae_pixels(part.to(device)))[0] for part in images.split(32)])
     vae.config.shift_factor, vae.config.scale_factor = latents.mean().item(), 1 / latents.std().item()
     print(f"latents: shift {vae.config.shift_factor:.4f}, scale {vae.config.scale_factor:.4f}")
 
 
-def square(source: data.Phantoms | Records, index: int, size: int) -> np.ndarray:
-    return data.to_square(Image.fromarray(source.image(index)), size)
+def squares(source: data.Phantoms | Records, count: int, size: int) -> tuple[list[int], list[np.ndarray]]:
+    """Indices and square pictures of up to `count` examples whose image can be opened."""
+    pictures = data.openable(source, count)
+    return [*pictures], [data.to_square(Image.fromarray(picture), size) for picture in pictures.values()]
 
 
 def show(
@@ -419,8 +421,7 @@ def show(
     save_png(curves({n: [(r["step"], r[n]) for r in log] for n in names}, f"stage {stage}"), out / "loss.png")
     vae, step = checkpoint.vae, log[-1]["step"]
     path = out / "samples" / f"step-{step:06d}.png"
-    chosen = data.openable(source, 8)
-    originals = [square(source, i, recipe.size) for i in chosen]
+    chosen, originals = squares(source, 8, recipe.size)
     if stage == "vae":
         images = data.vae_pixels(torch.from_numpy(np.stack(originals))).to(next(vae.parameters()).device)
         with torch.no_grad():

@@ -210,6 +210,22 @@ class Plan:
         return {what: len(names) for what, names in numbers.items()}
 
 
+def translate_names(tensors: Tensors, translate: Translate) -> tuple[dict[str, Place], list[str], list[str]]:
+    """Their names -> (places, those to skip, those never heard of)."""
+    places, skipped, unknown = {}, [], []
+    for name in tensors.shapes:
+        try:
+            place = translate(name)
+        except KeyError:
+            unknown.append(name)
+            continue
+        if place is None:
+            skipped.append(name)
+        else:
+            places[name] = place
+    return places, skipped, unknown
+
+
 def make_plan(
     targets: dict[str, torch.Tensor],
     tensors: Tensors,
@@ -221,18 +237,12 @@ def make_plan(
 
     Raises UserError naming the file and the first tensors that are missing, unknown or of a wrong shape.
     """
-    plan, filled = Plan(), {}  # filled: our name -> the parts of it that the file brings
-    unknown, misshapen, twice = [], [], []
-    for name, shape in tensors.shapes.items():
-        try:
-            place = translate(name)
-        except KeyError:
-            unknown.append(name)
-            continue
-        if place is None:
-            plan.skipped.append(name)
-            continue
+    places, skipped, unknown = translate_names(tensors, translate)
+    plan, filled = Plan(skipped=skipped), {}  # filled: our name -> the parts of it that are still to come
+    misshapen, twice = [], []
+    for name, place in places.items():
         ours, part, parts = place
+        shape = tensors.shapes[name]
         if ours not in targets:
             unknown.append(name)
             continue
@@ -348,14 +358,8 @@ def read_json(path: Path) -> dict:
 
 def our_shapes(tensors: Tensors, translate: Translate) -> dict[str, tuple[int, ...]]:
     """Our name -> shape of one of its parts; what cannot be translated is left for the plan to name."""
-    shapes = {}
-    for name, shape in tensors.shapes.items():
-        try:
-            if place := translate(name):
-                shapes[place[0]] = shape
-        except KeyError:
-            pass
-    return shapes
+    places, _, _ = translate_names(tensors, translate)
+    return {ours: tensors.shapes[name] for name, (ours, _, _) in places.items()}
 
 
 def depth(shapes: dict[str, tuple[int, ...]], prefix: str) -> int:
@@ -698,17 +702,8 @@ def describe(tensors: Tensors, layout: Layout, given: dict) -> tuple[dict[str, s
         words = f"ch {config.ch}, multipliers {config.ch_mult}, {config.num_res_blocks} blocks, z {config.z_channels}"
         return {"VAE": words}, make_plan(targets, tensors, translate_vae)
     shapes = our_shapes(tensors, layout.translate)
-    plan, unknown = Plan(), []
-    for name in tensors.shapes:
-        try:
-            place = layout.translate(name)
-        except KeyError:
-            unknown.append(name)
-            continue
-        if place is None:
-            plan.skipped.append(name)
-        else:
-            plan.reads[name] = place
+    places, skipped, unknown = translate_names(tensors, layout.translate)
+    plan = Plan(places, skipped)
     if unknown:
         raise UserError(f"{tensors.path}: {len(unknown)} tensors unknown ({_listed(unknown)})")
     if layout in (SIGLIP, DINOV2):
