@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import math
 import os
@@ -198,7 +199,9 @@ def train(args: argparse.Namespace, team: Team) -> None:
             model.copy_und_to_gen()
             say(team, "gen branch: starts as a copy of the und branch")
         if recipe.repa_weight:
-            repa = load_raddino(args.repa, device) if args.repa else model.vit
+            # A target that stands still, also where --train both moves the ViT.
+            own = copy.deepcopy(model.vit) if both else model.vit
+            repa = load_raddino(args.repa, device) if args.repa else own
             target_width = (repa.vit if args.repa else repa).config.width
             width = model.config.hidden_size
             heads["repa"] = flow.RepaProjector(width, target_width, hidden=min(2048, 2 * width))
