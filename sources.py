@@ -56,22 +56,56 @@ WORDS = {  # a label as a report would say it, where its name in small letters w
     "Nodule": "lung nodule",
     "Pleural Other": "pleural abnormality",
 }
-MESH = {  # CheXpert's observations <- how the major terms of Open-i begin
-    "No Finding": ("normal",),
-    "Enlarged Cardiomediastinum": ("mediastinum/enlarged", "mediastinum/prominent"),
-    "Cardiomegaly": ("cardiomegaly", "cardiac shadow/enlarged"),
-    "Lung Opacity": ("opacity/lung", "density/lung", "infiltrate", "airspace disease"),
-    "Lung Lesion": ("nodule/lung", "mass/lung"),
-    "Edema": ("pulmonary edema",),
-    "Consolidation": ("consolidation",),
-    "Pneumonia": ("pneumonia",),
-    "Atelectasis": ("pulmonary atelectasis",),
-    "Pneumothorax": ("pneumothorax", "hydropneumothorax"),
-    "Pleural Effusion": ("pleural effusion",),
-    "Pleural Other": ("thickening/pleura",),
-    "Fracture": ("fractures, bone",),
-    "Support Devices": ("catheters, indwelling", "implanted medical device", "medical device", "tube, inserted"),
+# CheXpert's observations <- the major terms of Open-i, "heading/place/qualifier/...", by how a term begins. Where a
+# heading could go two ways, what CheXpert's published phrase files say of its words decides.
+MESH_DEVICES = r"catheters, indwelling|(implanted )?medical device|tube, inserted|spinal fusion"
+MESH = {
+    "Enlarged Cardiomediastinum": r"mediastinum/(enlarged|prominent)",
+    "Cardiomegaly": r"cardiomegaly|cardiac shadow/(enlarged|borderline)",
+    # "Opacity" says where it lies or nothing: only other organs than the lung are left out; "Density" is of anything,
+    # so it must name the lung. Scars (cicatrix), interstitial markings and interstitial lung disease are opacities to
+    # CheXpert; crowded bronchovascular markings are vessels in a shallow breath. What is round is a lesion, below.
+    "Lung Opacity": r"opacity(?!.*/round)(?!/(pleura|ribs|thoracic|mediastinum|adipose))|density/lung(?!.*/round)"
+    r"|infiltrate|airspace disease|markings/lung(?!.*/bronchovascular)|lung/(.*/)?interstitial"
+    r"|lung diseases, interstitial|cicatrix(?!/(pleura|breast|ribs))",
+    # "Nodular opacity" and "nodular density" are CheXpert's words for a lesion, and coded "Opacity/lung/.../round".
+    # Granulomas and calcified nodules are none to CheXpert, so "Calcified Granuloma" and "Calcinosis" stand nowhere.
+    "Lung Lesion": r"nodule(?!/(pleura|breast))|mass/lung|cavitation/lung"
+    r"|(opacity|density)/((lung|thorax|scattered)/(.*/)?)?round",
+    "Edema": r"pulmonary edema|heart failure|pulmonary congestion",
+    "Consolidation": r"consolidation",
+    "Pneumonia": r"pneumonia",
+    "Atelectasis": r"pulmonary atelectasis",  # "Volume Loss" is a finding outside of the 14
+    "Pneumothorax": r"(hydro)?pneumothorax",
+    "Pleural Effusion": r"pleural effusion|hydropneumothorax|(costophrenic angle|sulcus)/(.*/)?blunted",
+    "Pleural Other": r"(thickening|cicatrix|calcinosis)/pleura",
+    # "Deformity" of ribs or vertebrae is outside of the 14: it codes old breaks, wedging and surgery alike.
+    "Fracture": r"fractures, bone",
+    # A spinal fusion is seen by its plates and screws. CheXpert lists no clips, wires or stents.
+    "Support Devices": MESH_DEVICES,
 }
+MESH_UNCERTAIN = r"(cardiomegaly|cardiac shadow)/(.*/)?borderline|pulmonary congestion|.*/blunted"  # as in CheXpert
+# Terms that leave a chest without finding: devices and what surgery left, a poor film, a shallow breath.
+MESH_NEUTRAL = (
+    rf"normal|{MESH_DEVICES}|surgical instruments|stents|sutures|technical quality of image unsatisfactory"
+    r"|lung/(.*/)?hypoinflation|markings/(.*/)?bronchovascular"
+)
+
+
+def mesh_labels(terms: list[str]) -> dict[str, int]:
+    """Major terms of one Open-i report -> CheXpert's labels: 1, or -1 where all terms of an observation are uncertain.
+
+    "No indexing" and an empty list say nothing and give no labels.
+    """
+
+    def begin(pattern: str) -> list[str]:
+        return [term for term in map(str.lower, terms) if re.match(rf"(?:{pattern})(?:/|$)", term)]
+
+    found = {name: begin(pattern) for name, pattern in MESH.items()}
+    uncertain = set(begin(MESH_UNCERTAIN))
+    labels = {name: -1 if uncertain.issuperset(named) else 1 for name, named in found.items() if named}
+    return labels | ({"No Finding": 1} if terms and len(begin(MESH_NEUTRAL)) == len(terms) else {})
+
 
 # ---- what was read -----------------------------------------------------------------------------------------------
 
@@ -434,10 +468,7 @@ def _open_i(root: Path, files: list[Path], problems: Problems, need_images: bool
             if not findings and not impression:
                 raise RowError("dropped", NO_SECTIONS, name)
             mesh = [node.text.strip() for node in tree.iter("major") if node.text and node.text.strip()]
-            terms = [term.lower() + "/" for term in mesh]
-            labels = {
-                name: 1 for name, starts in MESH.items() if any(t.startswith(s + "/") for t in terms for s in starts)
-            }
+            labels = mesh_labels(mesh)
             uid = next((node.get("id", "") for node in tree.iter("uId")), "")
             ids = [node.get("id", "") for node in tree.iter("parentImage")]
             if not need_images:
