@@ -1,4 +1,4 @@
-"""The measures against hand-worked numbers and formulas, the probe's file, and `evaluate.py phantom` on a fake."""
+"""Sides and controls, the probe's file, and `evaluate.py phantom` on a model that knows the truth."""
 
 import json
 import sys
@@ -14,34 +14,14 @@ import probe
 import sample
 import weights
 from errors import UserError
-from evaluate import derangement, f1_scores, frechet_distance, side_accuracy, true_sides
+from evaluate_phantom import PROBE_SEED, TRAINING_SEED, derangement, side_accuracy, true_sides
 from labeler import label_report
 from phantom import OBSERVATIONS, Finding, phantom
 
 TINY = probe.Recipe(train=16, validation=8, epochs=1, batch=8)
 
 
-# ---- F1 and sides
-
-
-def test_f1_of_a_hand_worked_example():
-    truth = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]], dtype=bool)
-    claim = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 1, 0]], dtype=bool)
-    # class 0: TP 1, FP 1, FN 1 -> 2/4. class 1: TP 2, FP 1, FN 0 -> 4/5. class 2: nowhere -> undefined.
-    scores = f1_scores(truth, claim)
-    np.testing.assert_allclose(scores.per_class, [0.5, 0.8, np.nan])
-    assert scores.macro == pytest.approx(0.65)
-    assert scores.micro == pytest.approx(6 / 9)
-
-
-def test_a_class_claimed_but_never_true_scores_zero():
-    scores = f1_scores(np.zeros((3, 1)), np.array([[1], [0], [0]]))
-    assert scores.per_class.tolist() == [0.0] and scores.macro == 0.0
-
-
-def test_f1_refuses_different_shapes():
-    with pytest.raises(ValueError, match="alike"):
-        f1_scores(np.zeros((3, 2)), np.zeros((2, 2)))
+# ---- sides and controls
 
 
 def test_sides_are_asked_only_of_rightly_affirmed_findings():
@@ -67,64 +47,12 @@ def test_the_control_leaves_nothing_in_its_place(n):
     assert (partner != np.arange(n)).all()
 
 
-# ---- the Fréchet distance
-
-
-def gaussian(n, width, seed=0):
-    """(n, width) with mean exactly 0 and covariance exactly 1, so that closed forms hold without sampling error."""
-    x = np.random.default_rng(seed).standard_normal((n, width))
-    x -= x.mean(axis=0)
-    return x @ np.linalg.inv(np.linalg.cholesky(np.cov(x, rowvar=False))).T
-
-
-def test_frechet_distance_of_equal_sets_is_zero():
-    x = gaussian(200, 8)
-    assert frechet_distance(x, x[::-1]) == pytest.approx(0, abs=1e-9)
-
-
-def test_frechet_distance_of_a_shift_is_its_square():
-    x, shift = gaussian(200, 8), np.arange(8.0)
-    assert frechet_distance(x, x + shift) == pytest.approx((shift**2).sum())
-
-
-def test_frechet_distance_of_known_gaussians():
-    """Commuting covariances: |m|^2 + sum (sqrt(a) - sqrt(b))^2."""
-    a, b, shift = np.array([1.0, 4.0, 9.0]), np.array([4.0, 0.25, 0.0]), np.array([1.0, 0.0, -2.0])
-    features_a, features_b = gaussian(100, 3, 1) * np.sqrt(a), gaussian(60, 3, 2) * np.sqrt(b) + shift
-    expected = (shift**2).sum() + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
-    assert frechet_distance(features_a, features_b) == pytest.approx(expected)
-
-
-def test_frechet_distance_of_correlated_gaussians():
-    """Covariances that do not commute: the cross term from the eigenvalues of A B, a formula the code does not use."""
-    rng = np.random.default_rng(3)
-    mix_a, mix_b = rng.standard_normal((2, 4, 4))
-    features_a, features_b = gaussian(90, 4, 4) @ mix_a.T, gaussian(80, 4, 5) @ mix_b.T
-    cov_a, cov_b = mix_a @ mix_a.T, mix_b @ mix_b.T
-    cross = np.sqrt(np.linalg.eigvals(cov_a @ cov_b).real).sum()
-    expected = np.trace(cov_a) + np.trace(cov_b) - 2 * cross
-    assert frechet_distance(features_a, features_b) == pytest.approx(expected)
-
-
-def test_frechet_distance_with_fewer_rows_than_features():
-    x = np.random.default_rng(6).standard_normal((5, 128))
-    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-4)
-    assert frechet_distance(x, x + 1) == pytest.approx(128, abs=1e-4)
-    assert frechet_distance(np.zeros((2, 4)), np.ones((2, 4))) == pytest.approx(4)
-
-
-@pytest.mark.parametrize("bad", [np.zeros((1, 3)), np.zeros((4, 2)), np.full((4, 3), np.nan)])
-def test_frechet_distance_refuses_what_has_no_covariance(bad):
-    with pytest.raises(ValueError):
-        frechet_distance(bad, np.zeros((4, 3)))
-
-
 # ---- the probe
 
 
 def test_no_data_is_shared_between_training_probe_and_evaluation():
-    assert (data.TRAIN_SEED, probe.Recipe().seed) == (evaluate.TRAINING_SEED, evaluate.PROBE_SEED)
-    assert evaluate.parse_args(["phantom"]).seed not in (evaluate.TRAINING_SEED, evaluate.PROBE_SEED)
+    assert (data.TRAIN_SEED, probe.Recipe().seed) == (TRAINING_SEED, PROBE_SEED)
+    assert evaluate.parse_args(["phantom"]).seed not in (TRAINING_SEED, PROBE_SEED)
 
 
 def test_thresholds_take_the_middle_of_the_best_range():
@@ -166,7 +94,7 @@ def test_training_leaves_the_global_generator_alone():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-# ---- the command
+# ---- evaluate.py phantom
 
 
 @pytest.fixture
@@ -216,6 +144,7 @@ def test_a_perfect_model_reaches_the_ceiling_and_its_control_does_not(fake, caps
     assert reading["generated"]["side_accuracy"] == 1.0 and reading["generated"]["side_asked"] > 0
     assert reading["control"]["macro"] < 0.6
     assert drawing["generated"] == drawing["ceiling"]
+    assert drawing["prdc_generated"]["precision"][0] == drawing["prdc_generated"]["coverage"][0] == 1
     assert drawing["frechet_generated"] == pytest.approx(0, abs=1e-6) and drawing["frechet_real"] > 0
     assert results["settings"]["n"] == 12 and "evaluate.py phantom" in results["command"]
 
@@ -229,6 +158,7 @@ def test_a_perfect_model_reaches_the_ceiling_and_its_control_does_not(fake, caps
         "drawing.png",
         "generated.npz",
         "reading.jsonl",
+        "report.html",
         "results.json",
     ]
 

@@ -1,0 +1,459 @@
+"""Every measure of the evaluation, as plain functions of arrays and strings. Knows no model, no file and no flag.
+
+- labels: `f1_scores`, and `chexbert_scores` for the eight columns of Table 2
+- reports, word by word: `bleu`, `rouge_l`
+- pictures, as sets of features (RadDino's class token in Table 3): `frechet_distance`, `kernel_distance`, `prdc`, and
+  `nearest`, which finds out what has been memorised
+- how far to trust a score: `bootstrap`, and `bootstrap_sums` for scores made of counts
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+# ---- labels: F1 --------------------------------------------------------------------------------------------------
+
+
+class F1(NamedTuple):
+    per_class: np.ndarray  # (C,) float64
+    macro: float
+    micro: float
+
+
+def f1_scores(truth: np.ndarray, prediction: np.ndarray, undefined: float = float("nan")) -> F1:
+    """F1 = 2 TP / (2 TP + FP + FN), the harmonic mean of precision and recall. truth, prediction: (N, C) bool.
+
+    per class; macro: the mean over the classes; micro: of the counts of all classes pooled. A class that is neither
+    true nor predicted anywhere has no F1 (0 / 0): it is `undefined`. nan leaves it out of the macro mean; 0.0 counts
+    it, as scikit-learn and the published CheXbert tables do. Raises ValueError if the shapes differ.
+    """
+    scores = f1_from_counts(f1_counts(truth, prediction).sum(axis=0), undefined)
+    return F1(scores.per_class, float(scores.macro), float(scores.micro))
+
+
+def f1_counts(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """What each example adds to F1: (N, 2, C) int64, TP and 2 TP + FP + FN. truth, prediction: (N, C) bool."""
+    truth, prediction = np.asarray(truth, dtype=bool), np.asarray(prediction, dtype=bool)
+    if truth.shape != prediction.shape or truth.ndim != 2:
+        raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} must be (N, C) alike")
+    return np.stack([truth & prediction, truth.astype(np.int64) + prediction], axis=1)
+
+
+def f1_from_counts(counts: np.ndarray, undefined: float = float("nan")) -> F1:
+    """F1 of summed counts (..., 2, C): per_class (..., C), macro and micro (...). For `bootstrap_sums`."""
+    hits, claims = counts[..., 0, :], counts[..., 1, :]
+    per_class = _ratio(2 * hits, claims, undefined)
+    counted = claims > 0 if np.isnan(undefined) else np.ones_like(claims, dtype=bool)
+    macro = _ratio(np.where(counted, per_class, 0).sum(axis=-1), counted.sum(axis=-1), undefined)
+    return F1(per_class, macro, _ratio(2 * hits.sum(axis=-1), claims.sum(axis=-1), undefined))
+
+
+def _ratio(above: np.ndarray, below: np.ndarray, undefined: float) -> np.ndarray:
+    above, below = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    return np.divide(above, below, out=np.full(above.shape, undefined), where=below > 0)
+
+
+# In the order of phantom.OBSERVATIONS: cardiomegaly, edema, consolidation, atelectasis, pleural effusion.
+FIVE = (1, 4, 5, 7, 9)
+
+
+class ChexbertF1(NamedTuple):
+    micro14: float
+    micro5: float
+    macro14: float
+    macro5: float
+    per_class: np.ndarray  # (14,) float64
+    support: np.ndarray  # (14,) int64: how often each is true
+
+
+def chexbert_scores(truth: np.ndarray, prediction: np.ndarray) -> dict[str, ChexbertF1]:
+    """The columns of Table 2: {"negative": ..., "positive": ...}, by what an uncertain label counts as.
+
+    truth, prediction: the labels of the true and the generated reports, (N, 14) in the order of phantom.OBSERVATIONS:
+    1 positive, 0 negative, -1 uncertain, nan blank. Blank counts as negative; a class neither true nor predicted has
+    F1 0, and counts. Raises ValueError for other shapes or values.
+    """
+    scores = {}
+    for uncertain in ("negative", "positive"):
+        is_true, claimed = positives(truth, uncertain), positives(prediction, uncertain)
+        all14 = f1_scores(is_true, claimed, undefined=0.0)
+        five = f1_scores(is_true[:, FIVE], claimed[:, FIVE], undefined=0.0)
+        support = is_true.sum(axis=0)
+        scores[uncertain] = ChexbertF1(all14.micro, five.micro, all14.macro, five.macro, all14.per_class, support)
+    return scores
+
+
+def positives(labels: np.ndarray, uncertain: str) -> np.ndarray:
+    """CheXbert labels (N, 14) to bool, with an uncertain one as "positive" or "negative"."""
+    labels = np.asarray(labels, dtype=np.float64)
+    if labels.ndim != 2 or labels.shape[1] != 14 or uncertain not in ("positive", "negative"):
+        raise ValueError(f'labels {labels.shape} must be (N, 14), uncertain {uncertain!r} "positive" or "negative"')
+    if not (np.isin(labels, (1, 0, -1)) | np.isnan(labels)).all():
+        raise ValueError("a label must be 1 (positive), 0 (negative), -1 (uncertain) or nan (blank)")
+    return (labels == 1) | ((labels == -1) & (uncertain == "positive"))
+
+
+# ---- reports: BLEU, ROUGE-L --------------------------------------------------------------------------------------
+
+
+def tokenize(text: str | Sequence[str]) -> Sequence[str]:
+    """Lower-case words and numbers; everything else separates. A list of tokens is left as it is."""
+    return re.findall("[a-z0-9]+", text.lower()) if isinstance(text, str) else text
+
+
+def bleu(
+    references: Sequence[str | Sequence[str]], hypotheses: Sequence[str | Sequence[str]], corpus: bool = False
+) -> np.ndarray:
+    """BLEU-1, -2, -3, -4 (Papineni et al. 2002), one reference each: (4,) in [0, 1].
+
+    The mean over the reports of nltk's `sentence_bleu` with smoothing method 4, as UniX's evaluation takes it. (Others,
+    R2Gen among them, report `corpus=True`: counts pooled over all reports first.) Comparable only between equal
+    tokens: UniX's are nltk's `word_tokenize`, with case and punctuation; strings are split by `tokenize` here, lists
+    of tokens are taken as they are. An empty hypothesis scores 0. Raises ValueError for no reports or unequal numbers.
+    """
+    counts = bleu_counts(references, hypotheses)
+    return bleu_from_counts(counts.sum(axis=0)) if corpus else bleu_from_counts(counts).mean(axis=0)
+
+
+def bleu_counts(references: Sequence[str | Sequence[str]], hypotheses: Sequence[str | Sequence[str]]) -> np.ndarray:
+    """What each report adds to BLEU: (N, 10) int64, matches of 1- to 4-grams, their number, and both lengths."""
+    rows = []
+    for reference, hypothesis in _pairs(references, hypotheses):
+        matches, totals = [], []
+        for n in range(1, 5):
+            # zip of the shifted copies: the n-grams, as tuples
+            wanted = Counter(zip(*(reference[i:] for i in range(n)), strict=False))
+            said = Counter(zip(*(hypothesis[i:] for i in range(n)), strict=False))
+            matches.append(sum(min(count, wanted[gram]) for gram, count in said.items()))
+            totals.append(max(1, len(hypothesis) - n + 1))  # at least 1, as nltk has it
+        rows.append([*matches, *totals, len(hypothesis), len(reference)])
+    return np.array(rows, dtype=np.int64)
+
+
+def bleu_from_counts(counts: np.ndarray) -> np.ndarray:
+    """BLEU-1..4 (..., 4) of counts (..., 10), of one report or summed over many. For `bootstrap_sums`.
+
+    Smoothing (Chen and Cherry 2014, method 4, as nltk has it): the j-th order without a match gets
+    ln(length) / (5 * 2^j) matches. nltk leaves an order without matches out if the hypothesis is a single token.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    matches, totals, length, reference_length = counts[..., :4], counts[..., 4:8], counts[..., 8:9], counts[..., 9:]
+    missing = matches == 0
+    smoothed = np.log(np.maximum(length, 1)) / (5 * 2.0 ** missing.cumsum(axis=-1))
+    precision = np.where(missing, smoothed, matches) / totals
+    log_precision = np.log(precision, out=np.zeros_like(precision), where=precision > 0)
+    brevity = np.exp(np.minimum(0, 1 - reference_length / np.maximum(length, 1)))
+    scores = brevity * np.exp(log_precision.cumsum(axis=-1) / np.arange(1, 5))
+    return np.where(missing[..., :1], 0, scores)  # not one word in common
+
+
+def rouge_l(references: Sequence[str | Sequence[str]], hypotheses: Sequence[str | Sequence[str]]) -> np.ndarray:
+    """ROUGE-L F of each report (Lin 2004): (N,) in [0, 1]. The score of a set is its mean.
+
+    The harmonic mean of the longest common subsequence's share in the reference and in the hypothesis, as `rouge-score`
+    without stemming. No token in either gives 0. Raises ValueError for no reports or unequal numbers.
+    """
+    scores = [
+        2 * _common_subsequence(reference, hypothesis) / max(1, len(reference) + len(hypothesis))
+        for reference, hypothesis in _pairs(references, hypotheses)
+    ]
+    return np.array(scores)
+
+
+def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
+    """Length of the longest common subsequence, a row of the table at a time as bits of one integer (Hyyrö 2004).
+
+    A bit of `row` is 0 where the table's row steps up by one, so the zeros of the last row are the length.
+    """
+    where = dict.fromkeys(a, 0)
+    for i, token in enumerate(a):
+        where[token] |= 1 << i
+    full = row = (1 << len(a)) - 1
+    for token in b:
+        matched = row & where.get(token, 0)
+        row = ((row + matched) | (row - matched)) & full
+    return len(a) - row.bit_count()
+
+
+def _pairs(
+    references: Sequence[str | Sequence[str]], hypotheses: Sequence[str | Sequence[str]]
+) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
+    if isinstance(references, str) or isinstance(hypotheses, str):
+        raise ValueError("references and hypotheses must be sequences of reports, not one string")
+    if len(references) != len(hypotheses) or not len(references):
+        raise ValueError(f"{len(references)} references and {len(hypotheses)} hypotheses must be equally many, not 0")
+    return ((tokenize(a), tokenize(b)) for a, b in zip(references, hypotheses, strict=True))
+
+
+# ---- pictures: distances of two sets of features -----------------------------------------------------------------
+
+BLOCK = 1 << 20  # entries of a block of a distance or kernel matrix: 4 MB of float32
+Features = np.ndarray | torch.Tensor
+
+
+def _features(*sets: Features, rows: int = 1) -> list[torch.Tensor]:
+    """As tensors (N, D), each where it was, float64 if one is, else float32; ValueError for what no measure can use."""
+    tensors = [
+        one.detach() if isinstance(one, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(one)) for one in sets
+    ]
+    dtype = torch.float64 if any(one.dtype == torch.float64 for one in tensors) else torch.float32
+    tensors = [one.to(dtype) for one in tensors]
+    shapes = " and ".join(str(tuple(one.shape)) for one in tensors)
+    if any(one.ndim != 2 or one.shape[1] != tensors[0].shape[-1] or one.numel() == 0 for one in tensors):
+        raise ValueError(f"features {shapes} must be (N, D) with equal D")
+    if any(len(one) < rows for one in tensors):
+        raise ValueError(f"features {shapes} must have at least {rows} rows each")
+    if not all(one.isfinite().all() for one in tensors):
+        raise ValueError("features contain inf or nan")
+    return tensors
+
+
+def frechet_distance(features_a: Features, features_b: Features) -> float:
+    """Squared Fréchet distance of two Gaussians fitted to the features (Heusel et al. 2017, the formula of FID).
+
+    |mean_a - mean_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), A and B the covariances. features: (N, D), N at least 2, in
+    the square of their unit. It is biased upwards for small N: compare only distances of equal N. Raises ValueError for
+    fewer than two rows, unequal widths or non-numbers.
+    """
+    a, b = (one.double() for one in _features(features_a, features_b, rows=2))
+    # With A = R_a^T R_a, the trace of the root is the sum of the singular values of R_a R_b^T. No covariance is formed
+    # and no eigenvalue rooted, so nothing is lost where it is singular: for N < D, or a constant feature.
+    root_a, root_b = (
+        torch.linalg.qr((one - one.mean(dim=0)) / (len(one) - 1) ** 0.5, mode="r").R for one in (a, b)
+    )  # (min(N, D), D)
+    cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
+    shift = (a.mean(dim=0) - b.mean(dim=0)).square().sum()
+    return max(0.0, float(shift + root_a.square().sum() + root_b.square().sum() - 2 * cross))
+
+
+def kernel_distance(features_a: Features, features_b: Features) -> float:
+    """Kernel distance, KD or KID (Bińkowski et al. 2018): squared maximum mean discrepancy, unbiased, so it may be < 0.
+
+    The kernel is (x.y / D + 1)^3; the mean over all pairs within a, and within b, less twice the mean between them.
+    features: (N, D), N at least 2, not necessarily equal. Over all samples, in blocks: CheXGenBench, which made
+    Table 3's numbers, takes torchmetrics' subsets as large as the smaller set, so for equal N it is this. Products in
+    the features' dtype (at least float32), sums in float64. Raises ValueError as `frechet_distance`.
+    """
+    a, b = _features(features_a, features_b, rows=2)
+    n, m = len(a), len(b)
+    between = sum(_kernel(a[rows], b).sum(dtype=torch.float64).item() for rows in _row_blocks(n, m))
+    return 2 * _pair_sum(a) / (n * (n - 1)) + 2 * _pair_sum(b) / (m * (m - 1)) - 2 * between / (n * m)
+
+
+def kernel_distance_subsets(
+    features_a: Features, features_b: Features, subsets: int = 100, size: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Mean and standard deviation of `kernel_distance` over random subsets: torchmetrics' KernelInceptionDistance.
+
+    The same subsets as torchmetrics after torch.manual_seed(seed), on a CPU. Raises ValueError if a set is smaller than
+    `size`, or `size` smaller than 2.
+    """
+    a, b = _features(features_a, features_b, rows=max(size, 2))
+    if size < 2 or subsets < 1:
+        raise ValueError(f"subsets {subsets} must be at least 1, size {size} at least 2")
+    generator = torch.Generator().manual_seed(seed)
+    values = []
+    for _ in range(subsets):
+        chosen = [one[torch.randperm(len(one), generator=generator)[:size].to(one.device)] for one in (a, b)]
+        values.append(kernel_distance(*chosen))
+    return float(np.mean(values)), float(np.std(values))
+
+
+def _kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (a @ b.T).div_(a.shape[1]).add_(1).pow_(3)
+
+
+def _pair_sum(x: torch.Tensor) -> float:
+    """Sum of the kernel over the pairs i < j."""
+    total = 0.0
+    for rows in _row_blocks(len(x), len(x)):
+        block = _kernel(x[rows], x[rows.start :])  # what lies left of the diagonal is never computed ...
+        size = len(block)
+        total += block[:, :size].triu(1).sum(dtype=torch.float64).item()  # ... but for the square on it
+        total += block[:, size:].sum(dtype=torch.float64).item()
+    return total
+
+
+def _row_blocks(rows: int, columns: int) -> Iterator[slice]:
+    size = max(1, BLOCK // columns)
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+class PRDC(NamedTuple):
+    precision: float  # share of fakes inside some real ball
+    recall: float  # share of reals inside some fake ball
+    density: float  # real balls around a fake, in units of k; may exceed 1
+    coverage: float  # share of real balls with a fake inside
+
+
+def prdc(real: Features, fake: Features, k: int = 5) -> PRDC:
+    """Precision, recall (Kynkäänniemi et al. 2019), density, coverage (Naeem et al. 2020), as the package `prdc`.
+
+    real: (N, D) and fake: (M, D), both of more than k rows; CheXGenBench, which made Table 3's numbers, takes k = 5.
+    Raises ValueError for k < 1, k >= N or M, or as `frechet_distance`.
+    """
+    return PRDC(**{name: float(values.mean()) for name, values in prdc_samples(real, fake, k).items()})
+
+
+def prdc_samples(real: Features, fake: Features, k: int = 5) -> dict[str, np.ndarray]:
+    """What each sample adds to `prdc`, whose numbers are the means: precision and density (M,), recall, coverage (N,).
+
+    Every sample has a ball, open, that reaches to its k-th nearest neighbour in its own set. No N x M matrix is kept.
+    Distances come from float32 products; each one that is too close to its radius for those is computed again from
+    differences in float64. So every decision is float64's, and what equals a radius up to 1e-12 is not inside.
+    """
+    real, fake = _features(real, fake)
+    if not 1 <= k < min(len(real), len(fake)):
+        raise ValueError(f"k = {k} must be at least 1 and less than {len(real)} and {len(fake)}, the sizes of the sets")
+    real_radii = _k_nearest(real, real, k, same=True)[0][:, -1].square()
+    fake_radii = _k_nearest(fake, fake, k, same=True)[0][:, -1].square()
+    recalled, covered = real.new_zeros(len(real), dtype=bool), real.new_zeros(len(real), dtype=bool)
+    balls_around = real.new_zeros(len(fake), dtype=torch.int64)
+    for rows, distances, tolerance in _squared_distances(fake, real):  # (fakes of the block, N)
+        in_real = _inside(distances, tolerance, real_radii[None, :], fake[rows], real)
+        in_fake = _inside(distances, tolerance, fake_radii[rows, None], fake[rows], real)
+        balls_around[rows] = in_real.sum(dim=1)
+        covered |= in_real.any(dim=0)
+        recalled |= in_fake.any(dim=0)
+    density = balls_around.double() / k
+    samples = {"precision": density > 0, "recall": recalled, "density": density, "coverage": covered}
+    return {name: values.double().cpu().numpy() for name, values in samples.items()}
+
+
+def nearest(queries: Features, keys: Features) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each query's nearest key: distance (N,) float64 and index (N,). A drawing that is a training picture has 0."""
+    queries, keys = _features(queries, keys)
+    distances, index = _k_nearest(queries, keys, 1)
+    return distances[:, 0], index[:, 0]
+
+
+def _k_nearest(
+    queries: torch.Tensor, keys: torch.Tensor, k: int, same: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k nearest keys (M, D) of each query (N, D), nearest first: distances (N, k) float64, indices (N, k).
+
+    same: queries and keys are one set, and nothing is its own neighbour. float32 products choose 16 more candidates
+    than needed, and differences in float64 decide between them; for a query whose neighbours float32 cannot tell from
+    the rest, float64 chooses, too.
+    """
+    others = len(keys) - same
+    candidates = min(k + 16, others)
+    distances, indices = [], []
+    for rows, squared, error in _squared_distances(queries, keys):
+        block = queries[rows]
+        here = torch.arange(len(block), device=block.device)
+        if same:
+            squared[here, rows.start + here] = torch.inf
+        near, index = squared.topk(candidates, largest=False)
+        if candidates < others:
+            # A key b that is not among the candidates of a: |b|^2 <= 2 |a|^2 + 2 d^2 bounds its error by 3 + 2 parts.
+            largest = error.gather(1, index[:, :k]).amax(dim=1)
+            doubt = 4 * largest + 2 * _relative_error(keys) * near[:, -1]
+            for row in (near[:, -1] - near[:, k - 1] <= doubt).nonzero()[:, 0].split(max(1, BLOCK // len(keys))):
+                again = torch.cdist(block[row].double(), keys.double(), compute_mode="donot_use_mm_for_euclid_dist")
+                if same:
+                    again[here[: len(row)], rows.start + row] = torch.inf
+                index[row] = again.topk(candidates, largest=False).indices
+        exact = _exact(block, keys, here.repeat_interleave(candidates), index.flatten()).view(index.shape)
+        exact, order = exact.sort(dim=1)
+        distances.append(exact[:, :k].sqrt())
+        indices.append(index.gather(1, order[:, :k]))
+    return torch.cat(distances), torch.cat(indices)
+
+
+def _squared_distances(a: torch.Tensor, b: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+    """A block of rows of a at a time: which, their squared distances to all of b (rows, M) in float32, and a bound of
+    the rounding error of each."""
+    center = b.mean(dim=0)  # far from the origin, |a|^2 + |b|^2 - 2 a.b would cancel
+    a, b = (a - center).float(), (b - center).float()
+    norms_a, norms_b = a.square().sum(dim=1), b.square().sum(dim=1)
+    if not (norms_a.isfinite().all() and norms_b.isfinite().all()):
+        raise ValueError("features are too large: their squares exceed float32")
+    for rows in _row_blocks(len(a), len(b)):
+        norms = norms_a[rows, None] + norms_b
+        yield rows, torch.addmm(norms, a[rows], b.T, alpha=-2), norms.mul_(_relative_error(b))
+
+
+def _relative_error(x: torch.Tensor) -> float:
+    """Bound for |a|^2 + |b|^2 - 2 a.b, as a part of |a|^2 + |b|^2: D roundings of 2^-24 in each sum of D, and a few."""
+    return (2 * x.shape[1] + 16) * 2.0**-24
+
+
+def _inside(
+    squared: torch.Tensor, error: torch.Tensor, radii: torch.Tensor, a: torch.Tensor, b: torch.Tensor
+) -> torch.Tensor:
+    """Which squared distances (rows of a, M) are below the squared radii, (rows, 1) or (1, M) in float64."""
+    excess = squared - radii.float()
+    inside = excess < 0
+    i, j = (excess.abs_() <= error).nonzero(as_tuple=True)
+    inside[i, j] = _exact(a, b, i, j) < radii.expand(squared.shape)[i, j] * (1 - 1e-12)
+    return inside
+
+
+def _exact(a: torch.Tensor, b: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+    """Squared distances of the pairs a[i], b[j], from their differences in float64."""
+    size = max(1, BLOCK // (4 * a.shape[1]))
+    parts = zip(i.split(size), j.split(size), strict=True)
+    return torch.cat([(a[one].double() - b[other].double()).square().sum(dim=1) for one, other in parts])
+
+
+# ---- how far to trust a score ------------------------------------------------------------------------------------
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], float | np.ndarray],
+    n: int,
+    repeats: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile interval (low, high) of a statistic of n examples (Efron 1979), each shaped like the statistic.
+
+    statistic: takes n indices, drawn with replacement, and gives a number or an array. Draws where it is nan (a class
+    that none of the drawn examples has) are left out. Raises ValueError for n or repeats < 1, or a level not in (0, 1).
+    """
+    return _interval([statistic(draw) for draw in _draws(n, repeats, seed)], level)
+
+
+def bootstrap_sums(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    counts: np.ndarray,
+    repeats: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`bootstrap`, with the same draws, for a statistic of counts summed over the examples: one matrix product.
+
+        bootstrap_sums(lambda sums: f1_from_counts(sums, 0.0).macro, f1_counts(truth, prediction))
+
+    counts: (N, ...), what each example adds. statistic: takes the sums of all draws, (repeats, ...), gives
+    (repeats, ...). The mean of scores (N,) is `lambda sums: sums / N`.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    n = len(counts)
+    weights = np.stack([np.bincount(draw, minlength=n) for draw in _draws(n, repeats, seed)]).astype(np.float64)
+    sums = (weights @ counts.reshape(n, -1)).reshape(repeats, *counts.shape[1:])
+    return _interval(statistic(sums), level)
+
+
+def _draws(n: int, repeats: int, seed: int) -> Iterator[np.ndarray]:
+    if n < 1 or repeats < 1:
+        raise ValueError(f"n {n} and repeats {repeats} must be at least 1")
+    rng = np.random.default_rng(seed)
+    return (rng.integers(n, size=n) for _ in range(repeats))
+
+
+def _interval(values: Sequence[float | np.ndarray] | np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    if not 0 < level < 1:
+        raise ValueError(f"level {level} must be between 0 and 1")
+    with warnings.catch_warnings():  # a class that nobody has is nan in every draw, and so is its interval
+        warnings.filterwarnings("ignore", "All-NaN slice")
+        low, high = np.nanquantile(np.asarray(values, dtype=np.float64), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
