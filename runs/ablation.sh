@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The paper's ablation (Table 5) at tiny scale: from the stage-1 weights, five ways to spend 500 steps of 32 drawing
+# The paper's ablation (Table 5) at tiny scale: from the stage-1 weights, five ways to spend 500 steps of 16 drawing
 # examples each. "gen" trains the generation branch alone; "both" everything, with UND:GEN reading examples beside them.
 # START: where runs/tiny.sh left stage 1. OUT: each run and its evaluation; the table's numbers are in results.json.
 set -euo pipefail
@@ -11,8 +11,8 @@ run() { # name, examples a step, and what trains
     python train.py "${flags[@]}" --out "$OUT/$1" --batch "$2" --micro-batch 64 "${@:3}"
     python evaluate.py phantom --weights "$OUT/$1" --out "$OUT/$1/evaluate" --n 200 --size 128 --dtype bfloat16 --resume
 }
-run gen 32 --train gen
-run both-1-1 64 --train both --mix 1:1
-run both-1-2 48 --train both --mix 1:2
-run both-1-4 40 --train both --mix 1:4
-run both-0-1 32 --train both --mix 0:1
+run gen 16 --train gen
+run both-1-1 32 --train both --mix 1:1
+run both-1-2 24 --train both --mix 1:2
+run both-1-4 20 --train both --mix 1:4
+run both-0-1 16 --train both --mix 0:1
