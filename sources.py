@@ -200,20 +200,6 @@ class Records:
             load_dicom(path) if path.suffix.lower() in (".dcm", ".dicom") else np.asarray(load_image(path, self.size))
         )
 
-    def check(self, count: int) -> list[str]:
-        """Open `count` images spread over the set -> what is wrong with those that cannot be read."""
-        wrong = []
-        for index in np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)):
-            try:
-                self.image(int(index))
-            except UserError as error:
-                wrong.append(str(error))
-        return wrong
-
-    def summary(self) -> str:
-        counts = ", ".join(f"{count} {split}" for split, count in self.counts.items())
-        return f"{self.root}: {self.kind}, {counts}\n{self.problems.summary()}"
-
 
 def open_source(
     path: str | Path,

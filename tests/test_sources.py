@@ -16,6 +16,7 @@ from PIL import Image
 
 import labeler
 import sources
+from data import open_and_discard
 from errors import UserError
 from phantom import OBSERVATIONS
 from sources import Record, open_source, split_report
@@ -38,6 +39,11 @@ def table(path, rows):
     csv.writer(text).writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(text.getvalue().encode()) if path.suffix == ".gz" else text.getvalue().encode())
+
+
+def broken(records):
+    """What is wrong with the images that cannot be opened."""
+    return [problem for index in range(len(records)) if (problem := open_and_discard(records, index))]
 
 
 def own(folder, rows, header=("image", "report"), images=True):
@@ -350,7 +356,7 @@ def test_own_csv_with_every_column(tmp_path):
         Record("sub/b.png", "Free text, no heading.", "Short.", "validate", {"Edema": 0}, "8", "AP"),
     ]
     assert records.text(0) == ("FINDINGS: Clear. IMPRESSION: Normal.", "Normal.")
-    assert records.problems.lines() == [] and records.check(10) == []
+    assert records.problems.lines() == [] and broken(records) == []
 
 
 def test_own_jsonl_and_half_characters(tmp_path):
@@ -419,7 +425,7 @@ def test_every_lost_row_is_counted_and_named(tmp_path):
     assert found["bad"]["wrong number of columns"] == [2, ["metadata.csv line 11", "metadata.csv line 12"]]
     assert found["note"]["not UTF-8, read as Latin-1"] == [1, ["metadata.csv"]]
     assert "bad: 2 image absent (absent.png, (no name))" in records.problems.summary().split("\n")
-    assert "own, 4 train" in records.summary()
+    assert records.kind == "own" and records.counts == {"train": 4}
 
 
 def test_too_many_bad_rows_stop_the_set_in_one_line(tmp_path):
@@ -476,7 +482,8 @@ def test_check_finds_broken_images_before_a_run_does(tmp_path):
     root = own(tmp_path / "own", [(f"{n}.png", "Clear.") for n in range(5)])
     (root / "4.png").write_bytes(b"no image")
     records = open_source(root)
-    assert len(records.check(100)) == 1 and "4.png: not an image" in records.check(2)[0]
+    (wrong,) = broken(records)
+    assert "4.png: not an image" in wrong
 
 
 # ---- DICOM ---------------------------------------------------------------------------------------------------------
