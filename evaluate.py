@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from errors import UserError, run
-from sample import DISCLAIMER, SHIPPED
+from sample import DISCLAIMER, SHIPPED, SOLVER, SOLVERS, STEPS
 
 
 def check_args(args: argparse.Namespace) -> None:
@@ -99,14 +99,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     for command in (phantom, image):
         add = command.add_argument
-        add("--steps", type=int, default=50, help="timesteps of the sampler, at least 2; fewer is faster (default 50)")
+        add("--steps", type=int, default=STEPS, help=f"times the sampler visits, at least 2 (default {STEPS})")
+        add("--solver", choices=SOLVERS, default=SOLVER, help=f"default {SOLVER}; euler with 50 steps was published")
         add("--guidance", type=float, default=2.0, help="how hard to follow the prompt; 1: off (default 2)")
         add("--size", type=int, help="pixels a side to draw, a multiple of 16; default: what the weights know best")
     for command in (phantom, report, image):
         add = command.add_argument
         add("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps")
         add("--dtype", choices=["float32", "bfloat16"], default="float32", help="to compute in (default float32)")
-        add("--batch", type=int, default=32, help="images at a time; less needs less memory (default 32)")
+        add("--batch", type=int, help="images at a time; default: 32 to read, what is fastest on the device to draw")
         add("--cache", type=Path, default=Path("out/cache"), help="where indexes and features are kept")
         add("--resume", action="store_true", help="keep what an earlier, equal run has already generated in --out")
     return parser.parse_args(argv)

@@ -67,13 +67,13 @@ def image_command(args: argparse.Namespace) -> None:
             raise UserError(f"{flag} {images.name}: {len(images)} images; at least {NEIGHBOURS + 1} are needed")
     encoder = load_encoder(args.raddino, args.device)
     took = time.perf_counter()
-    sets = [features(images, encoder, args.cache, args.batch, progress=True) for images in (real, fake)]
+    sets = [features(images, encoder, args.cache, args.batch or 32, progress=True) for images in (real, fake)]
     results = {"encoder": encoder.name, "comparable": encoder.comparable, **score_images(*sets, real, fake)}
     results["alignment"], pairs = alignment(args, fake)
     train, closest = None, None
     if args.train:
         train = open_images(args.train, "train", args.cache)
-        closest = memorisation(*sets, features(train, encoder, args.cache, args.batch, progress=True))
+        closest = memorisation(*sets, features(train, encoder, args.cache, args.batch or 32, progress=True))
         results["memorisation"] = {k: v for k, v in closest.items() if isinstance(v, float)}
     about = {
         "real": f"{real.name} ({len(real)})",
@@ -124,7 +124,7 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
     fitting = [prompt for prompt in prompts if len(checkpoint.encode(prompt)) <= room]
     if team.leader and len(fitting) < len(prompts):
         print(f"{len(prompts) - len(fitting)} of {len(prompts)} prompts are too long for the model; left out")
-    settings = {name: getattr(args, name) for name in ("seed", "steps", "guidance", "size", "dtype")}
+    settings = {name: getattr(args, name) for name in ("seed", "steps", "solver", "guidance", "size", "dtype")}
     settings = json.dumps({**settings, "weights": version, "prompts": len(fitting)})
     folder, names = args.out / "generated", [f"{index:06d}.png" for index in range(len(fitting))]
     if team.leader:
@@ -136,13 +136,14 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
         write_text(stamp, settings)
     team.sum([0.0])
     mine = [index for index in range(team.rank, len(fitting), team.size) if not (folder / names[index]).is_file()]
+    batch = args.batch or 16
     with tqdm(total=len(mine), unit="image", desc="drawing", disable=not team.leader) as bar:
-        for start in range(0, len(mine), args.batch):
-            rows = mine[start : start + args.batch]
+        for start in range(0, len(mine), batch):
+            rows = mine[start : start + batch]
             seeds = [args.seed + index for index in rows]
             chosen = [fitting[index] for index in rows]
             drawn = sample.draw(
-                checkpoint, chosen, seeds, args.size, steps=args.steps, guidance=args.guidance, batch=args.batch
+                checkpoint, chosen, seeds, args.size, args.steps, args.guidance, args.batch, solver=args.solver
             )
             for index, picture in zip(rows, drawn, strict=True):
                 save_png(Image.fromarray(picture), folder / names[index])
@@ -181,9 +182,9 @@ def alignment(args: argparse.Namespace, fake: Images) -> tuple[Scored | None, np
 
     from encoders import load_aligner
 
-    aligner, each = load_aligner(args.aligner, args.device), []
-    for start in tqdm(range(0, len(fake), args.batch), unit="batch", desc="alignment"):
-        rows = range(start, min(start + args.batch, len(fake)))
+    aligner, each, batch = load_aligner(args.aligner, args.device), [], args.batch or 32
+    for start in tqdm(range(0, len(fake), batch), unit="batch", desc="alignment"):
+        rows = range(start, min(start + batch, len(fake)))
         each += aligner([Image.fromarray(fake.load(i)) for i in rows], [fake.texts[i] for i in rows]).tolist()
     return mean_and_interval(np.array(each)), np.array(each)
 

@@ -113,6 +113,7 @@ def phantom_command(args: argparse.Namespace) -> None:
         "n": args.n,
         "seed": args.seed,
         "steps": args.steps,
+        "solver": args.solver,
         "guidance": args.guidance,
         "size": size,
         "dtype": args.dtype,
@@ -121,13 +122,15 @@ def phantom_command(args: argparse.Namespace) -> None:
     }
     reports, drawings = earlier(args.out, settings) if args.resume else (None, None)
     if reports is None:
-        reports = sample.read(checkpoint, [Image.fromarray(image) for image in real], batch=args.batch, progress=True)
+        reports = sample.read(
+            checkpoint, [Image.fromarray(image) for image in real], batch=args.batch or 32, progress=True
+        )
         save_generated(args.out, settings, reports, None)
         done("reading")
     if drawings is None:
         prompts = [p.impression for p in phantoms]
         drawings = sample.draw(
-            checkpoint, prompts, range(args.n), size, args.steps, args.guidance, batch=args.batch, progress=True
+            checkpoint, prompts, range(args.n), size, args.steps, args.guidance, args.batch, True, args.solver
         )
         save_generated(args.out, settings, reports, drawings)
         done("drawing")

@@ -128,11 +128,11 @@ def write_reports(args: argparse.Namespace, team: Team) -> tuple[list[dict] | No
     with open(args.out / f"reports.{team.rank}.jsonl", "a") as file:
         file.write("\n" + json.dumps({"settings": settings}) + "\n")
         with tqdm(total=len(mine), unit="report", desc="reading", disable=not team.leader) as bar:
-            for start in range(0, len(mine), args.batch):
-                batch = mine[start : start + args.batch]
+            for start in range(0, len(mine), args.batch or 32):
+                batch = mine[start : start + (args.batch or 32)]
                 images = [Image.fromarray(source.image(index)) for index in batch]
                 question = args.question or question_of(source, batch[0]) or default
-                for index, text in zip(batch, sample.read(checkpoint, images, question, batch=args.batch), strict=True):
+                for index, text in zip(batch, sample.read(checkpoint, images, question, batch=len(batch)), strict=True):
                     row = {"index": index, "image": file_of(source, index), "truth": source.text(index)[section]}
                     file.write(json.dumps(row | {"generated": text}) + "\n")
                 file.flush()

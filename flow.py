@@ -89,17 +89,94 @@ def guided_velocity(
     return velocity
 
 
-def timesteps(num_timesteps: int, shift: float = 3.0) -> torch.Tensor:
-    """Times from 1 (noise) to 0 (data), (num_timesteps,): the published schedule, num_timesteps - 1 intervals."""
-    return shift_time(torch.linspace(1, 0, num_timesteps), shift)
+def timesteps(num_timesteps: int, shift: float = 3.0, through: float | None = None) -> torch.Tensor:
+    """Times from 1 (noise) to 0 (data), (num_timesteps,): the published schedule, num_timesteps - 1 steps.
+
+    through: a time to be among them; the nearest one between the ends moves there.
+    """
+    times = shift_time(torch.linspace(1, 0, num_timesteps), shift)
+    if through is not None and num_timesteps > 2:
+        times[1 + (times[1:-1] - through).abs().argmin()] = through
+    return times
+
+
+def split_times(times: torch.Tensor, at: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Falling times -> (down to the first that is not above `at`, on from there).
+
+    The velocity jumps where guidance ends. On each side it is smooth, and a solver that walks the sides one after the
+    other, each with its own velocity, never averages or extrapolates across the jump.
+    """
+    above = int((times > at).sum())
+    return times[: above + 1], times[above:]
+
+
+# ---- solvers -----------------------------------------------------------------------------------------------------
+
+
+def fill(t: float, x: torch.Tensor) -> torch.Tensor:
+    """The time of every row of x, (B,)."""
+    return torch.full((len(x),), t, device=x.device)
 
 
 def euler(
     velocity: Velocity, noise: torch.Tensor, times: torch.Tensor, after_step: Callable[[], object] = lambda: None
 ) -> torch.Tensor:
-    """Walk dx/dt = velocity(x, t) along `times` with Euler steps. noise: (B, C, H, W) at times[0] -> x at times[-1]."""
+    """Walk dx/dt = velocity(x, t) along `times` with Euler steps. noise: (B, C, H, W) at times[0] -> x at times[-1].
+
+    Order 1 (the error falls with the step), one evaluation a step; what was published.
+    """
     x = noise
     for t, t_next in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
-        x = x + (t_next - t) * velocity(x, torch.full((len(x),), t, device=x.device))
+        x = x + (t_next - t) * velocity(x, fill(t, x))
         after_step()
     return x
+
+
+def heun(
+    velocity: Velocity, noise: torch.Tensor, times: torch.Tensor, after_step: Callable[[], object] = lambda: None
+) -> torch.Tensor:
+    """As `euler`, of order 2 (the error falls with the step's square), two evaluations a step: at its start and at
+    Euler's end."""
+    x = noise
+    for t, t_next in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
+        h = t_next - t
+        v = velocity(x, fill(t, x))
+        v_next = velocity(x + h * v, fill(t_next, x))
+        x = x + h / 2 * (v + v_next)
+        after_step()
+    return x
+
+
+def midpoint(
+    velocity: Velocity, noise: torch.Tensor, times: torch.Tensor, after_step: Callable[[], object] = lambda: None
+) -> torch.Tensor:
+    """As `euler`, of order 2, two evaluations a step: at its start, only to find the second, in its middle."""
+    x = noise
+    for t, t_next in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
+        h = t_next - t
+        middle = x + h / 2 * velocity(x, fill(t, x))
+        x = x + h * velocity(middle, fill(t + h / 2, x))
+        after_step()
+    return x
+
+
+def adams_bashforth(
+    velocity: Velocity, noise: torch.Tensor, times: torch.Tensor, after_step: Callable[[], object] = lambda: None
+) -> torch.Tensor:
+    """As `euler`, of order 2, one evaluation a step: the velocity's slope comes from the step before (Hairer, Norsett &
+    Wanner 1993, III.5, steps of any lengths). The first step has none before it and is Euler's.
+
+    The history is a walk's own: where the velocity jumps, start another walk (`split_times`).
+    """
+    x, v_before, h_before = noise, None, None
+    for t, t_next in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
+        h = t_next - t
+        v = velocity(x, fill(t, x))
+        slope = 0.0 if v_before is None else (v - v_before) / h_before
+        x = x + h * v + h**2 / 2 * slope
+        v_before, h_before = v, h
+        after_step()
+    return x
+
+
+SOLVERS = {"euler": euler, "heun": heun, "midpoint": midpoint, "ab2": adams_bashforth}

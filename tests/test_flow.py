@@ -1,5 +1,8 @@
 """Rectified flow against closed forms."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +13,10 @@ import flow
 def pair():
     generator = torch.Generator().manual_seed(0)
     return torch.randn(2, 16, 4, 4, generator=generator), torch.randn(2, 16, 4, 4, generator=generator)
+
+
+def linear(x, t, constant, slope):
+    return (constant + slope * t).view(-1, 1, 1, 1).expand_as(x)
 
 
 def test_interpolation_ends_at_data_and_noise(pair):
@@ -25,26 +32,98 @@ def test_velocity_error_is_zero_for_the_derivative_of_the_interpolation(pair):
     assert flow.velocity_error(slope, data, noise).max() < 1e-4
 
 
-def test_euler_walks_a_straight_flow_exactly_to_the_data(pair):
+def test_every_solver_walks_a_straight_flow_exactly_to_the_data(pair):
     data, noise = pair
-    for steps in (2, 7):
-        arrived = flow.euler(lambda x, t: noise - data, noise, flow.timesteps(steps))
-        torch.testing.assert_close(arrived, data, atol=1e-5, rtol=0)
+    for solve in flow.SOLVERS.values():
+        for steps in (2, 7):
+            arrived = solve(lambda x, t: noise - data, noise, flow.timesteps(steps))
+            torch.testing.assert_close(arrived, data, atol=1e-5, rtol=0)
 
 
-def test_euler_is_of_first_order():
-    """dx/dt = x from t = 1 to 0 has the solution x / e; halving the step halves the error."""
-    noise = torch.ones(1, 1, 1, 1)
-    errors = [
-        abs(flow.euler(lambda x, t: x, noise, flow.timesteps(n + 1, shift=1.0)).item() - torch.e**-1) for n in (64, 128)
-    ]
-    assert errors[0] / errors[1] == pytest.approx(2, rel=0.02)
+@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("midpoint", 2), ("ab2", 2)])
+def test_order_of_convergence_on_uneven_times(name, order):
+    """dx/dt = x cos(3t) from t = 1 to 0 has the solution x e^(-sin(3) / 3); the slope of the error is the order."""
+    noise, counts = torch.ones(1, 1, 1, 1, dtype=torch.float64), [20, 40, 80]
+    arrived = [flow.SOLVERS[name](lambda x, t: x * (3 * t).cos(), noise, flow.timesteps(n + 1)).item() for n in counts]
+    errors = np.abs(np.array(arrived) - math.exp(-math.sin(3) / 3))
+    slope = np.polyfit(np.log(counts), np.log(errors), 1)[0]
+    assert slope == pytest.approx(-order, abs=0.15)
 
 
-def test_the_solver_meets_each_time_once(pair):
-    seen = []
-    flow.euler(lambda x, t: seen.append(t[0].item()) or x * 0, pair[1], flow.timesteps(5))
-    assert seen == pytest.approx([1.0, 0.9, 0.75, 0.5])  # 3t / (1 + 2t) of 1, 3/4, 1/2, 1/4
+@pytest.mark.parametrize(("name", "euler_steps"), [("euler", 5), ("heun", 0), ("midpoint", 0), ("ab2", 1)])
+def test_a_velocity_linear_in_time_is_exact_but_for_the_euler_steps(pair, name, euler_steps):
+    """The integral of 1 + 2t from 1 to 0 is -2; an Euler step takes its start for its middle, and adds h^2 to that."""
+    _, noise = pair
+    times = flow.timesteps(6)
+    arrived = flow.SOLVERS[name](lambda x, t: linear(x, t, 1, 2), noise, times)
+    excess = times.diff()[:euler_steps].square().sum()
+    torch.testing.assert_close(arrived, noise - 2 - excess, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "evaluations"),
+    [
+        ("euler", [1.0, 0.9, 0.75, 0.5]),  # 3t / (1 + 2t) of 1, 3/4, 1/2, 1/4
+        ("heun", [1.0, 0.9, 0.9, 0.75, 0.75, 0.5, 0.5, 0.0]),
+        ("midpoint", [1.0, 0.95, 0.9, 0.825, 0.75, 0.625, 0.5, 0.25]),
+        ("ab2", [1.0, 0.9, 0.75, 0.5]),
+    ],
+)
+def test_when_a_solver_evaluates_the_velocity(pair, name, evaluations):
+    seen, steps = [], []
+    flow.SOLVERS[name](
+        lambda x, t: seen.append(t[0].item()) or x * 0, pair[1], flow.timesteps(5), lambda: steps.append(1)
+    )
+    assert seen == pytest.approx(evaluations)
+    assert len(steps) == 4
+
+
+@pytest.mark.parametrize(("name", "euler_steps"), [("heun", 0), ("midpoint", 0), ("ab2", 1)])
+def test_a_jump_of_the_velocity_costs_no_accuracy_where_the_walk_is_split(pair, name, euler_steps):
+    """5 + 2t above 0.4, then 2t - 1: the integrals are 3.84 and -0.24, exact but for Euler's steps on each side."""
+    _, noise = pair
+    solve, times = flow.SOLVERS[name], flow.timesteps(9, through=0.4)
+    early, late = flow.split_times(times, 0.4)
+    arrived = solve(lambda x, t: linear(x, t, 5, 2), noise, early)
+    arrived = solve(lambda x, t: linear(x, t, -1, 2), arrived, late)
+    excess = sum(half.diff()[:euler_steps].square().sum() for half in (early, late))
+    torch.testing.assert_close(arrived, noise - 3.6 - excess, atol=1e-5, rtol=0)
+    across = solve(lambda x, t: linear(x, t, 5 if t[0] > 0.4 else -1, 2), noise, times)
+    assert name == "midpoint" or (across - arrived).abs().min() > 0.1  # what the split is for
+
+
+def test_euler_split_at_the_jump_is_euler_with_the_published_interval(pair):
+    cond, uncond = pair
+    times = flow.timesteps(50)
+    early, late = flow.split_times(times, 0.4)
+
+    def conditional(x, t):
+        return cond * x
+
+    def both(x, t):
+        return cond * x, uncond * x
+
+    published = flow.euler(flow.guided_velocity(conditional, both, 2.0, (0.4, 1.0)), cond, times)
+    halves = flow.euler(conditional, flow.euler(lambda x, t: flow.guide(*both(x, t), 2.0), cond, early), late)
+    assert torch.equal(published, halves)
+
+
+def test_times_through_a_given_time():
+    plain, through = flow.timesteps(13), flow.timesteps(13, through=0.4)
+    assert (through[:-1] > through[1:]).all()
+    moved = (plain != through).nonzero().flatten()
+    assert through[moved].tolist() == pytest.approx([0.4]) and (plain[moved] - 0.4).abs() == (plain - 0.4).abs().min()
+    assert flow.timesteps(3, through=0.4).tolist() == pytest.approx([1, 0.4, 0])
+    assert flow.timesteps(2, through=0.4).tolist() == [1, 0]  # the ends stay
+
+
+@pytest.mark.parametrize("at", [0.4, 0.5, 1.0, 2.0, 0.0])
+def test_the_halves_of_the_times_meet(at):
+    times = flow.timesteps(5)  # 1, 0.9, 0.75, 0.5, 0
+    early, late = flow.split_times(times, at)
+    assert (early[:-1] > at).all() and (late <= at).all()
+    assert torch.equal(torch.cat([early[:-1], late]), times)
+    assert early[-1] == late[0]
 
 
 def test_time_shift():

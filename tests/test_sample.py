@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import data
+import flow
 import sample
 
 ROOT = Path(__file__).parent.parent
@@ -99,7 +102,55 @@ def test_bad_input_is_one_line_that_names_it(micro_folder, tmp_path, arguments, 
 
 
 def test_help_teaches_and_does_not_wait_for_torch():
-    result = run("--help")
-    assert result.returncode == 0 and "not a medical device" in re.sub(r"\s+", " ", result.stdout)
-    listing = "import sys, sample; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", listing], cwd=ROOT).returncode == 0
+    code = """
+import contextlib, sys, sample
+sys.argv = ["sample.py", "--help"]
+with contextlib.suppress(SystemExit):
+    sample.main()
+sys.exit("torch" in sys.modules or "numpy" in sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "not a medical device" in re.sub(r"\s+", " ", result.stdout)
+
+
+def test_the_solvers_that_help_names_are_those_of_flow():
+    assert list(sample.SOLVERS) == list(flow.SOLVERS)
+    assert sample.SOLVER in sample.SOLVERS
+
+
+@torch.inference_mode()
+def test_euler_draws_as_published(micro):
+    """One velocity that asks at every time whether guidance is on, as the authors' sampler does."""
+    ids, guidance, times = micro.encode("Small effusion."), 2.0, flow.timesteps(12)
+    alone, paired = micro.model.read_prompt([ids]), micro.model.read_prompt([ids, None])
+    velocity = flow.guided_velocity(
+        lambda x, t: micro.model.velocity(x, t, alone),
+        lambda x, t: micro.model.velocity(torch.cat([x, x]), torch.cat([t, t]), paired).chunk(2),
+        guidance,
+        (0.4, 1.0),
+    )
+    noise = torch.randn(16, 4, 4, generator=torch.Generator().manual_seed(7))[None]
+    published = data.to_uint8(micro.vae.decode(flow.euler(velocity, noise, times)))
+    drawn = sample.draw(micro, ["Small effusion."], [7], steps=12, solver="euler")
+    assert np.array_equal(drawn, published)
+    assert not np.array_equal(
+        drawn, sample.draw(micro, ["Small effusion."], [7], steps=12, guidance=1.0, solver="euler")
+    )
+
+
+def test_every_solver_draws_the_same_picture_given_many_times(micro):
+    def drawn(solver, steps):
+        return sample.draw(micro, ["Small effusion."], [7], size=32, steps=steps, solver=solver).astype(int)
+
+    exact = drawn("heun", 60)
+    for solver, steps in (("euler", 300), ("midpoint", 60), ("ab2", 60)):
+        assert np.abs(drawn(solver, steps) - exact).max() <= 2 < np.abs(drawn(solver, 4) - exact).max()
+
+
+def test_profile_says_where_the_time_went(micro_folder, tmp_path):
+    result = run("Edema.", "--weights", micro_folder, "--steps", 3, "--profile", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    table = [line.split() for line in result.stdout.splitlines()[2:]]
+    assert [row[0] for row in table] == ["imports", "load", "prompt", "steps", "decode", "write", "total"]
+    assert sum(float(row[1]) for row in table[:-1]) == pytest.approx(float(table[-1][1]), abs=0.04)
