@@ -31,7 +31,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-import clean
 import phantom
 from errors import UserError, run
 from model import IGNORE, UniXConfig
@@ -490,6 +489,8 @@ def check(source: Records, workers: int) -> int:
 
 
 def main() -> None:
+    import clean  # only here: its server's client takes time to import
+
     parser = argparse.ArgumentParser(
         description="Look at a data set of chest X-rays and reports, and clean its reports. A data set is whatever"
         " train.py --data takes: MIMIC-CXR-JPG, a CheXGenBench CSV, Open-i, a folder with metadata.csv or .jsonl.",

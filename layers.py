@@ -12,7 +12,7 @@ from torch import nn
 
 
 def _as(weight: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
-    return None if weight is None else weight.to(x.dtype)
+    return weight if weight is None or weight.dtype == x.dtype else weight.to(x.dtype)
 
 
 class Linear(nn.Linear):

@@ -76,7 +76,7 @@ class VisionTransformer(nn.Module):
         self.side = config.image_size // config.patch_size
         self.patch_embed = Conv2d(3, config.width, config.patch_size, stride=config.patch_size)
         rows = self.side**2 + config.class_token  # the class token's position comes first
-        self.pos_embed = nn.Parameter(torch.empty(1, rows, config.width).normal_(std=0.02))
+        self.pos_embed = nn.Parameter(torch.zeros(1, rows, config.width))  # a checkpoint or `init_weights` fills it
         if config.class_token:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))

@@ -585,7 +585,12 @@ def empty(build: Callable[[], nn.Module], device: str | torch.device, dtype: tor
     """A module in real, uninitialised memory of `dtype`, never initialised on the way; fixed tables are computed."""
     with torch.device("meta"):
         module = build()
-    module.to(dtype).to_empty(device=device)
+    # Not `to_empty`: on the meta device torch's empty_like is Python code, whose first use imports torch's compiler.
+    memory = {
+        name: torch.empty(value.shape, dtype=dtype if value.is_floating_point() else value.dtype, device=device)
+        for name, value in module.state_dict().items()
+    }
+    module.load_state_dict(memory, assign=True)
     if isinstance(module, UniX):
         module.reset_tables()
     return module
