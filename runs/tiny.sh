@@ -1,14 +1,21 @@
 #!/usr/bin/env bash
 # Remakes the shipped weights (assets/tiny): the autoencoder and the ViT from nothing, then the paper's three stages, on
 # drawn X-rays only. Its time on the machine that made them is in the README. Each finished stage stays under out/.
-# DEVICE=cuda and DTYPE=float32 are the knobs worth turning.
+# DEVICE=cuda and DTYPE=float32 are the knobs worth turning. A look at all of it in a few minutes, leaving the shipped
+# weights alone: STEPS=20 bash runs/tiny.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
+: "${OUT:=out${STEPS:+/look}}"
+: "${TO:=${STEPS:+$OUT/tiny}}" "${TO:=assets/tiny}"
 flags=(--device "${DEVICE:-cpu}" --dtype "${DTYPE:-bfloat16}" --seed 0 --resume) # go on where it was stopped
+flags+=(${STEPS:+--steps "$STEPS"})
 
-python train.py --stage vae --init scratch "${flags[@]}" --decay 0.4
-python train.py --stage vit "${flags[@]}" --decay 0.3
-python train.py --stage 1 "${flags[@]}" --decay 0.4 --compile
-python train.py --stage 2 "${flags[@]}" --data phantom:8000 --compile
-python train.py --stage 3 "${flags[@]}" --data phantom:8000 --decay 0.5 --compile
-python weights.py convert out/stage-3 assets/tiny --dtype bfloat16
+stage() { # name, what it starts from, more flags
+    python train.py --stage "$1" --init "$2" --out "$OUT/stage-$1" "${flags[@]}" "${@:3}"
+}
+stage vae scratch --decay 0.4
+stage vit "$OUT/stage-vae" --decay 0.3
+stage 1 "$OUT/stage-vit" --decay 0.4 --compile
+stage 2 "$OUT/stage-1" --data phantom:8000 --compile
+stage 3 "$OUT/stage-2" --data phantom:8000 --decay 0.5 --compile
+python weights.py convert "$OUT/stage-3" "$TO" --dtype bfloat16
