@@ -169,7 +169,7 @@ def test_resume_generates_nothing_again_unless_a_setting_changed(fake):
     assert fake.calls == ["read", "draw"]
     assert again["reading"] == first["reading"]
     assert again["drawing"]["generated"] == first["drawing"]["generated"]
-    fake.command("--resume", "--steps", "20")
+    fake.command("--resume", "--steps", "12")
     assert fake.calls == ["read", "draw"] * 2
 
 
