@@ -8,6 +8,7 @@ pictures have been memorised. Without RadDino's weights the tiny model's ViT ste
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -58,10 +59,10 @@ def image_command(args: argparse.Namespace) -> None:
         fake = open_images(drawn)
     else:
         fake = open_images(args.fake, "all", args.cache)
-    if real.labels is not None and all(text in set(real.texts) for text in fake.texts):
+    of_text = {} if real.labels is None else dict(zip(real.texts, real.labels, strict=True))
+    if all(text and text in of_text for text in fake.texts):
         # As CheXGenBench: what a picture should show is what the real image with that prompt shows.
-        labels = dict(zip(real.texts, real.labels, strict=True))
-        fake.labels = np.array([labels[text] for text in fake.texts])
+        fake.labels = np.array([of_text[text] for text in fake.texts])
     for flag, images in (("--real", real), ("--fake", fake)):
         if len(images) <= NEIGHBOURS:
             raise UserError(f"{flag} {images.name}: {len(images)} images; at least {NEIGHBOURS + 1} are needed")
@@ -125,7 +126,8 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
     if team.leader and len(fitting) < len(prompts):
         print(f"{len(prompts) - len(fitting)} of {len(prompts)} prompts are too long for the model; left out")
     settings = {name: getattr(args, name) for name in ("seed", "steps", "solver", "guidance", "size", "dtype")}
-    settings = json.dumps({**settings, "weights": version, "prompts": len(fitting)})
+    digest = hashlib.sha256("\n".join(fitting).encode()).hexdigest()[:12]
+    settings = json.dumps({**settings, "weights": version, "prompts": digest})
     folder, names = args.out / "generated", [f"{index:06d}.png" for index in range(len(fitting))]
     if team.leader:
         make_folder(folder)

@@ -121,7 +121,8 @@ def make_folder(path: Path) -> None:
     """Before minutes of work: can anything be written there?"""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        write_text(path / "writable", "")
-        (path / "writable").unlink(missing_ok=True)
+        probe = path / f"writable.{os.getpid()}"  # of this process alone: others of its team look as well
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         raise UserError(f"--out {path}: cannot write there ({error.strerror}); name another folder") from error
