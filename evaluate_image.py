@@ -30,7 +30,6 @@ from results import (
     thumbnail,
     together,
     write_results,
-    write_text,
 )
 from sample import DISCLAIMER
 
@@ -88,7 +87,7 @@ def image_command(args: argparse.Namespace) -> None:
     blocks += cases_of_images(real, fake, *sets, pairs)
     if closest:
         blocks += memorisation_page(fake, train, closest)
-    page.write_page(args.out / "report.html", page.page("Drawing chest X-rays", blocks, footer=footer(about)))
+    page.write_text(args.out / "report.html", page.page("Drawing chest X-rays", blocks, footer=footer(about)))
     print(image_text(results, about), DISCLAIMER, sep="\n\n")
     print(f"\n{args.out}: results.json, report.html")
 
@@ -135,7 +134,7 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
         if not (args.resume and stamp.is_file() and stamp.read_text() == settings):
             for file in folder.glob("*.png"):
                 file.unlink()
-        write_text(stamp, settings)
+        page.write_text(stamp, settings)
     team.sum([0.0])
     mine = [index for index in range(team.rank, len(fitting), team.size) if not (folder / names[index]).is_file()]
     batch = args.batch or 16

@@ -29,7 +29,7 @@ import metrics
 import page
 from errors import UserError
 from phantom import OBSERVATIONS
-from results import footer, make_folder, mean_and_interval, thumbnail, write_results, write_text
+from results import footer, make_folder, mean_and_interval, thumbnail, write_results
 from sample import DISCLAIMER, check_device, check_size
 
 TRAINING_SEED, PROBE_SEED = 0, 2  # phantoms of these seeds have been seen: data.TRAIN_SEED, probe.Recipe.seed
@@ -152,7 +152,7 @@ def phantom_command(args: argparse.Namespace) -> None:
     write_picture(args.out / "drawing.png", phantoms, real, drawings, size)
     blocks = phantom_page(reading, drawing, phantoms, real, reports, drawings)
     about = {"weights": f"{args.weights} ({settings['weights_sha256']})"}
-    page.write_page(args.out / "report.html", page.page("Reading and drawing phantoms", blocks, footer=footer(about)))
+    page.write_text(args.out / "report.html", page.page("Reading and drawing phantoms", blocks, footer=footer(about)))
     print(reading_table(reading, args), drawing_table(drawing, args), sep="\n\n")
     print(f"\n{args.out}: results.json, report.html, reading.jsonl, drawing.png ({sum(timings.values()):.0f} s)")
 
@@ -326,7 +326,7 @@ def write_reading(path: Path, phantoms: Sequence, reports: Sequence[str]) -> Non
         json.dumps({"index": index, "truth": p.report, "generated": report})
         for index, (p, report) in enumerate(zip(phantoms, reports, strict=True))
     ]
-    write_text(path, "\n".join(lines) + "\n")
+    page.write_text(path, "\n".join(lines) + "\n")
 
 
 def write_picture(path: Path, phantoms: Sequence, real: np.ndarray, drawings: np.ndarray, size: int) -> None:

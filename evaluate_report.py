@@ -30,7 +30,6 @@ from results import (
     thumbnail,
     together,
     write_results,
-    write_text,
 )
 from sample import DISCLAIMER
 
@@ -66,8 +65,8 @@ def report_command(args: argparse.Namespace) -> None:
         "seconds": {"writing": generated_in, "all": time.perf_counter() - started},
     }
     write_results(args.out, {**about, **results})
-    write_text(args.out / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    page.write_page(args.out / "report.html", report_page(rows, results, source, about))
+    page.write_text(args.out / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    page.write_text(args.out / "report.html", report_page(rows, results, source, about))
     print(report_text(results, about), DISCLAIMER, sep="\n\n")
     print(f"\n{args.out}: results.json, report.html, predictions.jsonl")
 

@@ -1,9 +1,9 @@
 """One HTML page of tables, bars, histograms and pictures in a single file: it loads nothing and runs no script.
 
-Each function returns a piece of HTML as a string, `page` joins the pieces, `write_page` writes the result:
+Each function returns a piece of HTML as a string, `page` joins the pieces, `write_text` writes the result:
 
     blocks = [heading("Reading"), table(["class", "F1"], [["Edema", (0.912, 0.898, 0.925)]])]
-    write_page("report.html", page("Scores", blocks))
+    write_text("report.html", page("Scores", blocks))
 
 Every text that is passed in is escaped. Nothing here knows of models or scores. The colours of series are those of
 Okabe and Ito, which colour-blind readers can tell apart; histograms tell their series apart by dashes as well.
@@ -270,12 +270,12 @@ def pictures(items: Sequence[tuple[np.ndarray, str]], caption: str = "", columns
     return f"<figure>\n{_caption(caption)}{grid}\n</figure>\n"
 
 
-def write_page(path: str | Path, html: str) -> None:
+def write_text(path: str | Path, text: str) -> None:
     """Write to `PATH.tmp`, then rename: the file is whole or absent. Raises OSError if it cannot be written."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -98,7 +98,7 @@ def write_results(out: Path, results: dict) -> None:
 
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     whole = {"command": shlex.join(["python", *map(str, sys.argv)]), "versions": versions, **results}
-    write_text(out / "results.json", json.dumps(without_nan(whole), indent=1) + "\n")
+    page.write_text(out / "results.json", json.dumps(without_nan(whole), indent=1) + "\n")
 
 
 def without_nan(value: object) -> object:
@@ -108,13 +108,6 @@ def without_nan(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [without_nan(item) for item in value]
     return None if isinstance(value, float) and np.isnan(value) else value
-
-
-def write_text(path: Path, text: str) -> None:
-    """Written beside, then renamed: a reader never finds half a file."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def make_folder(path: Path) -> None:
