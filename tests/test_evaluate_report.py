@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -78,6 +79,30 @@ def test_with_its_weights_chexbert_judges(tmp_path, monkeypatch, capsys):
     assert results["judge"] == "CheXbert" and results["per_class"]["Edema"]["positive"][0] == 1
     assert results["table_2"]["positive"]["macro14"][0] == pytest.approx(1 / 14)
     assert max(map(len, seen)) == 512 and "rule-based" not in capsys.readouterr().out
+
+
+def test_radgraph_scores_where_it_is_installed_and_loses_nothing_where_it_fails(tmp_path, monkeypatch, capsys):
+    """As radgraph 0.1.18 answers: mean, each report, and the annotations of both."""
+    write_csv(tmp_path / "theirs.csv")
+
+    class F1RadGraph:
+        def __init__(self, reward_level, model_type):
+            assert (reward_level, model_type) == ("partial", "radgraph-xl")
+
+        def __call__(self, refs, hyps):
+            assert (refs, hyps) == (TRUTHS, WRITTEN)
+            return 0.5, [0.25, 1.0, 0.75, 0.0], [], []
+
+    monkeypatch.setitem(sys.modules, "radgraph", types.SimpleNamespace(F1RadGraph=F1RadGraph))
+    flags = ("--predictions", tmp_path / "theirs.csv", "--out", tmp_path)
+    command(monkeypatch, *flags)
+    value, low, high = json.loads((tmp_path / "results.json").read_text())["radgraph_f1"]
+    assert value == 0.5 and low < 0.5 < high and "RadGraph F1 0.500" in capsys.readouterr().out
+
+    monkeypatch.setattr(F1RadGraph, "__call__", lambda self, **_: 1 / 0)
+    command(monkeypatch, *flags)
+    assert json.loads((tmp_path / "results.json").read_text())["radgraph_f1"] is None
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_a_run_that_was_cut_off_goes_on(micro_folder, tmp_path, monkeypatch):
