@@ -126,13 +126,16 @@ def write_reports(args: argparse.Namespace, team: Team) -> tuple[list[dict] | No
     mine = [index for index in range(team.rank, count, team.size) if index not in known]
     section = ("report", "impression").index(args.section)
     default = (data.DEFAULT_QUESTION, data.SHORT_QUESTION)[section]
+    asked: dict[str, list[int]] = {}  # a batch has one question
+    for index in mine:
+        asked.setdefault(args.question or question_of(source, index) or default, []).append(index)
+    size = args.batch or 32
+    batches = [(q, rows[i : i + size]) for q, rows in asked.items() for i in range(0, len(rows), size)]
     with open(args.out / f"reports.{team.rank}.jsonl", "a") as file:
         file.write("\n" + json.dumps({"settings": settings}) + "\n")
         with tqdm(total=len(mine), unit="report", desc="reading", disable=not team.leader) as bar:
-            for start in range(0, len(mine), args.batch or 32):
-                batch = mine[start : start + (args.batch or 32)]
+            for question, batch in batches:
                 images = [Image.fromarray(source.image(index)) for index in batch]
-                question = args.question or question_of(source, batch[0]) or default
                 for index, text in zip(batch, sample.read(checkpoint, images, question, batch=len(batch)), strict=True):
                     row = {"index": index, "image": file_of(source, index), "truth": source.text(index)[section]}
                     file.write(json.dumps(row | {"generated": text}) + "\n")

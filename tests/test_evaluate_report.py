@@ -9,10 +9,12 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import encoders
 import evaluate
 import metrics
+import sample
 from labeler import Label, label_reports
 from phantom import OBSERVATIONS, phantom
 
@@ -122,6 +124,28 @@ def test_a_run_that_was_cut_off_goes_on(micro_folder, tmp_path, monkeypatch):
     assert (tmp_path / "cut/predictions.jsonl").read_text() == whole
     added = (tmp_path / "cut/reports.0.jsonl").read_text()[len(kept) :]
     assert sorted(json.loads(line).get("index", -1) for line in added.split("\n") if line) == [-1, 2, 3, 4]
+
+
+def test_every_image_is_asked_the_question_of_its_row(micro_folder, tmp_path, monkeypatch):
+    questions = ["What is seen?", "Is there an effusion?", "What is seen?"]
+    rows = []
+    for index, question in enumerate(questions):
+        Image.fromarray(phantom(1, index).image).save(tmp_path / f"{index}.png")
+        said = [{"role": "user", "content": question}, {"role": "assistant", "content": f"Answer {index}."}]
+        rows.append({"messages": said, "images": [f"{index}.png"]})
+    (tmp_path / "test.json").write_text(json.dumps(rows))
+    asked = []
+
+    def read(checkpoint, images, question, batch):
+        asked.append((question, len(images)))
+        return [f"{question} {number}" for number in range(len(images))]
+
+    monkeypatch.setattr(sample, "read", read)
+    flags = ("--data", tmp_path / "test.json", "--split", "all", "--weights", micro_folder, "--out", tmp_path / "out")
+    command(monkeypatch, *flags, "--cache", tmp_path / "cache")
+    assert asked == [("What is seen?", 2), ("Is there an effusion?", 1)]
+    written = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert [row["generated"] for row in written] == ["What is seen? 0", "Is there an effusion? 0", "What is seen? 1"]
 
 
 def test_reports_of_other_weights_are_not_mixed_in(micro_folder, tmp_path, monkeypatch, capsys):
