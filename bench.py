@@ -339,30 +339,13 @@ def training_rows(config: UniXConfig, stage: str, count: int, name: str, args: a
     products = matrix_products(flops, torch.float32)
     seconds = take_turns({way: step(loss) for way, loss in ways.items()} | {"matrix": products}, args.repeat)
     speed = {way: count / statistics.median(seconds[way]) for way in ways}
-    kept = {way: kept_bytes(loss, losses) / 1e6 for way, loss in ways.items()}
+    kept = {way: cost.kept_bytes(loss, losses) / 1e6 for way, loss in ways.items()}
     fraction, of = times(seconds["matrix"], seconds["ours"]), matrix_speed(flops, seconds["matrix"])
     for way, title in {"theirs": name, "thawed": f"{name}, nothing frozen instead"}.items():
         if way in ways:
             ratio = times(seconds[way], seconds["ours"])
             yield Row(title, "samples/s", speed["ours"], speed[way], ratio, fraction, of)
             yield Row("  kept for the backward pass", "MB", kept["ours"], kept[way], kept[way] / kept["ours"])
-
-
-def kept_bytes(function: Callable[[], torch.Tensor], module: nn.Module) -> int:
-    """Bytes of the tensors that autograd keeps for the backward pass, each storage once, without the parameters."""
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
-    seen: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = function()
-    del result
-    return sum(seen.values())
 
 
 # What one would write first, and what BAGEL and the published UniX do: prompt and picture in one padded sequence, every

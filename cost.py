@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
+from torch import nn
 
 from model import UniXConfig, count_parameters, preset
 
@@ -86,6 +87,23 @@ def layer_activations(config: UniXConfig, tokens: int) -> int:
     compute in float32 and keep copies of double width (8). MLP widths: gate and up (2), silu(gate), the product.
     """
     return 2 * tokens * (24 * config.hidden_size + 4 * config.intermediate_size)
+
+
+def kept_bytes(function: Callable[[], torch.Tensor], module: nn.Module) -> int:
+    """Bytes of the tensors that autograd keeps for the backward pass, each storage once, without the parameters."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    seen: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = function()
+    del result
+    return sum(seen.values())
 
 
 def memory_per_gpu(

@@ -49,7 +49,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description="Read and draw phantoms the model was never trained on, and compare with what they really show. "
         "The first run trains the probe that judges drawings (about five minutes on two idle cores); "
         "later runs load it.",
-        epilog="example: python evaluate.py phantom --n 100 --steps 20   # a quick look. " + DISCLAIMER,
+        epilog="example: python evaluate.py phantom --n 100   # a quick look. " + DISCLAIMER,
     )
     add = phantom.add_argument
     add("--n", type=int, default=500, help="phantoms to read and impressions to draw, at least 2 (default 500)")

@@ -58,22 +58,6 @@ def test_backward_is_twice_the_forward(model):
     assert measured == pytest.approx(3 * 3 * cost.velocity_flops(model.config, 64, 12), rel=0.1)
 
 
-def kept_bytes(function):
-    """Bytes of the tensors autograd keeps for the backward pass, each storage once; parameters do not count."""
-    seen = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if not isinstance(tensor, torch.nn.Parameter):
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = function()
-    del result
-    return sum(seen.values())
-
-
 def test_memory_of_a_layers_activations():
     """In bfloat16, with the und branch frozen: gen tokens only. The cast weights are kept too and taken off."""
     config = preset("tiny")
@@ -87,7 +71,7 @@ def test_memory_of_a_layers_activations():
     t = torch.rand(4)
 
     def kept(size):
-        return kept_bytes(lambda: model.velocity(torch.randn(4, 16, size // 16, size // 16), t, prompt))
+        return cost.kept_bytes(lambda: model.velocity(torch.randn(4, 16, size // 16, size // 16), t, prompt), model)
 
     # Twice the picture: the difference is activations alone, of 4 * (1024 - 256) more tokens.
     measured = (kept(512) - kept(256)) / config.num_layers

@@ -154,3 +154,10 @@ def test_profile_says_where_the_time_went(micro_folder, tmp_path):
     table = [line.split() for line in result.stdout.splitlines()[2:]]
     assert [row[0] for row in table] == ["imports", "load", "prompt", "steps", "decode", "write", "total"]
     assert sum(float(row[1]) for row in table[:-1]) == pytest.approx(float(table[-1][1]), abs=0.04)
+
+
+def test_the_solvers_that_help_names_are_all_there_are():
+    """Typed twice, so that --help need not import torch."""
+    import flow
+
+    assert tuple(flow.SOLVERS) == sample.SOLVERS and sample.SOLVER in flow.SOLVERS
