@@ -8,6 +8,8 @@ order: a token's place is said by its rotary position, and what it may see by th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -40,9 +42,9 @@ def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.
 class KVCache:
     """Keys and values of the tokens that one layer has seen: (B, heads, capacity, head_dim), filled to `length`.
 
-    `append` keeps what it is given (reading a prompt, decoding a report). `followed_by` only looks: the new tokens
-    attend to the cache and are forgotten (each step of the image sampler). With gradients, the cache is filled by
-    concatenation, since autograd forbids writing into a tensor it has saved.
+    `append` keeps what it is given (reading a prompt, decoding a report); who only wants to look takes `keys` and
+    `values` (each step of the image sampler). With gradients, the cache is filled by concatenation, since autograd
+    forbids writing into a tensor it has saved.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -50,28 +52,39 @@ class KVCache:
         self._keys: torch.Tensor | None = None
         self._values: torch.Tensor | None = None
 
-    def append(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add k, v: (B, heads, S, head_dim); returns those of every token so far, (B, heads, length + S, head_dim)."""
+    @property
+    def keys(self) -> torch.Tensor:
+        return self._keys[:, :, : self.length]
+
+    @property
+    def values(self) -> torch.Tensor:
+        return self._values[:, :, : self.length]
+
+    def append(self, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Add k, v: (B, heads, S, head_dim)."""
         start, self.length = self.length, self.length + k.shape[2]
         if self.length > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens, {self.length} are needed")
         if k.requires_grad:
             self._keys = k if start == 0 else torch.cat([self._keys, k], dim=2)
             self._values = v if start == 0 else torch.cat([self._values, v], dim=2)
-        else:
-            if self._keys is None:
-                shape = (*k.shape[:2], self.capacity, k.shape[3])
-                self._keys, self._values = k.new_empty(shape), v.new_empty(shape)
-            self._keys[:, :, start : self.length] = k
-            self._values[:, :, start : self.length] = v
-        return self._keys[:, :, : self.length], self._values[:, :, : self.length]
+            return
+        if self._keys is None:
+            shape = (*k.shape[:2], self.capacity, k.shape[3])
+            self._keys, self._values = k.new_empty(shape), v.new_empty(shape)
+        self._keys[:, :, start : self.length] = k
+        self._values[:, :, start : self.length] = v
 
-    def followed_by(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The cached keys and values with k, v after them; the cache stays as it is."""
-        if self.length == 0:
-            return k, v
-        keys, values = self._keys[:, :, : self.length], self._values[:, :, : self.length]
-        return torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
+    def unpack(self, where: torch.Tensor) -> KVCache:
+        """From one row that holds the tokens of several: a cache whose row i holds the tokens where[i], (B, T)."""
+        unpacked = KVCache(where.shape[1])
+        unpacked.append(*(each[0, :, where].transpose(0, 1) for each in (self.keys, self.values)))
+        return unpacked
+
+
+def join(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Each (B, heads, S, head_dim), one after the other along the sequence; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
 class Projections(nn.Module):
@@ -103,25 +116,30 @@ class JointAttention(nn.Module):
         self,
         und: torch.Tensor,
         gen: torch.Tensor | None,
-        rotary: tuple[torch.Tensor, torch.Tensor],
+        rotary: tuple[torch.Tensor, torch.Tensor] | None,
         mask: torch.Tensor | None,
         cache: KVCache | None = None,
         keep: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """und: (B, U, width), gen: (B, G, width) or None -> the same shapes.
 
-        rotary: tables for the U + G new positions. mask: bool, broadcastable to (B, heads, U + G, cached + U + G), True
-        where a query may look; None for everywhere. keep: whether the new keys and values stay in the cache.
+        rotary: tables for the U + G new positions; None: all of them are at position 0, which is no rotation. mask:
+        bool, broadcastable to (B, heads, U + G, cached + U + G), True where a query may look; None for everywhere.
+        keep: whether the new keys and values stay in the cache.
         """
         # Eq. 3 and 4: each token through the weights of its own modality. The selectors are the layout itself.
-        q, k, v = self.und(und)
-        if gen is not None:
-            q, k, v = (torch.cat(pair, dim=2) for pair in zip((q, k, v), self.gen(gen), strict=True))
-        q, k = rotate(q, rotary), rotate(k, rotary)
-        if cache is not None:
-            k, v = cache.append(k, v) if keep else cache.followed_by(k, v)
+        projected = [self.und(und)] if gen is None else [self.und(und), self.gen(gen)]
+        q, k, v = zip(*projected, strict=True)
+        if rotary is not None:
+            q, k = ([rotate(join(each), rotary)] for each in (q, k))
+        if cache is not None and keep:
+            cache.append(join(k), join(v))
+            k, v = [cache.keys], [cache.values]
+        elif cache is not None and cache.length:
+            k, v = [cache.keys, *k], [cache.values, *v]
 
         # Eq. 5: softmax(Q K^T / sqrt(d)) V over the unified sequence.
+        q, k, v = join(q), join(k), join(v)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         mixed = mixed.transpose(1, 2).flatten(2)  # (B, U + G, width)
 

@@ -5,7 +5,7 @@ or a prompt autoregressively. The *generation* branch ("gen") is a second copy o
 latents into a velocity. Every layer attends over both (`attention.py`).
 
 Sequences, with the special tokens BOS, EOS, BOI (image start), EOI (image end):
-    drawing:  [BOS prompt EOS] causal, positions 0..T-1 | [BOI latents EOI] all at position T, full attention
+    drawing:  [BOS prompt EOS] causal, positions -T..-1 | [BOI latents EOI] all at position 0, full attention
     reading:  [BOI patches EOI] all at position 0, full attention | [BOS question EOS BOS answer EOS] causal from 1
     Janus:    [text patches text] causal, positions 0..n-1: Janus-Pro before it became a UniX (config.causal)
 
@@ -181,8 +181,7 @@ def latent_position_table(side: int, width: int) -> torch.Tensor:
 class Prompt:
     """A batch of prompts as the image block sees them: their keys and values, computed once for all noise levels."""
 
-    caches: list[KVCache]  # one a layer
-    lengths: torch.Tensor  # (B,) tokens; 0 is the unconditional prompt
+    caches: list[KVCache]  # one a layer, (B, heads, T, head_dim)
     visible: torch.Tensor | None  # (B, 1, 1, T) bool, False at padding; None where there is none
 
 
@@ -262,7 +261,7 @@ class UniX(nn.Module):
         self,
         und: torch.Tensor,
         gen: torch.Tensor | None,
-        position_ids: torch.Tensor,
+        position_ids: torch.Tensor | None,
         mask: torch.Tensor | None,
         caches: list[KVCache] | None = None,
         keep: bool = False,
@@ -270,12 +269,13 @@ class UniX(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Run the layers over [und | gen] after what `caches` hold (one a layer).
 
-        und: (B, U, width). gen: (B, G, width) or None. position_ids: (B or 1, U + G), or (B or 1, 1) if all are equal.
-        Returns the last hidden states of both, before the final norms, and gen's after layer `tap`.
+        und: (B, U, width). gen: (B, G, width) or None. position_ids: (B or 1, U + G), or (B or 1, 1) if all are equal;
+        None: all are 0. Returns the last hidden states of both, before the final norms, and gen's after layer `tap`.
         """
-        config = self.config
-        rotary = rotary_table(position_ids, config.hidden_size // config.num_heads, config.rope_theta, und.dtype)
-        tapped = None
+        config, rotary, tapped = self.config, None, None
+        if position_ids is not None:
+            head_dim = config.hidden_size // config.num_heads
+            rotary = rotary_table(position_ids, head_dim, config.rope_theta, und.dtype)
         for i, layer in enumerate(self.layers):
             attention = {"rotary": rotary, "mask": mask, "cache": caches and caches[i], "keep": keep}
             if self.checkpoint_activations and torch.is_grad_enabled() and not keep:
@@ -294,22 +294,32 @@ class UniX(nn.Module):
     def read_prompt(self, prompts: Sequence[Sequence[int] | None], multiple: int = 1) -> Prompt:
         """Token ids of each prompt, without special tokens -> its keys and values. None in the list: unconditional.
 
-        A prompt is causal and never sees the image block, so nothing here depends on the noise. The batch is padded on
-        the right, to a multiple of `multiple` tokens (a compiled training step should meet few shapes).
+        A prompt is causal and never sees the image block, so nothing here depends on the noise. All prompts are read
+        as one row, one after the other, where each token sees those before it in its own prompt: no padding is
+        computed but to a multiple of `multiple` tokens (a compiled training step should meet few shapes).
+
+        Rotary attention only knows how far apart two tokens are. A prompt of T tokens is at -T..-1, so that the image
+        block after it, which has one position for all its tokens, is at 0 and needs no rotation.
         """
         config, device = self.config, self.embed_tokens.weight.device
         rows = [[] if p is None else [config.bos, *p, config.eos] for p in prompts]
-        T = -(-max(map(len, rows)) // multiple) * multiple
-        caches = [KVCache(capacity=T) for _ in self.layers]
-        lengths = torch.tensor([len(row) for row in rows], device=device)
+        counts = [len(row) for row in rows]
+        T, total = (-(-count // multiple) * multiple for count in (max(counts), sum(counts)))
         if T == 0:
-            return Prompt(caches, lengths, None)
-        ids = torch.tensor([row + [config.eos] * (T - len(row)) for row in rows], device=device)
-        position_ids = torch.arange(T, device=device)[None]
-        causal = torch.ones(T, T, dtype=torch.bool, device=device).tril()
-        self.decode(self.embed(ids), None, position_ids, causal, caches, keep=True)
-        visible = position_ids < lengths[:, None]  # (B, T)
-        return Prompt(caches, lengths, None if min(map(len, rows)) == T else visible[:, None, None, :])
+            return Prompt([KVCache(capacity=0) for _ in self.layers], None)
+        padding = total - sum(counts)
+        ids = [token for row in rows for token in row] + [config.eos] * padding
+        positions = [i - count for count in counts for i in range(count)] + [0] * padding
+        owners = [owner for owner, count in enumerate(counts) for _ in range(count)] + [-1] * padding
+        ids, positions, owners = torch.tensor([ids, positions, owners], device=device)
+        mask = (owners[:, None] == owners).tril()
+        packed = [KVCache(capacity=total) for _ in self.layers]
+        self.decode(self.embed(ids[None]), None, positions[None], mask, packed, keep=True)
+
+        lengths, column = torch.tensor(counts, device=device)[:, None], torch.arange(T, device=device)
+        where = (lengths.cumsum(0) - lengths + column).clamp(max=total - 1)  # (B, T)
+        visible = None if min(counts) == T else (column < lengths)[:, None, None, :]
+        return Prompt([cache.unpack(where) for cache in packed], visible)
 
     def velocity(
         self, x: torch.Tensor, t: torch.Tensor, prompt: Prompt, tap: int | None = None
@@ -328,8 +338,7 @@ class UniX(nn.Module):
         mask = prompt.visible
         if mask is not None:
             mask = F.pad(mask, (0, 2 + h * w), value=True)
-        # The whole block sits at one rotary position: the one after the prompt.
-        _, gen, tapped = self.decode(und, gen, prompt.lengths[:, None], mask, prompt.caches, tap=tap)
+        _, gen, tapped = self.decode(und, gen, None, mask, prompt.caches, tap=tap)
         v = self.llm2vae(self.norm["gen"](gen)).float().transpose(1, 2).reshape(B, C, h, w)
         return v if tap is None else (v, tapped)
 
