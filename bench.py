@@ -191,7 +191,6 @@ def janus_pair(quick: bool, dtype: torch.dtype) -> tuple[nn.Module, UniX]:
         theirs.save_pretrained(folder)
         Tokenizer(models.WordLevel(names, unk_token="<|eos|>")).save(f"{folder}/tokenizer.json")
         ours = load_checkpoint(folder, dtype=dtype, parity=True).model
-    ours.lay_out_for_decoding()
     return theirs.to(dtype), ours
 
 

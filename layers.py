@@ -15,11 +15,32 @@ def _as(weight: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
     return weight if weight is None or weight.dtype == x.dtype else weight.to(x.dtype)
 
 
+FEW, BLOCKS = 64, 16
+
+
+def few_rows(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """F.linear for a few rows in float32 on a CPU, where all it does is read the weights: x: (..., in) -> (..., out).
+
+    torch hands the product to MKL whole, which reads the weights of one row with one core, and those of a few rows
+    several times. As a batch of blocks of outputs, it reads them once with every core (`bench.py reading`).
+    """
+    rows, blocks = x.reshape(-1, x.shape[-1]), weight.view(BLOCKS, -1, x.shape[-1])
+    if len(rows) <= 4:
+        y = torch.bmm(blocks, rows.t().expand(BLOCKS, -1, -1)).flatten(0, 1).t()
+    else:
+        y = torch.bmm(rows.expand(BLOCKS, -1, -1), blocks.transpose(1, 2)).transpose(0, 1).flatten(1)
+    y = y.reshape(*x.shape[:-1], len(weight))
+    return y if bias is None else y + bias
+
+
 class Linear(nn.Linear):
     """y = x W^T + b, computed in x.dtype."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, _as(self.weight, x), _as(self.bias, x))
+        weight, bias = _as(self.weight, x), _as(self.bias, x)
+        if x.is_cpu and x.dtype == torch.float32 and x.numel() <= FEW * x.shape[-1] and len(weight) % BLOCKS == 0:
+            return few_rows(x, weight, bias)
+        return F.linear(x, weight, bias)
 
 
 class Conv2d(nn.Conv2d):

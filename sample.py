@@ -263,7 +263,6 @@ def main() -> None:
     with clock("load"):
         checkpoint = load_checkpoint(args.weights, args.device, getattr(torch, args.dtype), parity=True)
     if args.image:
-        checkpoint.model.lay_out_for_decoding()
         with clock("read"):
             reports = read(checkpoint, images, args.question, progress=len(images) > 1)
         for path, report in zip(args.image, reports, strict=True):
