@@ -82,11 +82,11 @@ def peak_flops(device: torch.device) -> float | None:
 def layer_activations(config: UniXConfig, tokens: int) -> int:
     """Bytes that autograd keeps of one decoder layer in bfloat16, for `tokens` tokens.
 
-    Widths kept a token: the layer's input (1), Q, K, V (3), the rotated halves and the rotated Q and K (4), V and the
-    attention's output, each in two layouts (4), the residual (1) and three normed inputs of products (3); the norms
-    compute in float32 and keep copies of double width (8). MLP widths: gate and up (2), silu(gate), the product.
+    Widths kept a token: the layer's input (1), its norm (1), Q, K, V before their norms (3) and as attention takes them
+    (3), attention's output in two layouts (2), the residual (1) and its norm (1). MLP widths: gate and up (2); their
+    product is computed again. A norm keeps its input and one number a token (`layers.RMSNorm`).
     """
-    return 2 * tokens * (24 * config.hidden_size + 4 * config.intermediate_size)
+    return 2 * tokens * (12 * config.hidden_size + 2 * config.intermediate_size)
 
 
 def kept_bytes(function: Callable[[], torch.Tensor], module: nn.Module) -> int:

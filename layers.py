@@ -64,6 +64,30 @@ class GroupNorm(nn.GroupNorm):
         return F.group_norm(x, self.num_groups, _as(self.weight, x), _as(self.bias, x), self.eps)
 
 
+class _RMSNormOnCPU(torch.autograd.Function):
+    """RMSNorm that keeps for the backward pass its input and one number a token, as torch's own does on a GPU.
+
+    On a CPU torch composes it of six operations and keeps the results of two, in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: object, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        at_least_float32 = torch.promote_types(x.dtype, torch.float32)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=at_least_float32)
+        scale = torch.rsqrt(length.square() / x.shape[-1] + eps)
+        ctx.save_for_backward(x, weight, scale)
+        return (x * scale).to(x.dtype).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: object, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+        x, weight, scale = ctx.saved_tensors
+        normed = x * scale
+        grad_weight = (grad * normed).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        grad = grad * weight
+        along = (grad * normed).mean(dim=-1, keepdim=True)  # the part of the gradient that only lengthens x is lost
+        return torch.addcmul(grad, normed, along, value=-1).mul_(scale).to(x.dtype), grad_weight, None
+
+
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang & Sennrich 2019), as Llama uses it."""
 
@@ -73,4 +97,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, self.weight.shape, _as(self.weight, x), self.eps)
+        weight = _as(self.weight, x)
+        if x.is_cpu and torch.is_grad_enabled():
+            return _RMSNormOnCPU.apply(x, weight, self.eps)
+        return F.rms_norm(x, weight.shape, weight, self.eps)
