@@ -460,6 +460,7 @@ def random_vae(quick: bool) -> VAE:
 def decode_once(way: str, size: str, threads: str, quick: str) -> None:
     """In a process of its own: decode one picture and print the most memory the process ever had, in GB."""
     torch.set_num_threads(int(threads))
+    cost.keep_freed_memory()
     autoencoder, latents = random_vae(quick == "True"), torch.randn(1, 16, int(size) // 16, int(size) // 16)
     with torch.inference_mode():
         autoencoder.decode(latents) if way == "ours" else plain_decode(autoencoder, latents)
@@ -572,6 +573,36 @@ def obvious_velocity(model: UniX, prompt: list[int] | None, shape: torch.Size) -
     return velocity
 
 
+# ---- freed memory --------------------------------------------------------------------------------------------------
+
+
+def memory(args: argparse.Namespace) -> Iterator[Row]:
+    """a process that keeps the memory torch frees, as our commands do, beside one that gives it back"""
+    seconds: dict[str, list[list[float]]] = {"ours": [], "theirs": []}
+    for _ in range(args.repeat):
+        for way, taken in seconds.items():
+            code = "import sys, bench; bench.step_and_decode(*sys.argv[1:])"
+            taken.append([float(word) for word in in_child(code, way, str(args.threads), str(args.quick))])
+    for i, name in enumerate(("a guided step of the tiny model", "vae decode, 512 px")):
+        ours, theirs = ([each[i] for each in seconds[way]] for way in ("ours", "theirs"))
+        yield Row(name, "s", statistics.median(ours), statistics.median(theirs), times(theirs, ours))
+
+
+def step_and_decode(way: str, threads: str, quick: str) -> None:
+    """In a process of its own: print the seconds of one guided step of a 256 px drawing and of one decoding."""
+    torch.set_num_threads(int(threads))
+    if way == "ours":
+        cost.keep_freed_memory()
+    checkpoint, side = load_checkpoint(sample.SHIPPED), 4 if quick == "True" else 32
+    autoencoder, latents = random_vae(quick == "True"), torch.randn(1, 16, side, side)
+    with torch.inference_mode():
+        guided, _ = sample.prompted_velocities(checkpoint.model, [checkpoint.encode(PROMPT)], 2.0)
+        x, t = torch.randn(1, 16, 16, 16), torch.tensor([0.7])
+        ways = {"step": lambda: guided(x, t), "decode": lambda: autoencoder.decode(latents)}
+        for name, repeat in (("step", 5), ("decode", 1)):
+            print(statistics.median(take_turns({name: ways[name]}, repeat)[name]))
+
+
 # ---- solvers -----------------------------------------------------------------------------------------------------
 
 
@@ -640,6 +671,7 @@ ROWS = {
     "training": training,
     "vae": vae,
     "drawing": drawing,
+    "memory": memory,
     "solvers": solvers,
     "startup": startup,
 }
@@ -687,6 +719,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
+    cost.keep_freed_memory()
     print(
         f"{datetime.date.today()}, {cpu_name()}, {args.threads} threads, torch {torch.__version__},"
         f" transformers {version('transformers')}"

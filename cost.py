@@ -8,6 +8,7 @@ The formulas are checked in tests/test_cost.py, against torch's own counter and 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -157,6 +158,21 @@ def memory_used(device: torch.device) -> float:
         return float("nan")
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that torch frees, for the next operation. Does nothing where there is no glibc.
+
+    glibc gives large blocks back to the system, and the next activation of that size is fetched anew, page by page,
+    each of them zeroed first (`python bench.py memory`). A process then never shrinks below its peak.
+    """
+    trim_threshold, mmap_max = -1, -4  # glibc's malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # Windows and macOS
+        return
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, -1)
 
 
 # ---- time --------------------------------------------------------------------------------------------------------

@@ -123,6 +123,9 @@ def main() -> None:
         from evaluate_report import report_command as command
     else:
         from evaluate_image import image_command as command
+    from cost import keep_freed_memory
+
+    keep_freed_memory()
     command(args)
 
 

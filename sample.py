@@ -252,11 +252,12 @@ def main() -> None:
     from PIL import Image
 
     import data
-    from cost import Clock
+    from cost import Clock, keep_freed_memory
     from pictures import grid, save_png
     from weights import load_checkpoint
 
     check_device(args.device)
+    keep_freed_memory()
     clock = Clock(torch.device(args.device), args.profile)
     clock.seconds["imports"] = time.perf_counter() - began
     images = [data.load_image(path) for path in args.image or ()]

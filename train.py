@@ -135,6 +135,7 @@ def main() -> None:
     args = parse_args()
     device_name = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device_name)
+    cost.keep_freed_memory()
     team = join_team(torch.device(device_name))
     together = False
     try:
