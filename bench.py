@@ -7,7 +7,8 @@
 
 The ways of a row run in one process, on the same weights, inputs and threads. Their outputs are compared first; then
 they take turns for `--repeat` rounds and medians are printed, so that a machine that slows down slows all alike. The
-ceiling takes turns with them: bare products of as many operations as the work cannot do without.
+ceiling takes turns with them: bare products of as many operations as the work cannot do without, or for a report's
+tokens, which wait for memory, a sum over all weights.
 
 Columns: ours and the alternative in the row's unit; how many times better ours is; ours as a fraction of the ceiling.
 """
@@ -42,8 +43,9 @@ import flow
 import sample
 from attention import rotary_table, rotate
 from errors import UserError, run
+from layers import RMSNorm
 from losses import Encoder, StageLoss
-from model import UniX, UniXConfig, preset
+from model import MLP, UniX, UniXConfig, preset
 from vae import VAE, AttnBlock, ResnetBlock, Upsample, VAEConfig, tiny_vae
 from weights import Checkpoint, load_checkpoint
 
@@ -238,22 +240,21 @@ def reading_rows(theirs: nn.Module, ours: UniX, batch: int, name: str, args: arg
         return timed
 
     matrices = [p for n, p in ours.und_parameters() if p.dim() == 2 and n.startswith(("layers.", "lm_head."))]
-    rows = [torch.randn(batch, matrix.shape[1], dtype=dtype) for matrix in matrices]
     flops = batch * cost.report_flops(ours.config, len(BEFORE) + len(AFTER) - 2, 1)
 
     @torch.inference_mode()
-    def bare() -> None:
-        for row, matrix in zip(rows, matrices, strict=True):
-            F.linear(row, matrix)
+    def weights() -> None:
+        for matrix in matrices:
+            matrix.sum()
 
     ways = {"theirs": stamped("theirs", theirs, generate_theirs), "ours": stamped("ours", ours, generate_ours)}
-    seconds = take_turns(ways | {"bare": bare, "matrix": matrix_products(flops, dtype)}, args.repeat)
+    seconds = take_turns(ways | {"weights": weights, "matrix": matrix_products(flops, dtype)}, args.repeat)
     for way in ways:
         del first[way][0], after[way][0]  # the round that does not count
     speed = {way: batch / statistics.median(after[way]) for way in ways}
-    gigabytes = sum(matrix.nbytes for matrix in matrices) / 1e9 / statistics.median(seconds["bare"])
-    of = f"the weights' bare products ({gigabytes:.1f} GB/s)"
-    ratio, fraction = times(after["theirs"], after["ours"]), times(seconds["bare"], after["ours"])
+    gigabytes = sum(matrix.nbytes for matrix in matrices) / 1e9 / statistics.median(seconds["weights"])
+    of = f"reading the weights ({gigabytes:.1f} GB/s)"
+    ratio, fraction = times(after["theirs"], after["ours"]), times(seconds["weights"], after["ours"])
     yield Row(name, "tokens/s", speed["ours"], speed["theirs"], ratio, fraction, of)
     wait = {way: statistics.median(first[way]) for way in ways}
     ratio, fraction = times(first["theirs"], first["ours"]), times(seconds["matrix"], first["ours"])
@@ -351,6 +352,25 @@ def training_rows(config: UniXConfig, stage: str, count: int, name: str, args: a
 # token's branch looked up by index at every layer, one graph over all of it.
 
 
+Function = Callable[[torch.Tensor], torch.Tensor]
+
+
+def linear(layer: nn.Linear) -> Function:
+    return lambda x: F.linear(x, layer.weight, layer.bias)
+
+
+def norm(layer: RMSNorm) -> Function:
+    return lambda x: F.rms_norm(x, layer.weight.shape, layer.weight, layer.eps)
+
+
+def swiglu(layer: MLP) -> Function:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        gate, up = linear(layer.gate_up)(x).chunk(2, dim=-1)
+        return linear(layer.down)(F.silu(gate) * up)
+
+    return function
+
+
 def obvious_layers(
     model: UniX, x: torch.Tensor, is_gen: torch.Tensor, position_ids: torch.Tensor, mask: torch.Tensor
 ) -> list[torch.Tensor]:
@@ -360,9 +380,7 @@ def obvious_layers(
     und, gen = (~is_gen).flatten().nonzero()[:, 0], is_gen.flatten().nonzero()[:, 0]
     rotary = rotary_table(position_ids, width // heads, model.config.rope_theta, x.dtype)
 
-    def route(x: torch.Tensor, of_und: nn.Module, of_gen: nn.Module) -> torch.Tensor:
-        if len(gen) == 0:
-            return of_und(x)
+    def route(x: torch.Tensor, of_und: Function, of_gen: Function) -> torch.Tensor:
         through_und, through_gen = of_und(x[und]), of_gen(x[gen])
         out = x.new_zeros(len(x), *through_und.shape[1:])
         out[und], out[gen] = through_und, through_gen
@@ -371,13 +389,14 @@ def obvious_layers(
     x, states = x.flatten(0, 1), []
     for layer in model.layers:
         of_und, of_gen = layer.attn.und, layer.attn.gen
-        normed = route(x, layer.und.attn_norm, layer.gen.attn_norm)
-        q, k, v = route(normed, of_und.qkv, of_gen.qkv).view(B * S, 3, heads, -1).unbind(1)
-        q, k = route(q, of_und.q_norm, of_gen.q_norm), route(k, of_und.k_norm, of_gen.k_norm)
+        normed = route(x, norm(layer.und.attn_norm), norm(layer.gen.attn_norm))
+        q, k, v = route(normed, linear(of_und.qkv), linear(of_gen.qkv)).view(B * S, 3, heads, -1).unbind(1)
+        q, k = route(q, norm(of_und.q_norm), norm(of_gen.q_norm)), route(k, norm(of_und.k_norm), norm(of_gen.k_norm))
         q, k, v = (each.view(B, S, heads, -1).transpose(1, 2) for each in (q, k, v))
         mixed = F.scaled_dot_product_attention(rotate(q, rotary), rotate(k, rotary), v, attn_mask=mask)
-        x = x + route(mixed.transpose(1, 2).reshape(B * S, width), of_und.out, of_gen.out)
-        x = x + route(route(x, layer.und.mlp_norm, layer.gen.mlp_norm), layer.und.mlp, layer.gen.mlp)
+        x = x + route(mixed.transpose(1, 2).reshape(B * S, width), linear(of_und.out), linear(of_gen.out))
+        normed = route(x, norm(layer.und.mlp_norm), norm(layer.gen.mlp_norm))
+        x = x + route(normed, swiglu(layer.und.mlp), swiglu(layer.gen.mlp))
         states.append(x.view(B, S, width))
     return states
 
