@@ -340,7 +340,7 @@ class Batch:
 
 
 def pack_text(
-    questions: list[list[int]], answers: list[list[int]], config: UniXConfig, multiple: int = 16
+    questions: list[list[int]], answers: list[list[int]], config: UniXConfig, multiple: int = 8
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids of questions and answers -> text_ids and targets of a Batch.
 
