@@ -75,10 +75,13 @@ class KVCache:
         self._keys[:, :, start : self.length] = k
         self._values[:, :, start : self.length] = v
 
-    def unpack(self, where: torch.Tensor) -> KVCache:
-        """From one row that holds the tokens of several: a cache whose row i holds the tokens where[i], (B, T)."""
+    def unpack(self, row: torch.Tensor, where: torch.Tensor) -> KVCache:
+        """From rows that several sequences share: a cache whose row i holds the tokens where[i] of row[i].
+
+        row: (B, 1), where: (B, T) integers.
+        """
         unpacked = KVCache(where.shape[1])
-        unpacked.append(*(each[0, :, where].transpose(0, 1) for each in (self.keys, self.values)))
+        unpacked.append(*(each[row, :, where].transpose(1, 2) for each in (self.keys, self.values)))
         return unpacked
 
 
@@ -129,7 +132,7 @@ class JointAttention(nn.Module):
         """
         # Eq. 3 and 4: each token through the weights of its own modality. The selectors are the layout itself.
         projected = [self.und(und)] if gen is None else [self.und(und), self.gen(gen)]
-        q, k, v = zip(*projected, strict=True)
+        q, k, v = zip(*projected, strict=True)  # each in parts, which are joined once
         if rotary is not None:
             q, k = ([rotate(join(each), rotary)] for each in (q, k))
         if cache is not None and keep:

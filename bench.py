@@ -240,6 +240,7 @@ def reading_rows(theirs: nn.Module, ours: UniX, batch: int, name: str, args: arg
         return timed
 
     matrices = [p for n, p in ours.und_parameters() if p.dim() == 2 and n.startswith(("layers.", "lm_head."))]
+    rows = [torch.randn(batch, matrix.shape[1], dtype=dtype) for matrix in matrices]
     flops = batch * cost.report_flops(ours.config, len(BEFORE) + len(AFTER) - 2, 1)
 
     @torch.inference_mode()
@@ -247,13 +248,20 @@ def reading_rows(theirs: nn.Module, ours: UniX, batch: int, name: str, args: arg
         for matrix in matrices:
             matrix.sum()
 
+    @torch.inference_mode()
+    def products() -> None:
+        for row, matrix in zip(rows, matrices, strict=True):
+            F.linear(row, matrix)
+
     ways = {"theirs": stamped("theirs", theirs, generate_theirs), "ours": stamped("ours", ours, generate_ours)}
-    seconds = take_turns(ways | {"weights": weights, "matrix": matrix_products(flops, dtype)}, args.repeat)
+    bare = {"weights": weights, "products": products, "matrix": matrix_products(flops, dtype)}
+    seconds = take_turns(ways | bare, args.repeat)
     for way in ways:
         del first[way][0], after[way][0]  # the round that does not count
     speed = {way: batch / statistics.median(after[way]) for way in ways}
-    gigabytes = sum(matrix.nbytes for matrix in matrices) / 1e9 / statistics.median(seconds["weights"])
-    of = f"reading the weights ({gigabytes:.1f} GB/s)"
+    gigabytes = sum(matrix.nbytes for matrix in matrices) / 1e9
+    read, multiplied = (gigabytes / statistics.median(seconds[name]) for name in ("weights", "products"))
+    of = f"reading the weights ({read:.1f} GB/s; torch's bare products {multiplied:.1f})"
     ratio, fraction = times(after["theirs"], after["ours"]), times(seconds["weights"], after["ours"])
     yield Row(name, "tokens/s", speed["ours"], speed["theirs"], ratio, fraction, of)
     wait = {way: statistics.median(first[way]) for way in ways}

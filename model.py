@@ -206,6 +206,26 @@ def latent_position_table(side: int, width: int) -> torch.Tensor:
     return torch.cat([column, row], dim=2)
 
 
+def pack(
+    sequences: Sequence[Sequence[int]], length: int, padding: int
+) -> tuple[list[list[int]], list[list[int]], list[list[int]], list[tuple[int, int]]]:
+    """Sequences of tokens, none longer than `length`, into rows of `length`: first fit, the longest first.
+
+    Returns for each place of each row its token, its position before the end of its sequence (-n..-1), and the index of
+    its sequence (-1 at padding); and for each sequence its row and where in it it starts.
+    """
+    rows, starts = [], [(0, 0)] * len(sequences)
+    for i in sorted(range(len(sequences)), key=lambda i: -len(sequences[i])):
+        n = len(sequences[i])
+        row = next((row for row in rows if len(row) + n <= length), None)
+        if row is None:
+            rows.append(row := [])
+        starts[i] = rows.index(row), len(row)
+        row += [(token, place - n, i) for place, token in enumerate(sequences[i])]
+    rows = [row + [(padding, 0, -1)] * (length - len(row)) for row in rows]
+    return *([[place[k] for place in row] for row in rows] for k in range(3)), starts
+
+
 @dataclass
 class Prompt:
     """A batch of prompts as the image block sees them: their keys and values, computed once for all noise levels."""
@@ -311,32 +331,30 @@ class UniX(nn.Module):
     def read_prompt(self, prompts: Sequence[Sequence[int] | None], multiple: int = 1) -> Prompt:
         """Token ids of each prompt, without special tokens -> its keys and values. None in the list: unconditional.
 
-        A prompt is causal and never sees the image block, so nothing here depends on the noise. All prompts are read
-        as one row, one after the other, where each token sees those before it in its own prompt: no padding is
-        computed but to a multiple of `multiple` tokens (a compiled training step should meet few shapes).
+        A prompt is causal and never sees the image block, so nothing here depends on the noise. Short prompts share a
+        row, one after the other, where each token sees those before it in its own prompt: hardly any padding is
+        computed. Rows are padded to a multiple of `multiple` tokens (a compiled training step should meet few shapes).
 
         Rotary attention only knows how far apart two tokens are. A prompt of T tokens is at -T..-1, so that the image
         block after it, which has one position for all its tokens, is at 0 and needs no rotation.
         """
         config, device = self.config, self.embed_tokens.weight.device
-        rows = [[] if p is None else [config.bos, *p, config.eos] for p in prompts]
-        counts = [len(row) for row in rows]
-        T, total = (-(-count // multiple) * multiple for count in (max(counts), sum(counts)))
+        prompts = [[] if p is None else [config.bos, *p, config.eos] for p in prompts]
+        lengths = [len(prompt) for prompt in prompts]
+        T = -(-max(lengths) // multiple) * multiple
         if T == 0:
             return Prompt([KVCache(capacity=0) for _ in self.layers], None)
-        padding = total - sum(counts)
-        ids = [token for row in rows for token in row] + [config.eos] * padding
-        positions = [i - count for count in counts for i in range(count)] + [0] * padding
-        owners = [owner for owner, count in enumerate(counts) for _ in range(count)] + [-1] * padding
-        ids, positions, owners = torch.tensor([ids, positions, owners], device=device)
-        mask = (owners[:, None] == owners).tril()
-        packed = [KVCache(capacity=total) for _ in self.layers]
-        self.decode(self.embed(ids[None]), None, positions[None], mask, packed, keep=True)
+        ids, positions, owners, starts = pack(prompts, T, padding=config.eos)
+        ids, positions, owners = torch.tensor([ids, positions, owners], device=device)  # each (rows, T)
+        mask = (owners[:, None, :, None] == owners[:, None, None, :]).tril()
+        packed = [KVCache(capacity=T) for _ in self.layers]
+        self.decode(self.embed(ids), None, positions, mask, packed, keep=True)
 
-        lengths, column = torch.tensor(counts, device=device)[:, None], torch.arange(T, device=device)
-        where = (lengths.cumsum(0) - lengths + column).clamp(max=total - 1)  # (B, T)
-        visible = None if min(counts) == T else (column < lengths)[:, None, None, :]
-        return Prompt([cache.unpack(where) for cache in packed], visible)
+        column, lengths = torch.arange(T, device=device), torch.tensor(lengths, device=device)[:, None]
+        row, start = torch.tensor(starts, device=device)[..., None].unbind(1)  # each (B, 1)
+        where = (start + column).clamp(max=T - 1)  # (B, T); beyond its length, a prompt's row holds what nobody sees
+        visible = None if min(map(len, prompts)) == T else (column < lengths)[:, None, None, :]
+        return Prompt([cache.unpack(row, where) for cache in packed], visible)
 
     def velocity(
         self, x: torch.Tensor, t: torch.Tensor, prompt: Prompt, tap: int | None = None

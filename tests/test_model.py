@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from model import count_parameters, preset
+from model import count_parameters, pack, preset
 
 PROMPT, LONGER = [17, 230, 45, 99, 8], [120, 5, 77, 301, 64, 18, 222, 90]
 
@@ -70,6 +70,29 @@ def test_velocity_does_not_depend_on_the_other_prompts_in_the_batch(model, noisy
     mixed = model.velocity(x, t, model.read_prompt([None, LONGER]))
     close(mixed[:1], unconditional[:1])
     assert (mixed[1] - unconditional[1]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_prompts_that_share_rows_do_not_see_each_other(model):
+    generator = torch.Generator().manual_seed(4)
+    prompts = [torch.randint(4, 400, (n,), generator=generator).tolist() for n in (3, 21, 1, 8, 13, 5, 2, 30)]
+    x, t = torch.randn(len(prompts), 16, 2, 2, generator=generator), torch.rand(len(prompts), generator=generator)
+    together = model.velocity(x, t, model.read_prompt(prompts))
+    alone = [model.velocity(x[i : i + 1], t[i : i + 1], model.read_prompt([p])) for i, p in enumerate(prompts)]
+    close(together, torch.cat(alone))
+
+
+def test_packing_keeps_every_sequence_whole_and_wastes_little():
+    sequences = [[100 * i + place for place in range(n)] for i, n in enumerate((3, 0, 21, 1, 8, 13, 5, 2, 30))]
+    tokens, positions, owners, starts = pack(sequences, 32, padding=-5)
+    assert len(tokens) == 3  # 83 tokens fit into no fewer
+    for i, (sequence, (row, start)) in enumerate(zip(sequences, starts, strict=True)):
+        end = start + len(sequence)
+        assert tokens[row][start:end] == sequence
+        assert positions[row][start:end] == list(range(-len(sequence), 0))
+        assert owners[row][start:end] == [i] * len(sequence)
+    assert sum(row.count(-5) for row in tokens) == sum(row.count(-1) for row in owners) == 3 * 32 - 83
+    assert all(len(row) == 32 for row in [*tokens, *positions, *owners])
 
 
 @torch.no_grad()
