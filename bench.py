@@ -357,7 +357,7 @@ def training_rows(config: UniXConfig, stage: str, count: int, name: str, args: a
 
 
 # What one would write first, and what BAGEL and the published UniX do: prompt and picture in one padded sequence, every
-# token's branch looked up by index at every layer, one graph over all of it.
+# token's branch looked up by index at every layer, also where no token is gen, one graph over all of it.
 
 
 Function = Callable[[torch.Tensor], torch.Tensor]
