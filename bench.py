@@ -610,7 +610,8 @@ def memory(args: argparse.Namespace) -> Iterator[Row]:
         for way, taken in seconds.items():
             code = "import sys, bench; bench.step_and_decode(*sys.argv[1:])"
             taken.append([float(word) for word in in_child(code, way, str(args.threads), str(args.quick))])
-    for i, name in enumerate(("a guided step of the tiny model", "vae decode, 512 px")):
+    size = 64 if args.quick else 512
+    for i, name in enumerate(("kept memory, a guided step, tiny", f"kept memory, vae decode, {size} px")):
         ours, theirs = ([each[i] for each in seconds[way]] for way in ("ours", "theirs"))
         yield Row(name, "s", statistics.median(ours), statistics.median(theirs), times(theirs, ours))
 
@@ -625,9 +626,8 @@ def step_and_decode(way: str, threads: str, quick: str) -> None:
     with torch.inference_mode():
         guided, _ = sample.prompted_velocities(checkpoint.model, [checkpoint.encode(PROMPT)], 2.0)
         x, t = torch.randn(1, 16, 16, 16), torch.tensor([0.7])
-        ways = {"step": lambda: guided(x, t), "decode": lambda: autoencoder.decode(latents)}
-        for name, repeat in (("step", 5), ("decode", 1)):
-            print(statistics.median(take_turns({name: ways[name]}, repeat)[name]))
+        for work, repeat in ((lambda: guided(x, t), 5), (lambda: autoencoder.decode(latents), 1)):
+            print(statistics.median(take_turns({"work": work}, repeat)["work"]))
 
 
 # ---- solvers -----------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from attention import JointAttention, KVCache, rotary_table
-from layers import Linear, RMSNorm
+from layers import ActivateAndDown, Linear, RMSNorm
 from vit import VisionTransformer, ViTConfig
 
 IGNORE = -100  # a target that carries no loss, as in torch's cross entropy
@@ -87,32 +87,6 @@ def preset(name: str) -> UniXConfig:
     raise ValueError(f"no preset {name!r}: choose tiny or unix")
 
 
-class _ActivateAndDown(torch.autograd.Function):
-    """down(silu(gate) * up), keeping for the backward pass gate and up alone.
-
-    Autograd would keep silu(gate) and the product as well. Computing these two again is an activation and a product of
-    numbers, no product of matrices, and halves the memory of the widest part of a layer.
-    """
-
-    @staticmethod
-    def forward(ctx: object, gate_up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-        gate, up = gate_up.chunk(2, dim=-1)
-        ctx.save_for_backward(gate_up, down)
-        return F.linear(F.silu(gate) * up, down)
-
-    @staticmethod
-    def backward(ctx: object, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        gate_up, down = ctx.saved_tensors
-        gate, up = gate_up.chunk(2, dim=-1)
-        activated = F.silu(gate)
-        grad_down = None
-        if ctx.needs_input_grad[1]:
-            grad_down = grad.flatten(0, -2).t() @ (activated * up).flatten(0, -2)
-        grad = grad @ down  # of the product silu(gate) * up
-        grad_gate = torch.ops.aten.silu_backward(grad * up, gate)
-        return torch.cat([grad_gate, grad * activated], dim=-1), grad_down
-
-
 class MLP(nn.Module):
     """SwiGLU (Shazeer 2020): down(silu(gate(x)) * up(x)), gate and up fused in this order."""
 
@@ -122,11 +96,7 @@ class MLP(nn.Module):
         self.down = Linear(hidden, width, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate_up = self.gate_up(x)
-        if torch.is_grad_enabled():
-            return _ActivateAndDown.apply(gate_up, self.down.weight.to(x.dtype))
-        gate, up = gate_up.chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        return ActivateAndDown.apply(self.gate_up(x), self.down.weight.to(x.dtype))
 
 
 class Branch(nn.Module):
@@ -208,11 +178,11 @@ def latent_position_table(side: int, width: int) -> torch.Tensor:
 
 def pack(
     sequences: Sequence[Sequence[int]], length: int, padding: int
-) -> tuple[list[list[int]], list[list[int]], list[list[int]], list[tuple[int, int]]]:
+) -> tuple[list[list[tuple[int, int, int]]], list[tuple[int, int]]]:
     """Sequences of tokens, none longer than `length`, into rows of `length`: first fit, the longest first.
 
-    Returns for each place of each row its token, its position before the end of its sequence (-n..-1), and the index of
-    its sequence (-1 at padding); and for each sequence its row and where in it it starts.
+    Returns for each place of each row (its token, its position before the end of its sequence: -n..-1, the index of its
+    sequence: -1 at padding), and for each sequence (its row, where in it it starts).
     """
     rows, starts = [], [(0, 0)] * len(sequences)
     for i in sorted(range(len(sequences)), key=lambda i: -len(sequences[i])):
@@ -222,8 +192,7 @@ def pack(
             rows.append(row := [])
         starts[i] = rows.index(row), len(row)
         row += [(token, place - n, i) for place, token in enumerate(sequences[i])]
-    rows = [row + [(padding, 0, -1)] * (length - len(row)) for row in rows]
-    return *([[place[k] for place in row] for row in rows] for k in range(3)), starts
+    return [row + [(padding, 0, -1)] * (length - len(row)) for row in rows], starts
 
 
 @dataclass
@@ -344,16 +313,18 @@ class UniX(nn.Module):
         T = -(-max(lengths) // multiple) * multiple
         if T == 0:
             return Prompt([KVCache(capacity=0) for _ in self.layers], None)
-        ids, positions, owners, starts = pack(prompts, T, padding=config.eos)
-        ids, positions, owners = torch.tensor([ids, positions, owners], device=device)  # each (rows, T)
+        rows, starts = pack(prompts, T, padding=config.eos)
+        ids, positions, owners = torch.tensor(rows, device=device).unbind(-1)  # each (rows, T)
         mask = (owners[:, None, :, None] == owners[:, None, None, :]).tril()
         packed = [KVCache(capacity=T) for _ in self.layers]
         self.decode(self.embed(ids), None, positions, mask, packed, keep=True)
 
-        column, lengths = torch.arange(T, device=device), torch.tensor(lengths, device=device)[:, None]
         row, start = torch.tensor(starts, device=device)[..., None].unbind(1)  # each (B, 1)
+        column = torch.arange(T, device=device)
         where = (start + column).clamp(max=T - 1)  # (B, T); beyond its length, a prompt's row holds what nobody sees
-        visible = None if min(map(len, prompts)) == T else (column < lengths)[:, None, None, :]
+        visible = None
+        if min(lengths) < T:
+            visible = (column < torch.tensor(lengths, device=device)[:, None])[:, None, None, :]
         return Prompt([cache.unpack(row, where) for cache in packed], visible)
 
     def velocity(

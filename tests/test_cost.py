@@ -34,8 +34,8 @@ def test_flops_of_a_velocity(model):
 
 
 def test_flops_of_a_prompt(model):
-    measured = counted(lambda: model.read_prompt([list(range(10, 20))]))
-    assert measured == pytest.approx(cost.prompt_flops(model.config, 12), rel=1e-3)
+    measured = counted(lambda: model.read_prompt([list(range(10, 20))] * 3))
+    assert measured == pytest.approx(3 * cost.prompt_flops(model.config, 12), rel=1e-3)
 
 
 def test_flops_of_a_report(model):

@@ -84,7 +84,8 @@ def test_prompts_that_share_rows_do_not_see_each_other(model):
 
 def test_packing_keeps_every_sequence_whole_and_wastes_little():
     sequences = [[100 * i + place for place in range(n)] for i, n in enumerate((3, 0, 21, 1, 8, 13, 5, 2, 30))]
-    tokens, positions, owners, starts = pack(sequences, 32, padding=-5)
+    rows, starts = pack(sequences, 32, padding=-5)
+    tokens, positions, owners = ([[place[k] for place in row] for row in rows] for k in range(3))
     assert len(tokens) == 3  # 83 tokens fit into no fewer
     for i, (sequence, (row, start)) in enumerate(zip(sequences, starts, strict=True)):
         end = start + len(sequence)
