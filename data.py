@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
-import inspect
 import multiprocessing
 import os
 import signal
@@ -22,74 +20,27 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-import phantom
-from errors import UserError, run
+from archives.opening import open_source
+from archives.records import Records
+from checkpoints.configs import read_tokenizer
+from common.errors import UserError, run
+from common.images import to_square
+from common.observations import OBSERVATIONS
+from common.pictures import grid, save_png
 from model import IGNORE, UniXConfig
-
-if TYPE_CHECKING:  # sources.py stands on this file
-    from sources import Records
+from phantoms.dataset import Phantoms
+from reports import cleaning
 
 DEFAULT_QUESTION = "Write the FINDINGS and the IMPRESSION of this chest X-ray."
 SHORT_QUESTION = "Write the IMPRESSION of this chest X-ray."
-TRAIN_SEED = 0  # phantoms of this seed are for training; evaluate.py draws others
-MAX_PIXELS = 100_000_000  # a decompression bomb is not an X-ray
-
-# ---- images ------------------------------------------------------------------------------------------------------
-
-
-def load_image(path: str | Path, size: int | None = None) -> Image.Image:
-    """Any file Pillow reads, 8 or 16 bit -> an 8-bit grey image. Raises UserError naming the file.
-
-    size: px that its longer side will be resized to; a JPEG may then come at the smallest of 1, 1/2, 1/4, 1/8 of its
-    own scale that is still larger. That halves the time and moves no grey value of the result by more than 2 of 255.
-    """
-    try:
-        with Image.open(path) as file:
-            if file.width * file.height > MAX_PIXELS:
-                raise UserError(f"{path}: {file.width} x {file.height} pixels is too large; reduce it first")
-            if size is not None:
-                scale = size / max(file.size)
-                file.draft("L", tuple(max(1, round(side * scale)) for side in file.size))
-            file.load()
-            image = file.copy()
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such image") from error
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not an image Pillow can read; give a PNG, JPEG or TIFF") from error
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow's decoders raise all three on broken files
-        raise UserError(f"{path}: broken image ({error}); fetch or export it again") from error
-    return to_grey(image)
-
-
-def to_grey(image: Image.Image) -> Image.Image:
-    """16- and 32-bit images are stretched from their own darkest to brightest value, others converted."""
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float32)
-        low, high = float(np.nanmin(values)), float(np.nanmax(values))
-        return Image.fromarray(np.nan_to_num((values - low) * (255 / max(high - low, 1e-6))).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "P"):  # transparent parts become black, as outside the collimator
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-    return image.convert("L")
-
-
-def to_square(image: Image.Image, size: int) -> np.ndarray:
-    """Grey image of any shape -> (size, size) uint8: aspect ratio kept, the rest padded with black (section 4.1)."""
-    scale = size / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    resized = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
-    square = Image.new("L", (size, size))
-    square.paste(resized, ((size - width) // 2, (size - height) // 2))
-    return np.array(square)  # a copy: torch wants memory it may write to
 
 
 def vit_pixels(images: torch.Tensor, config: UniXConfig) -> torch.Tensor:
@@ -161,57 +112,6 @@ def common_phrases(texts: Iterable[str], least: int) -> list[str]:
     """The phrases that at least `least` texts share, sorted."""
     counts = Counter(phrase for text in texts for phrase in phrases(text))
     return sorted(phrase for phrase, count in counts.items() if count >= least)
-
-
-# ---- the embedded data set ---------------------------------------------------------------------------------------
-
-
-class Phantoms:
-    """Drawn chest X-rays with their reports, indices 0..count-1. Each is drawn once and kept in `cache`.
-
-    The cache is a sparse file of raw pictures, named by the seed, the size and the drawing code itself, so that a
-    change of phantom.py never meets old pictures. It may be deleted at any time.
-    """
-
-    def __init__(self, count: int, size: int = 256, seed: int = TRAIN_SEED, cache: Path | None = None) -> None:
-        self.count, self.size, self.seed = count, size, seed
-        self._file = None
-        if cache is not None:
-            version = hashlib.sha256(inspect.getsource(phantom).encode()).hexdigest()[:10]
-            self._file = Path(cache) / f"phantoms-seed{seed}-{size}px-{count}-{version}.u8"
-        self._pictures: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return self.count
-
-    def text(self, index: int) -> tuple[str, str]:
-        """(report, impression), written without drawing."""
-        return phantom.write_report(phantom.truth(self.seed, index), phantom.streams(self.seed, index)[2])
-
-    def image(self, index: int) -> np.ndarray:
-        """(size, size) uint8."""
-        if self._file is None:
-            return phantom.phantom(self.seed, index, self.size).image
-        row = self._open()[index]
-        if row[-1] == 0:  # the flag behind each picture is set last, by whichever worker drew it
-            row[:-1] = phantom.phantom(self.seed, index, self.size).image.reshape(-1)
-            row[-1] = 1
-        return row[:-1].reshape(self.size, self.size)
-
-    def _open(self) -> np.ndarray:
-        if self._pictures is None:
-            shape = (self.count, self.size**2 + 1)
-            try:
-                self._file.parent.mkdir(parents=True, exist_ok=True)
-                with open(self._file, "ab") as file:
-                    file.truncate(shape[0] * shape[1])
-            except OSError as error:
-                raise UserError(f"{self._file.parent}: cannot keep pictures there ({error.strerror})") from error
-            self._pictures = np.memmap(self._file, dtype=np.uint8, mode="r+", shape=shape)
-        return self._pictures
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_pictures": None}  # each worker maps the file itself
 
 
 # ---- training examples -------------------------------------------------------------------------------------------
@@ -409,6 +309,24 @@ def batches(examples: Examples, share: Share, workers: int, pin: bool = False) -
     return iter(loader)
 
 
+def unbroken(batches: Iterator) -> Iterator:
+    """The batches, with what goes wrong in a loading process said in one line."""
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except UserError as error:  # of a worker: torch puts a traceback into the message
+            raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from error
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                "a data loading process died (out of memory?); go on with --resume, and fewer --workers"
+            ) from error
+        yield batch
+
+
 def ignore_signals(worker: int) -> None:
     """Ctrl-C and SIGTERM reach every process; whether and when to stop is the training process's decision."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -424,8 +342,6 @@ def default_workers() -> int:
 
 def stats(source: Records, out: Path, tokenizer_file: Path) -> None:
     """Print counts, the table of labels and the lengths of reports; write a contact sheet of 24 pictures."""
-    from pictures import grid, save_png
-    from weights import read_tokenizer
 
     print(f"{source.kind}: {len(source):,} examples")
     for what in ("split", "view"):
@@ -434,7 +350,7 @@ def stats(source: Records, out: Path, tokenizer_file: Path) -> None:
     patients = {record.patient for record in source.records} - {""}
     print(f"{'patients':8} {len(patients):,}")
     print(f"\n{'label':28}{'positive':>10}{'uncertain':>10}{'negative':>10}")
-    for name in phantom.OBSERVATIONS:
+    for name in OBSERVATIONS:
         values = Counter(record.labels.get(name) for record in source.records)
         print(f"{name:28}{values[1]:10,}{values[-1]:10,}{values[0]:10,}")
     tokenizer = read_tokenizer(tokenizer_file)
@@ -489,7 +405,6 @@ def check(source: Records, workers: int) -> int:
 
 
 def main() -> None:
-    import clean  # only here: its server's client takes time to import
 
     parser = argparse.ArgumentParser(
         description="Look at a data set of chest X-rays and reports, and clean its reports. A data set is whatever"
@@ -504,12 +419,11 @@ def main() -> None:
     command = commands.add_parser("check", help="open every image and list the bad ones (exit code 2 if there are any)")
     command.add_argument("--workers", type=int, default=default_workers(), help="processes; default: one a core")
     command = commands.add_parser("clean", help="rewrite the reports without what no image shows")
-    clean.add_arguments(command)
+    cleaning.add_arguments(command)
     for command in commands.choices.values():
         command.add_argument("source", type=Path, metavar="SRC", help="the data set")
         command.add_argument("--split", default="all", help="train, validate, test or all (default)")
     args = parser.parse_args()
-    from sources import open_source
 
     # Reports can be counted and cleaned before their images are there; an archive holds reports alone.
     archive = args.source.name.endswith((".tgz", ".tar", ".tar.gz"))
@@ -520,7 +434,7 @@ def main() -> None:
         if check(source, args.workers):
             sys.exit(2)
     else:
-        clean.run(args, (asdict(record) for record in source.records))
+        cleaning.run(args, (asdict(record) for record in source.records))
         print(f"to train on it: --data {source.root / args.out.name}, where the paths of its images begin")
 
 

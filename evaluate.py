@@ -6,8 +6,8 @@
     python evaluate.py image --real SRC --weights DIR        draws from the prompts of SRC and scores (Tables 3 and 4)
     python evaluate.py image --real SRC --fake SRC           scores pictures that somebody else drew
 
-Each is a file of its own (`evaluate_phantom.py`, `evaluate_report.py`, `evaluate_image.py`) and leaves results.json and
-report.html in --out. The measures are in `metrics.py`, the judges in `encoders.py`, `features.py` and `labeler.py`.
+Each is a file of `evaluation/` and leaves results.json and report.html in --out. The measures are in
+`evaluation/metrics.py`, the judges in `judges/` and `reports/labeler.py`.
 Where the published judges' weights are not given, our own step in, and every heading says so: such numbers compare with
 nothing outside this repository.
 """
@@ -18,7 +18,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from errors import UserError, run
+from common.errors import UserError, run
 from sample import DISCLAIMER, SHIPPED, SOLVER, SOLVERS, STEPS
 
 
@@ -118,12 +118,12 @@ def main() -> None:
     check_args(args)
     # Imported where it is used: --help and a mistyped flag do not wait for torch.
     if args.command == "phantom":
-        from evaluate_phantom import phantom_command as command
+        from evaluation.phantom import phantom_command as command
     elif args.command == "report":
-        from evaluate_report import report_command as command
+        from evaluation.report import report_command as command
     else:
-        from evaluate_image import image_command as command
-    from cost import keep_freed_memory
+        from evaluation.image import image_command as command
+    from speed.cpu import keep_freed_memory
 
     keep_freed_memory()
     command(args)

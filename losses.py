@@ -11,7 +11,7 @@ from torch import nn
 
 import data
 import flow
-from encoders import RadDino
+from judges.raddino import RadDino
 from model import UniX
 from vae import VAE, sample_posterior, vae_loss
 from weights import Checkpoint

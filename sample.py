@@ -15,15 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from errors import UserError, run
+from common.errors import UserError, run
 
 if TYPE_CHECKING:  # torch is imported where it is used: --help and a typing error do not wait for it
     import numpy as np
     import torch
     from PIL import Image
 
-    import cost
     import flow
+    from common.clock import Clock
     from model import UniX
     from weights import Checkpoint
 
@@ -45,7 +45,7 @@ def draw(
     batch: int | None = None,
     progress: bool = False,
     solver: str = SOLVER,
-    clock: cost.Clock | None = None,
+    clock: Clock | None = None,
 ) -> np.ndarray:
     """Text to image: (len(prompts), size, size) grey uint8.
 
@@ -60,7 +60,7 @@ def draw(
     from tqdm import tqdm
 
     import flow
-    from cost import Clock
+    from common.clock import Clock
     from data import to_uint8
 
     model, vae, config = checkpoint.model, checkpoint.vae, checkpoint.model.config
@@ -138,6 +138,7 @@ def read(
     from tqdm import tqdm
 
     import data
+    from common.images import to_square
 
     model = checkpoint.model
     device = model.vae2llm.weight.device
@@ -148,7 +149,7 @@ def read(
     reports = []
     bar = tqdm(total=len(images), unit="image", disable=not progress, desc="reading")
     for start in range(0, len(images), batch):
-        squares = [data.to_square(image, model.config.vit.image_size) for image in images[start : start + batch]]
+        squares = [to_square(image, model.config.vit.image_size) for image in images[start : start + batch]]
         pixels = data.vit_pixels(torch.from_numpy(np.stack(squares)).to(device), model.config)
         answers = model.generate(pixels, [question_ids] * len(squares), max_new_tokens, before=before)
         reports += [checkpoint.decode(answer) for answer in answers]
@@ -251,16 +252,17 @@ def main() -> None:
     import torch
     from PIL import Image
 
-    import data
-    from cost import Clock, keep_freed_memory
-    from pictures import grid, save_png
+    from common.clock import Clock
+    from common.images import load_image
+    from common.pictures import grid, save_png
+    from speed.cpu import keep_freed_memory
     from weights import load_checkpoint
 
     check_device(args.device)
     keep_freed_memory()
     clock = Clock(torch.device(args.device), args.profile)
     clock.seconds["imports"] = time.perf_counter() - began
-    images = [data.load_image(path) for path in args.image or ()]
+    images = [load_image(path) for path in args.image or ()]
     with clock("load"):
         checkpoint = load_checkpoint(args.weights, args.device, getattr(torch, args.dtype), parity=True)
     if args.image:
@@ -283,10 +285,7 @@ def main() -> None:
             if args.n == 1
             else grid(pictures, [f"{args.prompt} (seed {seed})" for seed in seeds])
         )
-        try:
-            save_png(sheet, args.out)
-        except OSError as error:
-            raise UserError(f"--out {args.out}: could not be written ({error.strerror or error})") from error
+        save_png(sheet, args.out)
     print(f"{args.out}\n{DISCLAIMER}")
     if args.profile:
         print(profile_table(clock.seconds))

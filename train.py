@@ -13,7 +13,6 @@ import contextlib
 import copy
 import json
 import math
-import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,19 +24,28 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-import cost
 import data
 import flow
-from encoders import load_raddino
-from errors import UserError, run
+from archives.opening import open_source
+from archives.records import Records
+from checkpoints.folders import CHECKPOINT, find_checkpoint
+from checkpoints.training_state import State, read_state, restore, write_state
+from common.clock import Clock, memory_used
+from common.distributed import StopSignal, Team, join_team, leave_team
+from common.errors import UserError, run
+from common.files import write_text
+from common.images import to_square
+from common.pictures import curves, grid, save_png
+from data import unbroken
+from judges.raddino import load_raddino
 from losses import Encoder, StageLoss
 from model import UniX, preset
-from pictures import curves, grid, save_png
+from phantoms.dataset import Phantoms
 from sample import SHIPPED, check_device, draw, read
-from sources import Records, open_source
-from survival import State, StopSignal, Team, join_team, leave_team, read_state, restore, unbroken, write_state
+from speed import cost
+from speed.cpu import keep_freed_memory
 from vae import VAE, tiny_vae
-from weights import CHECKPOINT, Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
+from weights import Checkpoint, load_checkpoint, save_checkpoint
 
 PREVIOUS = {"vae": None, "vit": "vae", "1": "vit", "2": "1", "3": "2"}
 
@@ -135,7 +143,7 @@ def main() -> None:
     args = parse_args()
     device_name = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device_name)
-    cost.keep_freed_memory()
+    keep_freed_memory()
     team = join_team(torch.device(device_name))
     together = False
     try:
@@ -254,7 +262,7 @@ def train(args: argparse.Namespace, team: Team) -> None:
     )
 
     # ---- the loop ------------------------------------------------------------------------------------------------
-    stop, clock = StopSignal(), cost.Clock(device, args.profile)
+    stop, clock = StopSignal(), Clock(device, args.profile)
     log = Log(out, state.step, args.tensorboard) if team.leader and not args.profile else None
     began, before, first = time.time(), state.seconds, state.step
     with tqdm(total=recipe.steps, initial=first, unit="step", dynamic_ncols=True, disable=not team.leader) as bar:
@@ -292,7 +300,7 @@ def train(args: argparse.Namespace, team: Team) -> None:
 
             state.step, state.seconds = step + 1, before + time.time() - began
             speed = (state.step - first) * recipe.batch / (time.time() - began)
-            bar.set_postfix_str(f"loss {sums['loss']:.4f}, {speed:.1f} samples/s, {cost.memory_used(device):.1f} GB")
+            bar.set_postfix_str(f"loss {sums['loss']:.4f}, {speed:.1f} samples/s, {memory_used(device):.1f} GB")
             bar.update()
             if args.profile:
                 continue
@@ -372,9 +380,7 @@ class Log:
             with contextlib.suppress(ValueError):  # the line that a crash cut short
                 records.append(json.loads(line))
         self.records = [record for record in records if record["step"] <= step]
-        kept = path.with_name(path.name + ".tmp")
-        kept.write_text("".join(json.dumps(record) + "\n" for record in self.records))
-        os.replace(kept, path)
+        write_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
         self.file = open(path, "a")  # noqa: SIM115 (for the whole run)
         self.writer = None
         if tensorboard:
@@ -392,7 +398,7 @@ class Log:
             self.writer.add_scalar(name, value, record["step"])
 
 
-def profile_table(clock: cost.Clock, recipe: Recipe, model: UniX, stage: str, steps: int, team: Team) -> str:
+def profile_table(clock: Clock, recipe: Recipe, model: UniX, stage: str, steps: int, team: Team) -> str:
     """Where a step's time goes, and how much of the hardware's arithmetic it uses (a prompt of 32 tokens, an answer of
     96)."""
     flops = cost.step_flops(model.config, stage, recipe.size, 32, 96, recipe.batch)
@@ -403,7 +409,7 @@ def profile_table(clock: cost.Clock, recipe: Recipe, model: UniX, stage: str, st
 
 
 @torch.no_grad()
-def measure_latents(vae: VAE, source: data.Phantoms | Records, recipe: Recipe, device: torch.device) -> None:
+def measure_latents(vae: VAE, source: Phantoms | Records, recipe: Recipe, device: torch.device) -> None:
     """Set scale and shift so that normalised latents have mean 0 and variance 1, from 256 training images."""
     images = torch.from_numpy(np.stack(squares(source, 256, recipe.size)[1]))
     latents = torch.cat([vae.posterior(data.vae_pixels(part.to(device)))[0] for part in images.split(32)])
@@ -411,14 +417,14 @@ def measure_latents(vae: VAE, source: data.Phantoms | Records, recipe: Recipe, d
     print(f"latents: shift {vae.config.shift_factor:.4f}, scale {vae.config.scale_factor:.4f}")
 
 
-def squares(source: data.Phantoms | Records, count: int, size: int) -> tuple[list[int], list[np.ndarray]]:
+def squares(source: Phantoms | Records, count: int, size: int) -> tuple[list[int], list[np.ndarray]]:
     """Indices and square pictures of up to `count` examples whose image can be opened."""
     pictures = data.openable(source, count)
-    return [*pictures], [data.to_square(Image.fromarray(picture), size) for picture in pictures.values()]
+    return [*pictures], [to_square(Image.fromarray(picture), size) for picture in pictures.values()]
 
 
 def show(
-    stage: str, checkpoint: Checkpoint, source: data.Phantoms | Records, recipe: Recipe, log: list[dict], out: Path
+    stage: str, checkpoint: Checkpoint, source: Phantoms | Records, recipe: Recipe, log: list[dict], out: Path
 ) -> None:
     """The loss curve, and what the model makes of the same few examples each time."""
     names = [name for name in ("loss", "mse", "repa", "l1", "detail") if name in log[0]]
@@ -457,7 +463,7 @@ def start_from(args: argparse.Namespace, team: Team, resumed: Path | None) -> tu
     if args.init == "scratch" and not resumed:
         say(team, "starting from scratch: a fresh tiny model, and a tokenizer trained on 5,000 drawn reports")
         config = preset("tiny")
-        reports = [data.Phantoms(5000).text(i)[0] for i in range(5000)]
+        reports = [Phantoms(5000).text(i)[0] for i in range(5000)]
         tokenizer = data.train_tokenizer([*reports, data.DEFAULT_QUESTION, data.SHORT_QUESTION], config.vocab_size)
         generator = torch.Generator().manual_seed(args.seed)
         torch.manual_seed(args.seed)  # the autoencoder keeps torch's own initialisation
@@ -473,7 +479,7 @@ def start_from(args: argparse.Namespace, team: Team, resumed: Path | None) -> tu
     return checkpoint, "unix" if checkpoint.model.config.hidden_size >= 1024 else "tiny"
 
 
-def data_source(args: argparse.Namespace, recipe: Recipe) -> data.Phantoms | Records:
+def data_source(args: argparse.Namespace, recipe: Recipe) -> Phantoms | Records:
     name, _, count = args.data.partition(":")
     if name != "phantom":
         if not Path(args.data).exists():
@@ -484,7 +490,7 @@ def data_source(args: argparse.Namespace, recipe: Recipe) -> data.Phantoms | Rec
         return source
     if (count and not count.isdecimal()) or count == "0":
         raise UserError(f"--data {args.data}: give phantom or phantom:COUNT, for example phantom:5000")
-    return data.Phantoms(int(count or 20_000), max(256, recipe.size), cache=args.cache)
+    return Phantoms(int(count or 20_000), max(256, recipe.size), cache=args.cache)
 
 
 def parse_mix(args: argparse.Namespace) -> tuple[int, int]:

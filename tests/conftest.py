@@ -5,6 +5,7 @@ import torch
 
 import data
 from model import UniX, UniXConfig
+from phantoms.dataset import Phantoms
 from vae import VAE, VAEConfig
 from vit import ViTConfig
 from weights import Checkpoint, save_checkpoint
@@ -41,7 +42,7 @@ def micro():
             parameter.copy_(
                 torch.randn_like(parameter) * scale + (1.0 if "norm" in name and "bias" not in name else 0.0)
             )
-    source = data.Phantoms(200)
+    source = Phantoms(200)
     tokenizer = data.train_tokenizer([source.text(i)[0] for i in range(200)], config.vocab_size)
     return Checkpoint(model.eval(), vae.eval(), tokenizer)
 

@@ -6,8 +6,10 @@ import torch
 from PIL import Image
 
 import data
+from common.errors import UserError
+from common.images import load_image, to_square
 from conftest import micro_config
-from errors import UserError
+from phantoms.dataset import Phantoms
 
 GRADIENT = np.linspace(0, 1, 64)[None].repeat(40, axis=0)
 
@@ -26,7 +28,7 @@ def test_any_image_becomes_8_bit_grey(tmp_path, kind):
     }[kind]()
     path = tmp_path / ("image.tiff" if kind == "float" else "image.png")
     image.save(path)
-    grey = data.load_image(path)
+    grey = load_image(path)
     assert grey.mode == "L" and grey.size == (64, 40)
     values = np.asarray(grey).astype(int)
     assert values[:, :8].mean() < 40 and values[:, -8:].mean() > 215
@@ -34,7 +36,7 @@ def test_any_image_becomes_8_bit_grey(tmp_path, kind):
 
 @pytest.mark.parametrize("size", [(1, 1), (20000, 3), (3, 500), (128, 128)])
 def test_squares_keep_the_aspect_and_pad_with_black(size):
-    square = data.to_square(Image.new("L", size, 200), 64)
+    square = to_square(Image.new("L", size, 200), 64)
     assert square.shape == (64, 64)
     width, height = (max(1, round(side * 64 / max(size))) for side in size)
     assert (square == 200).sum() == width * height and (square == 0).sum() == 64 * 64 - width * height
@@ -53,7 +55,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path, kind):
     elif kind == "folder":
         path.mkdir()
     with pytest.raises(UserError, match=r"image\.png"):
-        data.load_image(path)
+        load_image(path)
 
 
 def test_pixels_are_normalised_per_tower():
@@ -66,29 +68,29 @@ def test_pixels_are_normalised_per_tower():
 
 
 def test_a_jpeg_decoded_at_reduced_scale_looks_the_same(tmp_path):
-    drawn = Image.fromarray(data.Phantoms(1, 512).image(0)).resize((1900, 1500), Image.Resampling.BICUBIC)
+    drawn = Image.fromarray(Phantoms(1, 512).image(0)).resize((1900, 1500), Image.Resampling.BICUBIC)
     noise = np.random.default_rng(0).normal(0, 4, (1500, 1900))
     Image.fromarray((np.asarray(drawn) + noise).clip(0, 255).astype(np.uint8)).save(tmp_path / "x.jpg", quality=92)
-    reduced, whole = data.load_image(tmp_path / "x.jpg", size=384), data.load_image(tmp_path / "x.jpg")
+    reduced, whole = load_image(tmp_path / "x.jpg", size=384), load_image(tmp_path / "x.jpg")
     assert reduced.size == (475, 375) and whole.size == (1900, 1500)
-    squares = [data.to_square(image, 384).astype(int) for image in (reduced, whole)]
+    squares = [to_square(image, 384).astype(int) for image in (reduced, whole)]
     assert np.abs(squares[0] - squares[1]).max() <= 3
 
 
 def test_a_broken_image_is_said_and_another_takes_its_place(micro, monkeypatch, capsys):
     stream = examples(micro, "2")
-    image = data.Phantoms.image
+    image = Phantoms.image
 
     def some_broken(self, index, broken=(3,)):
         if index in broken:
             raise UserError(f"{index}.png: broken image")
         return image(self, index)
 
-    monkeypatch.setattr(data.Phantoms, "image", some_broken)
+    monkeypatch.setattr(Phantoms, "image", some_broken)
     indices = [stream[position]["index"] for position in range(24)]
     assert 3 not in indices and set(indices) == set(range(12)) - {3}
     assert capsys.readouterr().err == "skipped: 3.png: broken image\n"
-    monkeypatch.setattr(data.Phantoms, "image", lambda self, index: some_broken(self, index, range(12)))
+    monkeypatch.setattr(Phantoms, "image", lambda self, index: some_broken(self, index, range(12)))
     with pytest.raises(UserError, match="11 broken images, the last: "):
         stream[0]
 
@@ -101,7 +103,7 @@ def test_any_text_encodes_and_comes_back(micro):
 
 
 def examples(micro, stage, size=64, mix=(0, 1)):
-    source, encode = data.Phantoms(12), micro.encode
+    source, encode = Phantoms(12), micro.encode
     return data.Examples(source, stage, size, 5, encode, micro_config(), downsampling=16, batch=8, mix=mix)
 
 
@@ -146,7 +148,7 @@ def test_each_epoch_visits_every_image_once_in_its_own_order(micro):
 
 
 def test_a_tenth_of_the_prompts_is_dropped(micro, monkeypatch):
-    monkeypatch.setattr(data.Phantoms, "image", lambda self, index: np.zeros((64, 64), np.uint8))
+    monkeypatch.setattr(Phantoms, "image", lambda self, index: np.zeros((64, 64), np.uint8))
     stream = examples(micro, "2")
     dropped = np.mean([stream[position]["prompt"] is None for position in range(2000)])
     assert dropped == pytest.approx(0.1, abs=0.02)  # three standard deviations
@@ -169,7 +171,7 @@ def test_targets_are_the_answer_and_its_end(micro):
 
 
 def test_kept_pictures_are_the_drawn_ones(tmp_path):
-    kept, drawn = data.Phantoms(5, cache=tmp_path), data.Phantoms(5)
+    kept, drawn = Phantoms(5, cache=tmp_path), Phantoms(5)
     for _ in range(2):  # drawn, then read back
         assert np.array_equal(kept.image(3), drawn.image(3))
-    assert np.array_equal(data.Phantoms(5, cache=tmp_path).image(3), drawn.image(3))
+    assert np.array_equal(Phantoms(5, cache=tmp_path).image(3), drawn.image(3))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import data
+from phantoms.dataset import Phantoms
 
 ROOT = Path(__file__).parent.parent
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Twelve drawn X-rays as JPEGs, with reports that need cleaning, and one image that is cut off."""
-    folder, source = tmp_path_factory.mktemp("mine"), data.Phantoms(12)
+    folder, source = tmp_path_factory.mktemp("mine"), Phantoms(12)
     rows = []
     for i in range(12):
         Image.fromarray(source.image(i)).save(folder / f"{i}.jpg", quality=95)

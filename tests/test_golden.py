@@ -12,11 +12,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 import flow
+from checkpoints.configs import unix_config
+from checkpoints.layouts import JANUS, translate_janus, translate_unix
+from checkpoints.plan import empty, load_tensors, start_from_janus
+from checkpoints.tensors import Tensors
 from golden.weights_by_rule import state_dict
-from layouts import JANUS, translate_janus, translate_unix
 from model import UniX, UniXConfig
 from vit import ViTConfig
-from weights import Tensors, empty, load_tensors, load_vae, start_from_janus, unix_config
+from weights import load_vae
 
 GOLDEN = Path(__file__).parent / "golden"
 SPEC = json.loads((GOLDEN / "unix_tiny.json").read_text())

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import cost
 from layers import FEW, Linear, RMSNorm
 from model import MLP
+from speed import cost
 
 
 def generator():

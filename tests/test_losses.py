@@ -12,6 +12,7 @@ import test_golden
 import train
 from losses import Encoder, StageLoss
 from model import UniX
+from phantoms.dataset import Phantoms
 from test_golden import SPEC
 from vae import VAE, VAEConfig
 from weights import Checkpoint
@@ -61,7 +62,7 @@ def test_one_training_step_has_the_golden_losses(golden_model):
 
 
 def examples_of(micro, stage, batch, size=64, **more):
-    source = data.Phantoms(8, size if stage == "vae" else 256)  # the autoencoder's eight: whole pictures, no crops
+    source = Phantoms(8, size if stage == "vae" else 256)  # the autoencoder's eight: whole pictures, no crops
     impressions = [source.text(i)[1] for i in range(8)]
     vocabulary = data.common_phrases(impressions, least=1)
     stream = data.Examples(source, stage, size, 0, micro.encode, micro.model.config, 16, batch, vocabulary, **more)

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cost import memory_per_gpu
 from model import preset
+from speed.cost import memory_per_gpu
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

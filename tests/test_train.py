@@ -14,6 +14,7 @@ from PIL import Image
 import data
 import train
 from losses import Encoder
+from phantoms.dataset import Phantoms
 from vae import sample_posterior
 from weights import load_checkpoint
 
@@ -97,7 +98,7 @@ def test_profile_prints_where_a_steps_time_goes_and_writes_nothing(micro_folder,
 
 def test_latents_are_normalised_by_what_was_measured(trained):
     checkpoint = load_checkpoint(trained / "out/stage-vae")
-    images = torch.tensor(np.stack(train.squares(data.Phantoms(12), 12, 64)[1]))
+    images = torch.tensor(np.stack(train.squares(Phantoms(12), 12, 64)[1]))
     with torch.no_grad():
         latents = checkpoint.vae.encode(data.vae_pixels(images))
     assert latents.mean().item() == pytest.approx(0, abs=1e-3)
@@ -133,7 +134,7 @@ def test_the_defaults_are_table_1_of_the_paper():
 
 def test_kept_posteriors_are_the_computed_ones(micro):
     encode = Encoder(micro, 12, torch.bfloat16, micro.model.vit)
-    images = torch.tensor(np.stack(train.squares(data.Phantoms(12), 4, 64)[1]))
+    images = torch.tensor(np.stack(train.squares(Phantoms(12), 4, 64)[1]))
     index = torch.tensor([7, 3, 11, 0])
     computed, kept = encode(index, images), encode(index.flip(0), images * 0)
     for first, second in zip(computed, kept, strict=True):

@@ -18,11 +18,14 @@ from tokenizers import Tokenizer
 
 import data
 import sample
-from errors import UserError
+from checkpoints.configs import unix_config
+from checkpoints.layouts import JANUS, translate_unix
+from checkpoints.plan import load_tensors
+from common.errors import UserError
 from golden.weights_by_rule import state_dict
-from layouts import JANUS, translate_unix
 from model import count_parameters
-from weights import inspect, load_checkpoint, load_tensors, save_checkpoint, unix_config
+from phantoms.dataset import Phantoms
+from weights import inspect, load_checkpoint, save_checkpoint
 
 
 def test_a_saved_checkpoint_loads_bit_for_bit(micro, micro_folder):
@@ -139,7 +142,7 @@ def golden_folder(folder, name, micro, **given):
     save_file(state_dict(name), folder / "model.safetensors")
     (folder / "vae").mkdir()
     save_file(state_dict("vae_tiny"), folder / "vae" / "kl-f16.safetensors")
-    source = data.Phantoms(50)
+    source = Phantoms(50)
     data.train_tokenizer([source.text(i)[0] for i in range(50)], 300).save(str(folder / "tokenizer.json"))
     config = {"language_config": {"num_attention_heads": 4}, "vision_config": {"params": {"heads": 4}}} | given
     (folder / "config.json").write_text(json.dumps(config))
@@ -289,7 +292,7 @@ def hf_janus(tmp_path_factory):
             parameter.copy_(torch.randn_like(parameter) * 0.15 + (1 if "norm" in name and parameter.dim() == 1 else 0))
     folder = tmp_path_factory.mktemp("hf") / "janus"
     reference.save_pretrained(folder)
-    source = data.Phantoms(50)
+    source = Phantoms(50)
     data.train_tokenizer([source.text(i)[0] for i in range(50)], 300).save(str(folder / "tokenizer.json"))
     return reference, folder
 

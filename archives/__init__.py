@@ -1,0 +1,1 @@
+"""Real data sets, read into one kind of record. Nothing in here knows a model."""

@@ -1,0 +1,139 @@
+"""What every archive is read into: records, and a count of what could not be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import UserError
+from common.images import MAX_PIXELS, load_image
+
+NO_SECTIONS = "no findings or impression"
+SPLITS = {"val": "validate", "valid": "validate", "validation": "validate", "dev": "validate", "training": "train"}
+SPLITS |= {name: name for name in ("train", "validate", "test")}
+
+
+# ---- what was read -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    image: str  # relative to Records.root, "/" between folders; "" in a set of reports without images
+    findings: str  # "" where the report has none; so is the impression, but never both
+    impression: str
+    split: str = "train"  # "train", "validate" or "test"
+    labels: dict[str, int] = field(default_factory=dict)  # observation -> 1 positive, 0 negative, -1 uncertain
+    patient: str = ""
+    view: str = ""
+    extra: dict = field(default_factory=dict)  # "mesh": [...], "annotated_prompt", "question", as the set has them
+
+
+class RowError(Exception):
+    """A row cannot be used: severity, kind and name for Problems.add. Not seen outside of this file."""
+
+
+class Problems:
+    """Counts by kind, each with its first names. "bad" rows are lost by a fault, "dropped" ones by rule.
+
+    "note": used, but worth knowing.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[str, dict[str, list]] = {"bad": {}, "dropped": {}, "note": {}}  # kind -> [count, names]
+
+    def add(self, severity: str, kind: str, name: str) -> None:
+        entry = self.found[severity].setdefault(kind, [0, []])
+        entry[0] += 1
+        if len(entry[1]) < 3 and name not in entry[1]:
+            entry[1].append("".join(char if char.isprintable() else "?" for char in name[:120]))
+
+    @contextmanager
+    def row(self) -> Iterator[None]:
+        """The block reads one row; a RowError ends the block and is counted."""
+        try:
+            yield
+        except RowError as error:
+            self.add(*error.args)
+
+    def count(self, severity: str, kind: str | None = None) -> int:
+        kinds = self.found[severity]
+        return sum(count for count, _ in kinds.values()) if kind is None else kinds.get(kind, [0])[0]
+
+    def lines(self) -> list[str]:
+        """One line a kind: "bad: 3 image absent (a.png, b.png, c.png)"."""
+        return [
+            " ".join(f"{severity}: {count} {kind} ({', '.join(names)}{', ...' * (count > len(names))})".split())
+            for severity, kinds in self.found.items()
+            for kind, (count, names) in sorted(kinds.items(), key=lambda item: -item[1][0])
+        ]
+
+    def summary(self) -> str:
+        return "\n".join(self.lines()) or "no problems"
+
+
+class Records:
+    """A data set with the interface of phantoms.dataset.Phantoms. `counts`: rows of each split in the whole set.
+
+    size: px that the longer side of an image will be resized to, so that a JPEG may be decoded at reduced scale.
+    """
+
+    size: int | None = None
+
+    def __init__(
+        self, root: Path, kind: str, records: list[Record], problems: Problems, counts: dict[str, int]
+    ) -> None:
+        self.root, self.kind, self.records, self.problems, self.counts = root, kind, records, problems, counts
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def text(self, index: int) -> tuple[str, str]:
+        """(report, impression), the report as "FINDINGS: ... IMPRESSION: ..." with the sections there are.
+
+        Without an impression the findings stand in for it.
+        """
+        record = self.records[index]
+        sections = (("FINDINGS", record.findings), ("IMPRESSION", record.impression))
+        return " ".join(f"{name}: {text}" for name, text in sections if text), record.impression or record.findings
+
+    def image(self, index: int) -> np.ndarray:
+        """(height, width) uint8. Raises UserError naming the file."""
+        record = self.records[index]
+        if not record.image:
+            raise UserError(f"{self.root}: record {index} has no image; open the set with its images")
+        path = self.root / record.image
+        return (
+            load_dicom(path) if path.suffix.lower() in (".dcm", ".dicom") else np.asarray(load_image(path, self.size))
+        )
+
+
+def load_dicom(path: Path) -> np.ndarray:
+    """A DICOM file of one grey picture -> (height, width) uint8: rescaled, windowed (PS3.3 C.11.2), bright is dense."""
+    try:
+        import pydicom
+    except ImportError as error:
+        raise UserError(f"{path}: reading DICOM needs pydicom; pip install pydicom") from error
+    try:
+        file = pydicom.dcmread(path)
+        if int(file.Rows) * int(file.Columns) > MAX_PIXELS:
+            raise UserError(f"{path}: {file.Columns} x {file.Rows} pixels is too large; reduce it first")
+        values = np.asarray(file.pixel_array, dtype=np.float32)
+        values = values * float(file.get("RescaleSlope", 1)) + float(file.get("RescaleIntercept", 0))
+        if values.ndim != 2:
+            raise UserError(f"{path}: {values.shape} values are not one grey picture; export a single frame")
+        center, width = (np.ravel(file.get(key))[0] for key in ("WindowCenter", "WindowWidth"))  # the first of several
+        if center is None or width is None:
+            low, high = float(values.min()), float(values.max())
+        else:
+            low, high = float(center) - 0.5 - (float(width) - 1) / 2, float(center) - 0.5 + (float(width) - 1) / 2
+        grey = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
+        inverted = file.get("PhotometricInterpretation") == "MONOCHROME1"
+    except UserError:
+        raise
+    except Exception as error:  # pydicom and its decoders raise what they like, and a run must learn which file it was
+        raise UserError(f"{path}: broken DICOM ({' '.join(str(error).split())}); export it as PNG") from error
+    return ((1 - grey if inverted else grey) * 255).round().astype(np.uint8)

@@ -1,0 +1,178 @@
+"""Every tensor of a file and of a model is accounted for, then copied one by one; nothing is loaded by halves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from checkpoints.layouts import (
+    Place,
+    Translate,
+)
+from checkpoints.tensors import Tensors, listed
+from common.errors import UserError
+from model import UniX
+
+# ---- 3. plan -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Plan:
+    """What becomes of every tensor: theirs are read or skipped; of ours the file lacks, some copied and some new."""
+
+    reads: dict[str, Place] = field(default_factory=dict)  # their name -> where it goes
+    skipped: list[str] = field(default_factory=list)
+    copied: list[str] = field(default_factory=list)  # our names, from here on
+    new: list[str] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        numbers = {"read": self.reads, "copied": self.copied, "new": self.new, "skipped": self.skipped}
+        return {what: len(names) for what, names in numbers.items()}
+
+
+def translate_names(tensors: Tensors, translate: Translate) -> tuple[dict[str, Place], list[str], list[str]]:
+    """Their names -> (places, those to skip, those never heard of)."""
+    places, skipped, unknown = {}, [], []
+    for name in tensors.shapes:
+        try:
+            place = translate(name)
+        except KeyError:
+            unknown.append(name)
+            continue
+        if place is None:
+            skipped.append(name)
+        else:
+            places[name] = place
+    return places, skipped, unknown
+
+
+def make_plan(
+    targets: dict[str, torch.Tensor],
+    tensors: Tensors,
+    translate: Translate,
+    absent: Callable[[str], str | None] = lambda name: None,
+) -> Plan:
+    """targets: our names and tensors (on the meta device will do). absent: "copied" or "new" for a tensor of ours that
+    this layout does not have and that is made by a rule, None for one that must be there.
+
+    Raises UserError naming the file and the first tensors that are missing, unknown or of a wrong shape.
+    """
+    places, skipped, unknown = translate_names(tensors, translate)
+    plan, filled = Plan(skipped=skipped), {}  # filled: our name -> the parts of it that are still to come
+    misshapen, twice = [], []
+    for name, place in places.items():
+        ours, part, parts = place
+        shape = tensors.shapes[name]
+        if ours not in targets:
+            unknown.append(name)
+            continue
+        expected = [*targets[ours].shape]
+        if parts > 1:
+            expected[0] //= parts
+        if without_leading_ones(shape) != without_leading_ones(expected):
+            misshapen.append(f"{name} {list(shape)}, expected {expected}")
+        remaining = filled.setdefault(ours, set(range(parts)))
+        if part not in remaining:
+            twice.append(name)
+        remaining.discard(part)
+        plan.reads[name] = place
+    missing = [ours for ours, remaining in filled.items() if remaining]  # half a matrix is none
+    for ours in targets.keys() - filled.keys():
+        {"copied": plan.copied, "new": plan.new, None: missing}[absent(ours)].append(ours)
+    problems = [
+        f"{len(names)} tensors {what} ({listed(sorted(names))})"
+        for what, names in (
+            ("missing", missing),
+            ("unknown", unknown),
+            ("of a wrong shape", misshapen),
+            ("given twice", twice),
+        )
+        if names
+    ]
+    if problems:
+        raise UserError(f"{tensors.path}: " + "; ".join(problems) + "; is it the right file for this config?")
+    return plan
+
+
+def without_leading_ones(shape: Iterable[int]) -> list[int]:
+    """A table of positions is (1, n, width) here and (n, width) there."""
+    shape = list(shape)
+    while shape and shape[0] == 1:
+        shape.pop(0)
+    return shape
+
+
+# ---- 4. copy -----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def load_tensors(
+    module: nn.Module,
+    source: str | Path | Tensors,
+    translate: Translate,
+    absent: Callable[[str], str | None] = lambda name: None,
+) -> Plan:
+    """Fill `module` tensor by tensor, in its own dtype and on its own device: besides the module itself, no more than
+    MAPPED_BYTES and a tensor are ever in memory.
+
+    What `absent` allows to be absent is left for the caller to make. Raises UserError before anything is copied.
+    """
+    tensors = source if isinstance(source, Tensors) else Tensors(source)
+    targets = module.state_dict()
+    plan = make_plan(targets, tensors, translate, absent)
+    for name, tensor in tensors.read(plan.reads):
+        ours, part, parts = plan.reads[name]
+        target = targets[ours].chunk(parts)[part] if parts > 1 else targets[ours]
+        target.copy_(tensor.view(target.shape))
+    return plan
+
+
+def absent_in_janus(name: str, given: dict) -> str | None:
+    """What a UniX has and Janus-Pro has not. New: what touches latents and time. Copied: the gen branch, from the und
+    branch; QK norms and QKV biases begin as what Janus does without them, 1 and 0; an output layer that is tied to the
+    embedding (`given`, its config.json, says so)."""
+    if name.startswith(("time_embedder.", "vae2llm.", "llm2vae.")):
+        return "new"
+    if name == "lm_head.weight" and given.get("tie_word_embeddings"):
+        return "copied"
+    neutral = re.search(r"\.attn\.und\.(q_norm\.weight|k_norm\.weight|qkv\.bias)$", name)
+    return "copied" if ".gen." in name or neutral else None
+
+
+@torch.no_grad()
+def start_from_janus(model: UniX, tensors: Tensors, translate: Translate, given: dict, seed: int = 0) -> Plan:
+    """Fill `model` from a Janus-Pro file with config.json `given`, and make the rest (paper section 3.4)."""
+    plan = load_tensors(model, tensors, translate, lambda name: absent_in_janus(name, given))
+    state = model.state_dict()
+    for name in plan.copied:
+        if ".und." in name:
+            state[name].fill_(1.0 if name.endswith("norm.weight") else 0.0)
+    if "lm_head.weight" in plan.copied:
+        model.lm_head.weight.copy_(model.embed_tokens.weight)
+    model.copy_und_to_gen()
+    generator = torch.Generator().manual_seed(seed)
+    for name in sorted(plan.new):
+        zero = name.startswith("llm2vae.") or name.endswith("bias")  # the first velocity is 0: no jump at the start
+        std = 0.0 if zero else 0.02
+        state[name].copy_(torch.empty(state[name].shape).normal_(0.0, std, generator=generator))
+    return plan
+
+
+def empty(build: Callable[[], nn.Module], device: str | torch.device, dtype: torch.dtype) -> nn.Module:
+    """A module in real, uninitialised memory of `dtype`, never initialised on the way; fixed tables are computed."""
+    with torch.device("meta"):
+        module = build()
+    # Not `to_empty`: on the meta device torch's empty_like is Python code, whose first use imports torch's compiler.
+    memory = {
+        name: torch.empty(value.shape, dtype=dtype if value.is_floating_point() else value.dtype, device=device)
+        for name, value in module.state_dict().items()
+    }
+    module.load_state_dict(memory, assign=True)
+    if isinstance(module, UniX):
+        module.reset_tables()
+    return module

@@ -1,0 +1,157 @@
+"""Files of named tensors: .safetensors, shards with an index, pickles of tensors only. No code is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from checkpoints import layouts
+from checkpoints.layouts import (
+    Layout,
+)
+from common.errors import UserError
+
+# ---- 1. files ----------------------------------------------------------------------------------------------------
+
+PUBLISHED_FILES = (  # how a published folder calls its weights, the preferred first
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+MAPPED_BYTES = 512 * 2**20  # a mapped file's pages count as memory until it is closed
+
+
+class Inert:
+    """Stands in for a class that a pickle names but whose code shall not run."""
+
+
+# kl-f16's file names the callback that saved it. Known names may pass if nothing but this stands behind them.
+KNOWN_BYSTANDERS = [(Inert, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
+
+
+class Tensors:
+    """The named tensors of a checkpoint, whatever it is stored in. Names and shapes at once, values when asked for.
+
+    path: a .safetensors file, a pickle of tensors, an index of shards (*.index.json), or a folder that holds one of
+    these under a usual name. Raises UserError naming the file that is missing, broken, or would run code.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if self.path.is_dir():
+            found = [self.path / name for name in PUBLISHED_FILES if (self.path / name).is_file()]
+            if not found:
+                raise UserError(f"{self.path}: no weights in it (looked for {', '.join(PUBLISHED_FILES)})")
+            self.path = found[0]
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, str] = {}
+        self.files: dict[Path, list[str]] = {}
+        self._unmappable: dict[Path, dict[str, torch.Tensor]] = {}
+        for file in read_index(self.path) if self.path.name.endswith(".index.json") else [self.path]:
+            self._open(file)
+
+    def _open(self, file: Path) -> None:
+        if file.suffix in PICKLES:
+            tensors = read_pickle(file)
+            if not zipfile.is_zipfile(file):
+                self._unmappable[file] = tensors
+            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
+        else:
+            mapped = open_safetensors(file)
+            slices = {name: mapped.get_slice(name) for name in mapped.keys()}  # noqa: SIM118 (not a dict)
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            dtypes = {name: part.get_dtype() for name, part in slices.items()}
+        self.shapes |= shapes
+        self.dtypes |= dtypes
+        self.files[file] = list(shapes)
+
+    def _map(self, file: Path) -> Callable[[str], torch.Tensor]:
+        """The file, mapped for as long as the returned function lives."""
+        if file in self._unmappable:
+            return self._unmappable[file].__getitem__
+        return read_pickle(file).__getitem__ if file.suffix in PICKLES else open_safetensors(file).get_tensor
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, tensor) of each name, file by file; use a tensor before asking for the next."""
+        wanted = set(names)
+        for file, held in self.files.items():
+            taken, get = 0, self._map(file)
+            for name in held:
+                if name not in wanted:
+                    continue
+                if taken > MAPPED_BYTES:
+                    get = tensor = None  # lets go of the pages read so far
+                    taken, get = 0, self._map(file)
+                tensor = get(name)
+                taken += tensor.nbytes
+                yield name, tensor
+
+
+def open_safetensors(file: Path) -> safe_open:
+    try:
+        return safe_open(file, framework="pt")
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: no such file") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: not a whole safetensors file ({error}); fetch or make it again") from error
+
+
+def read_index(path: Path) -> list[Path]:
+    """The shards that an index names, each once."""
+    try:
+        shards = [path.parent / name for name in dict.fromkeys(json.loads(path.read_text())["weight_map"].values())]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: not an index of shards ({error})") from error
+    if absent := [shard.name for shard in shards if not shard.is_file()]:
+        raise UserError(f"{path}: names {listed(absent)}, which is not there; fetch it into the same folder")
+    return shards
+
+
+def read_pickle(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a torch.save file, mapped where the format allows. Anything that could run code is refused."""
+    try:
+        with torch.serialization.safe_globals(KNOWN_BYSTANDERS):
+            # What torch before 1.6 saved is no zip archive and cannot be mapped.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except pickle.UnpicklingError as error:
+        if names := re.findall(r"(?:GLOBAL|[Uu]nsupported (?:global|class):?) ([\w.]+\.\w+)", str(error)):
+            raise UserError(
+                f"{path}: holds more than tensors ({names[0]}), and unpickling that could run any code;"
+                " get the .safetensors version, or write one where you trust the file"
+            ) from error
+        raise UserError(f"{path}: not a whole pickle of tensors; fetch it again") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a whole pickle of tensors; fetch it again") from error
+    for wrapper in ("state_dict", "model_state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
+    if not tensors:
+        raise UserError(f"{path}: no named tensors in it; is it the right file?")
+    return tensors
+
+
+# ---- 2. names: layouts.py -----------------------------------------------------------------------------------------
+
+
+def recognise(tensors: Tensors) -> Layout:
+    """Raises UserError for a file of no layout we know."""
+    if layout := layouts.recognise(tensors.shapes):
+        return layout
+    raise UserError(f"{tensors.path}: no layout we know (its tensors: {listed(sorted(tensors.shapes))})")
+
+
+def listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,60 @@
+"""Image files to grey pixels: opened, converted, padded to a square. Needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from common.errors import UserError
+
+MAX_PIXELS = 100_000_000  # a decompression bomb is not an X-ray
+
+# ---- images ------------------------------------------------------------------------------------------------------
+
+
+def load_image(path: str | Path, size: int | None = None) -> Image.Image:
+    """Any file Pillow reads, 8 or 16 bit -> an 8-bit grey image. Raises UserError naming the file.
+
+    size: px that its longer side will be resized to; a JPEG may then come at the smallest of 1, 1/2, 1/4, 1/8 of its
+    own scale that is still larger. That halves the time and moves no grey value of the result by more than 2 of 255.
+    """
+    try:
+        with Image.open(path) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise UserError(f"{path}: {file.width} x {file.height} pixels is too large; reduce it first")
+            if size is not None:
+                scale = size / max(file.size)
+                file.draft("L", tuple(max(1, round(side * scale)) for side in file.size))
+            file.load()
+            image = file.copy()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such image") from error
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not an image Pillow can read; give a PNG, JPEG or TIFF") from error
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow's decoders raise all three on broken files
+        raise UserError(f"{path}: broken image ({error}); fetch or export it again") from error
+    return to_grey(image)
+
+
+def to_grey(image: Image.Image) -> Image.Image:
+    """16- and 32-bit images are stretched from their own darkest to brightest value, others converted."""
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, dtype=np.float32)
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        return Image.fromarray(np.nan_to_num((values - low) * (255 / max(high - low, 1e-6))).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "P"):  # transparent parts become black, as outside the collimator
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+    return image.convert("L")
+
+
+def to_square(image: Image.Image, size: int) -> np.ndarray:
+    """Grey image of any shape -> (size, size) uint8: aspect ratio kept, the rest padded with black (section 4.1)."""
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    resized = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
+    square = Image.new("L", (size, size))
+    square.paste(resized, ((size - width) // 2, (size - height) // 2))
+    return np.array(square)  # a copy: torch wants memory it may write to

@@ -1,0 +1,21 @@
+"""The fourteen observations of CheXpert (Irvin et al. 2019), in its order."""
+
+from __future__ import annotations
+
+# CheXpert's fourteen observations (Irvin et al., 2019, table 1) in the order CheXbert reports them.
+OBSERVATIONS: tuple[str, ...] = (
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+    "No Finding",
+)

@@ -1,0 +1,335 @@
+"""evaluate.py image: generated pictures against real ones, as sets of features (Tables 3 and 4).
+
+Fréchet and kernel distance, precision, recall, density and coverage in RadDino's features, as CheXGenBench computes
+them; BioViL's agreement of picture and prompt; the Fréchet distance of every observation; and, with --train, whether
+pictures have been memorised. Without RadDino's weights the tiny model's ViT steps in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.errors import UserError
+from common.files import write_text
+from common.observations import OBSERVATIONS
+from evaluation import metrics, page
+from evaluation.results import (
+    OURS_ONLY,
+    Scored,
+    footer,
+    make_folder,
+    mean_and_interval,
+    paper_table,
+    thumbnail,
+    together,
+    write_results,
+)
+from sample import DISCLAIMER
+
+if TYPE_CHECKING:
+    from common.distributed import Team
+    from judges.features import Images
+
+NEIGHBOURS = 5  # k of precision, recall, density and coverage, as CheXGenBench has it
+TABLE3 = ("fd", "kd", "alignment", "precision", "recall", "density", "coverage")
+
+
+def image_command(args: argparse.Namespace) -> None:
+    make_folder(args.out)
+    from judges.features import features, load_encoder, open_images
+
+    if (args.fake is None) == (args.weights is None):
+        raise UserError("give either --fake, pictures to score, or --weights, a model to draw them first")
+    real = one_a_prompt(open_images(args.real, args.split, args.cache))
+    if args.n:
+        real = real.only(range(min(args.n, len(real))))
+    weights = None
+    if args.weights:
+        drawn, weights = together(args, lambda args, team: draw_prompts(args, team, real))
+        if drawn is None:  # the leader scores
+            return
+        fake = open_images(drawn)
+    else:
+        fake = open_images(args.fake, "all", args.cache)
+    of_text = {} if real.labels is None else dict(zip(real.texts, real.labels, strict=True))
+    if all(text and text in of_text for text in fake.texts):
+        # As CheXGenBench: what a picture should show is what the real image with that prompt shows.
+        fake.labels = np.array([of_text[text] for text in fake.texts])
+    for flag, images in (("--real", real), ("--fake", fake)):
+        if len(images) <= NEIGHBOURS:
+            raise UserError(f"{flag} {images.name}: {len(images)} images; at least {NEIGHBOURS + 1} are needed")
+    encoder = load_encoder(args.raddino, args.device)
+    took = time.perf_counter()
+    sets = [features(images, encoder, args.cache, args.batch or 32, progress=True) for images in (real, fake)]
+    results = {"encoder": encoder.name, "comparable": encoder.comparable, **score_images(*sets, real, fake)}
+    results["alignment"], pairs = alignment(args, fake)
+    train, closest = None, None
+    if args.train:
+        train = open_images(args.train, "train", args.cache)
+        closest = memorisation(*sets, features(train, encoder, args.cache, args.batch or 32, progress=True))
+        results["memorisation"] = {k: v for k, v in closest.items() if isinstance(v, float)}
+    about = {
+        "real": f"{real.name} ({len(real)})",
+        "fake": f"{fake.name} ({len(fake)})",
+        "train": train and f"{train.name} ({len(train)})",
+        "weights": weights,
+        "seconds": {"scoring": time.perf_counter() - took},
+    }
+    write_results(args.out, {**about, **results})
+    blocks = image_page(results, about)
+    blocks += cases_of_images(real, fake, *sets, pairs)
+    if closest:
+        blocks += memorisation_page(fake, train, closest)
+    write_text(args.out / "report.html", page.page("Drawing chest X-rays", blocks, footer=footer(about)))
+    print(image_text(results, about), DISCLAIMER, sep="\n\n")
+    print(f"\n{args.out}: results.json, report.html")
+
+
+def one_a_prompt(real: Images) -> Images:
+    """CheXGenBench keeps the first image of every prompt; so do we where every image has a prompt of its set's."""
+    if real.kind != "chexgenbench":
+        return real
+    first = dict(zip(reversed(real.texts), reversed(range(len(real))), strict=True))
+    return real.only(sorted(first.values()))
+
+
+def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Path | None, str | None]:
+    """A picture for every different text of `real`, each process its share: OUT/generated, as CheXGenBench reads it.
+
+    A picture's noise belongs to --seed and its number alone; --resume draws only what is not there yet.
+    """
+    import torch
+    from PIL import Image
+    from tqdm import tqdm
+
+    import sample
+    from archives.chexgenbench import write_generated
+    from common.pictures import save_png
+    from judges.features import weights_hash
+    from weights import load_checkpoint
+
+    prompts = list(dict.fromkeys(text for text in real.texts if text))
+    if not prompts:
+        raise UserError(f"--real {args.real}: has no texts to draw from; give a data set with reports, or --fake")
+    checkpoint = load_checkpoint(args.weights, team.device, getattr(torch, args.dtype))
+    version = weights_hash(args.weights)
+    room = checkpoint.model.config.context_length - 2
+    fitting = [prompt for prompt in prompts if len(checkpoint.encode(prompt)) <= room]
+    if team.leader and len(fitting) < len(prompts):
+        print(f"{len(prompts) - len(fitting)} of {len(prompts)} prompts are too long for the model; left out")
+    settings = {name: getattr(args, name) for name in ("seed", "steps", "solver", "guidance", "size", "dtype")}
+    digest = hashlib.sha256("\n".join(fitting).encode()).hexdigest()[:12]
+    settings = json.dumps({**settings, "weights": version, "prompts": digest})
+    folder, names = args.out / "generated", [f"{index:06d}.png" for index in range(len(fitting))]
+    if team.leader:
+        make_folder(folder)
+        stamp = folder / "settings.json"
+        if not (args.resume and stamp.is_file() and stamp.read_text() == settings):
+            for file in folder.glob("*.png"):
+                file.unlink()
+        write_text(stamp, settings)
+    team.sum([0.0])
+    mine = [index for index in range(team.rank, len(fitting), team.size) if not (folder / names[index]).is_file()]
+    batch = args.batch or 16
+    with tqdm(total=len(mine), unit="image", desc="drawing", disable=not team.leader) as bar:
+        for start in range(0, len(mine), batch):
+            rows = mine[start : start + batch]
+            seeds = [args.seed + index for index in rows]
+            chosen = [fitting[index] for index in rows]
+            drawn = sample.draw(
+                checkpoint, chosen, seeds, args.size, args.steps, args.guidance, args.batch, solver=args.solver
+            )
+            for index, picture in zip(rows, drawn, strict=True):
+                save_png(Image.fromarray(picture), folder / names[index])
+            bar.update(len(rows))
+    team.sum([0.0])
+    if not team.leader:
+        return None, None
+    return write_generated(folder, names, fitting), f"{args.weights} ({version})"
+
+
+def score_images(real: np.ndarray, fake: np.ndarray, real_set: Images, fake_set: Images) -> dict:
+    """Tables 3 and 4, of features (N, width) and (M, width)."""
+    scores = {"fd": metrics.frechet_distance(real, fake), "kd": metrics.kernel_distance(real, fake)}
+    each = metrics.prdc_samples(real, fake, NEIGHBOURS)
+    for name, values in each.items():
+        scores[name] = mean_and_interval(values)
+    per_class = {}
+    for k, name in enumerate(OBSERVATIONS):
+        if real_set.labels is None or fake_set.labels is None:
+            break
+        a, b = real[real_set.labels[:, k]], fake[fake_set.labels[:, k]]
+        per_class[name] = {
+            "real": len(a),
+            "fake": len(b),
+            "fd": metrics.frechet_distance(a, b) if min(len(a), len(b)) >= 2 else None,
+        }
+    return {"table_3": scores, "per_class": per_class}
+
+
+def alignment(args: argparse.Namespace, fake: Images) -> tuple[Scored | None, np.ndarray | None]:
+    """BioViL's similarity of every picture and its prompt: the mean with its interval, and each. None without it."""
+    if args.aligner is None or not all(fake.texts):
+        return None, None
+    from PIL import Image
+    from tqdm import tqdm
+
+    from judges.biovil import load_aligner
+
+    aligner, each, batch = load_aligner(args.aligner, args.device), [], args.batch or 32
+    for start in tqdm(range(0, len(fake), batch), unit="batch", desc="alignment"):
+        rows = range(start, min(start + batch, len(fake)))
+        each += aligner([Image.fromarray(fake.load(i)) for i in rows], [fake.texts[i] for i in rows]).tolist()
+    return mean_and_interval(np.array(each)), np.array(each)
+
+
+def memorisation(real: np.ndarray, fake: np.ndarray, train: np.ndarray) -> dict:
+    """Is a drawn picture a training picture again? Distances to the nearest training image, in feature space.
+
+    Real images that were not trained on say what is near: `share_nearer` of the drawn pictures are nearer to a training
+    image than all but one in a hundred of those are. Without memorisation it is about 0.01, or less.
+    """
+    drawn, index = metrics.nearest(fake, train)
+    unseen, _ = metrics.nearest(real, train)
+    drawn, unseen = drawn.numpy(), unseen.numpy()
+    unseen = unseen[unseen > 0]  # at 0 it has been seen: the same picture is in both sets
+    if not len(unseen):
+        raise UserError("--train: holds every image of --real; give a --real that was not trained on")
+    near = float(np.quantile(unseen, 0.01))
+    return {
+        "share_nearer": float((drawn < near).mean()),
+        "near": near,
+        "median_drawn": float(np.median(drawn)),
+        "median_unseen": float(np.median(unseen)),
+        "drawn": drawn,
+        "unseen": unseen,
+        "index": index.numpy(),
+    }
+
+
+def image_heading(results: dict) -> str:
+    note = "" if results["comparable"] else f"; {OURS_ONLY}"
+    return f"features of {results['encoder']}{note}"
+
+
+def image_text(results: dict, about: dict) -> str:
+    """For the terminal: our row above the paper's."""
+    paper, ours = page.paper_table(3), table3_cells(results)
+    names = ("FD", "KD", "alignment", "precision", "recall", "density", "coverage")
+    lines = [
+        f"real: {about['real']}, fake: {about['fake']}; {image_heading(results)}\n",
+        f"{'':<26}" + "".join(f"{name:>11}" for name in names),
+        f"{'this run':<26}" + "".join(cell(value) for value in ours),
+    ]
+    for entry in paper["rows"]:
+        label = f"paper: {entry['model']} {entry['resolution']}"
+        lines.append(f"{label:<26}" + "".join(cell(value) for value in entry["values"]))
+    if results["per_class"]:
+        lines.append(f"\n{'':<28}{'real':>7}{'fake':>7}{'FD':>11}")
+        for name, row in results["per_class"].items():
+            lines.append(f"{name:<28}{row['real']:>7}{row['fake']:>7}{cell(row['fd'])}")
+    if about["train"]:
+        lines.append(
+            "\nmemorisation: {share_nearer:.1%} of the drawn pictures are nearer to a training image than 99 % of the"
+            " real ones are\n(median distance {median_drawn:.3f}, of real ones {median_unseen:.3f})".format(
+                **results["memorisation"]
+            )
+        )
+    return "\n".join(lines)
+
+
+def cell(value: float | Scored | None) -> str:
+    number = value[0] if isinstance(value, tuple) else value
+    return f"{'-' if number is None else format(number, '.3f'):>11}"
+
+
+def table3_cells(results: dict) -> list[float | Scored | None]:
+    return [{**results["table_3"], "alignment": results["alignment"]}[name] for name in TABLE3]
+
+
+def image_page(results: dict, about: dict) -> list[str]:
+    blocks = [
+        page.text([f"Real: {about['real']}. Generated: {about['fake']}. {image_heading(results)}.", DISCLAIMER]),
+        page.heading("Fidelity and diversity (Table 3)"),
+        paper_table(
+            3,
+            table3_cells(results),
+            image_heading(results),
+            "resolution",
+            note="Paper: RadDino on the test split of MIMIC-CXR. FD and KD also depend on the number of pictures. Small"
+            " numbers: 95 % intervals by bootstrap over the pictures; FD and KD have none, since drawing with"
+            " replacement would bias them.",
+        ),
+    ]
+    if results["per_class"]:
+        order = [column["name"] for column in page.paper_table(4)["columns"]]
+        counts = (f"{name} {row['real']} and {row['fake']}" for name, row in results["per_class"].items())
+        blocks += [
+            page.heading("Each observation (Table 4): Fréchet distance"),
+            paper_table(
+                4,
+                [results["per_class"][name]["fd"] for name in order],
+                image_heading(results),
+                "resolution",
+                note="Real and generated pictures: " + ", ".join(counts) + ".",
+            ),
+            page.bars(
+                [(name, row["fd"], None, None, "") for name, row in results["per_class"].items()],
+                "Fréchet distance, this run",
+                maximum=None,
+            ),
+        ]
+    return blocks
+
+
+def cases_of_images(
+    real: Images, fake: Images, real_features: np.ndarray, fake_features: np.ndarray, pairs: np.ndarray | None
+) -> list[str]:
+    """The worst and the best pictures: by alignment where it is known, else by how far the nearest real image is."""
+    distance, index = metrics.nearest(fake_features, real_features)
+    order = np.argsort(pairs) if pairs is not None else np.argsort(-distance.numpy())
+    by = "alignment with the prompt" if pairs is not None else "distance to the nearest real image"
+    of_prompt = {text: i for i, text in enumerate(real.texts) if text}
+    blocks = []
+    for title, chosen in (("Worst", order[:6]), ("Best", order[::-1][:6])):
+        items = []
+        for i in chosen.tolist():
+            partner = of_prompt.get(fake.texts[i], int(index[i]))
+            same = "real, same text" if fake.texts[i] in of_prompt else "the nearest real image"
+            prompt = f": {fake.texts[i]}" if fake.texts[i] else f" ({fake.files[i].name})"
+            items += [
+                (thumbnail(fake.load(i)), f"generated{prompt}"),
+                (thumbnail(real.load(partner)), f"{same} ({real.files[partner].name})"),
+            ]
+        blocks += [page.heading(f"{title} pictures, by {by}"), page.pictures(items)]
+    return blocks
+
+
+def memorisation_page(fake: Images, train: Images, closest: dict) -> list[str]:
+    drawn, index = closest["drawn"], closest["index"]
+    items = []
+    for i in np.argsort(drawn)[:8].tolist():
+        items += [
+            (thumbnail(fake.load(i)), f"generated ({fake.files[i].name})"),
+            (thumbnail(train.load(int(index[i]))), f"training image {train.files[index[i]].name}, at {drawn[i]:.3f}"),
+        ]
+    return [
+        page.heading("Memorisation: is a drawn picture a training picture again?"),
+        page.text(
+            f"{closest['share_nearer']:.1%} of the drawn pictures are nearer to a training image than 99 % of the real"
+            " ones, which were not trained on, are. Well above 1 % would be a sign of memorisation; look at the pairs."
+        ),
+        page.histogram(
+            {"drawn to nearest training image": drawn, "real, unseen, to nearest training image": closest["unseen"]},
+            "Distance to the nearest training image",
+            "distance in feature space",
+        ),
+        page.pictures(items, "The closest pairs"),
+    ]

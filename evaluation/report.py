@@ -1,0 +1,329 @@
+"""evaluate.py report: a model's reports, or somebody else's, against the true ones (Table 2).
+
+The labels of both reports are compared (CheXbert F1), then their words (BLEU, ROUGE-L), and RadGraph F1 where its
+package is installed. Without CheXbert's weights the rule-based labeler judges.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.errors import UserError
+from common.files import write_text
+from common.observations import OBSERVATIONS
+from evaluation import metrics, page
+from evaluation.results import (
+    OURS_ONLY,
+    Scored,
+    footer,
+    make_folder,
+    mean_and_interval,
+    paper_table,
+    scored,
+    thumbnail,
+    together,
+    write_results,
+)
+from sample import DISCLAIMER
+
+if TYPE_CHECKING:
+    from common.distributed import Team
+    from weights import Checkpoint
+
+PREDICTION_COLUMNS = ("Ground Truth", "Report Impression")  # of the CSV that UniX's own evaluation writes
+MODES = ("negative", "positive")  # what "uncertain" counts as
+TABLE2 = ("micro14", "micro5", "macro14", "macro5")
+MEASURES = {"bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4": "BLEU-4", "rouge_l": "ROUGE-L"}
+
+
+def report_command(args: argparse.Namespace) -> None:
+    make_folder(args.out)
+    started, source, weights = time.perf_counter(), None, None
+    if args.predictions:
+        rows = read_predictions(args.predictions)[: args.n]
+    else:
+        rows, source, weights = together(args, write_reports)
+        if rows is None:  # the leader scores
+            return
+    generated_in = time.perf_counter() - started
+    if len(rows) < 2:
+        raise UserError(f"{args.predictions or args.data}: {len(rows)} report; two are needed for a score")
+    judge, label = report_judge(args)
+    results = score_reports([row["truth"] for row in rows], [row["generated"] for row in rows], judge, label)
+    results["radgraph_f1"] = radgraph_f1(rows)
+    about = {
+        "data": str(args.predictions or args.data),
+        "weights": weights,
+        "reports": len(rows),
+        "seconds": {"writing": generated_in, "all": time.perf_counter() - started},
+    }
+    write_results(args.out, {**about, **results})
+    write_text(args.out / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(args.out / "report.html", report_page(rows, results, source, about))
+    print(report_text(results, about), DISCLAIMER, sep="\n\n")
+    print(f"\n{args.out}: results.json, report.html, predictions.jsonl")
+
+
+def read_predictions(path: Path) -> list[dict]:
+    """JSON lines with `truth` and `generated`, or a CSV with UniX's columns. Raises UserError naming row and column."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            if path.suffix.lower() == ".csv":
+                table = csv.DictReader(file)
+                missing = [column for column in PREDICTION_COLUMNS if column not in (table.fieldnames or ())]
+                if missing:
+                    raise UserError(f"{path}: no column {missing[0]!r}; a CSV needs {' and '.join(PREDICTION_COLUMNS)}")
+                truth, generated = PREDICTION_COLUMNS
+                rows = [{"truth": row[truth], "generated": row[generated]} for row in table]
+            else:
+                rows = [json.loads(line) for line in file if line.strip()]
+    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--predictions {path}: cannot be read ({reason}); give JSON lines or a CSV") from error
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("truth", "generated")):
+            raise UserError(f"--predictions {path}: row {number} has no texts `truth` and `generated`")
+        row.setdefault("index", number - 1)
+    return rows
+
+
+def write_reports(args: argparse.Namespace, team: Team) -> tuple[list[dict] | None, object, str | None]:
+    """The model's report of every image, each process its share; (None, None, None) on all but the leader.
+
+    Every report is a line in OUT/reports.RANK.jsonl as soon as it is written, so a run that was cut off goes on with
+    --resume, on any number of processes.
+    """
+    import torch
+    from PIL import Image
+    from tqdm import tqdm
+
+    import data
+    import sample
+    from judges.features import weights_hash
+    from weights import load_checkpoint
+
+    checkpoint = load_checkpoint(args.weights, team.device, getattr(torch, args.dtype), parity=True)
+    source = report_source(args, checkpoint)
+    count = min(len(source), args.n or len(source))
+    version = weights_hash(args.weights)
+    settings = {name: str(getattr(args, name)) for name in ("data", "split", "section", "question", "dtype")}
+    settings["weights"] = version
+    known = read_shards(args.out, settings) if args.resume else {}
+    team.sum([0.0])  # all have read, now one may delete
+    if team.leader and not args.resume:
+        for shard in args.out.glob("reports.*.jsonl"):
+            shard.unlink()
+    team.sum([0.0])
+    mine = [index for index in range(team.rank, count, team.size) if index not in known]
+    section = ("report", "impression").index(args.section)
+    default = (data.DEFAULT_QUESTION, data.SHORT_QUESTION)[section]
+    asked: dict[str, list[int]] = {}  # a batch has one question
+    for index in mine:
+        asked.setdefault(args.question or question_of(source, index) or default, []).append(index)
+    size = args.batch or 32
+    batches = [(q, rows[i : i + size]) for q, rows in asked.items() for i in range(0, len(rows), size)]
+    with open(args.out / f"reports.{team.rank}.jsonl", "a") as file:
+        file.write("\n" + json.dumps({"settings": settings}) + "\n")
+        with tqdm(total=len(mine), unit="report", desc="reading", disable=not team.leader) as bar:
+            for question, batch in batches:
+                images = [Image.fromarray(source.image(index)) for index in batch]
+                for index, text in zip(batch, sample.read(checkpoint, images, question, batch=len(batch)), strict=True):
+                    row = {"index": index, "image": file_of(source, index), "truth": source.text(index)[section]}
+                    file.write(json.dumps(row | {"generated": text}) + "\n")
+                file.flush()
+                bar.update(len(batch))
+    team.sum([0.0])
+    if not team.leader:
+        return None, None, None
+    rows = read_shards(args.out, settings)
+    return [rows[index] for index in range(count)], source, f"{args.weights} ({version})"
+
+
+def report_source(args: argparse.Namespace, checkpoint: Checkpoint) -> object:
+    """What to read: a data set, or phantoms that no model was trained on."""
+    from archives.opening import open_source
+    from phantoms.dataset import Phantoms
+
+    name, _, count = args.data.partition(":")
+    if name != "phantom":
+        source = open_source(args.data, split=args.split, cache=args.cache)
+        source.size = checkpoint.model.config.vit.image_size
+        return source
+    if (count and not count.isdecimal()) or count == "0":
+        raise UserError(f"--data {args.data}: give phantom or phantom:COUNT, for example phantom:100")
+    return Phantoms(int(count or 200), 256, seed=1, cache=args.cache)
+
+
+def question_of(source: object, index: int) -> str | None:
+    """The data set's own question, where it has one (UniX's test files)."""
+    records = getattr(source, "records", None)
+    return records[index].extra.get("question") if records else None
+
+
+def file_of(source: object, index: int) -> str:
+    records = getattr(source, "records", None)
+    return str(source.root / records[index].image) if records else ""
+
+
+def read_shards(out: Path, settings: dict) -> dict[int, dict]:
+    """Index -> row, of all reports written with just these settings. A line that a crash cut short does not count."""
+    rows = {}
+    for shard in sorted(out.glob("reports.*.jsonl")):
+        same = False
+        for line in shard.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if "settings" in row:
+                same = row["settings"] == settings
+                if not same:
+                    print(f"--resume: {shard} has reports of other settings or weights; left out", file=sys.stderr)
+            elif same:
+                rows[row["index"]] = row
+    return rows
+
+
+def report_judge(args: argparse.Namespace) -> tuple[str, Callable[[Sequence[str]], np.ndarray]]:
+    """(name, texts -> labels (N, 14): 1, 0, -1 and nan): CheXbert if its folder is given, else our rules."""
+    from reports.labeler import label_reports
+
+    if args.chexbert is None:
+        return f"rule-based labeler (reports/labeler.py), not CheXbert: {OURS_ONLY}", label_reports
+    from judges.chexbert import load_chexbert
+
+    chexbert = load_chexbert(args.chexbert, args.device)
+
+    def label(texts: Sequence[str]) -> np.ndarray:
+        texts = [text[:512] for text in texts]  # as UniX's own evaluation, which made the numbers of Table 2
+        return np.array([[label.value for label in labels.values()] for labels in chexbert(texts)], dtype=np.float32)
+
+    return "CheXbert", label
+
+
+def score_reports(truths: Sequence[str], written: Sequence[str], judge: str, label: Callable) -> dict:
+    """Table 2 and the texts' likeness, every number with its 95 % interval (1,000 bootstrap draws of the reports)."""
+    truth, claims = label(truths), label(written)
+    chexbert = metrics.chexbert_scores(truth, claims)
+    table, per_class = {}, {name: {} for name in OBSERVATIONS}
+    for mode in MODES:
+        scores = chexbert[mode]
+        labels = metrics.f1_counts(metrics.positives(truth, mode), metrics.positives(claims, mode))
+        low, high = metrics.bootstrap_sums(table2_row, labels)
+        table[mode] = {name: scored(getattr(scores, name), low[k], high[k]) for k, name in enumerate(TABLE2)}
+        for k, name in enumerate(OBSERVATIONS):
+            per_class[name][mode] = scored(scores.per_class[k], low[4 + k], high[4 + k])
+            per_class[name][f"support_{mode}"] = int(scores.support[k])
+    counts = metrics.bleu_counts(list(map(metrics.tokenize, truths)), list(map(metrics.tokenize, written)))
+    each = np.column_stack([metrics.bleu_from_counts(counts), metrics.rouge_l(truths, written)])  # (N, 5)
+    low, high = metrics.bootstrap_sums(lambda sums: sums / len(each), each)
+    text = {name: scored(each[:, k].mean(), low[k], high[k]) for k, name in enumerate(MEASURES)}
+    # Which reports to show: by the labels they got right (`labels`: uncertain is positive), then by their words.
+    hits, claimed = labels.sum(axis=2).T
+    agreement = np.divide(2 * hits, claimed, out=np.ones(len(hits)), where=claimed > 0)
+    order = np.lexsort((each[:, -1], agreement))
+    scores = {"judge": judge, "table_2": table, "per_class": per_class, "text": text}
+    return scores | {"order": order.tolist(), "agreement": agreement.tolist()}
+
+
+def table2_row(sums: np.ndarray) -> np.ndarray:
+    """Summed counts (..., 2, 14) -> the four columns of one half of Table 2, then each class: (..., 18)."""
+    all14, five = metrics.f1_from_counts(sums, 0.0), metrics.f1_from_counts(sums[..., list(metrics.FIVE)], 0.0)
+    columns = np.stack([all14.micro, five.micro, all14.macro, five.macro], axis=-1)
+    return np.concatenate([columns, all14.per_class], axis=-1)
+
+
+def radgraph_f1(rows: Sequence[dict]) -> Scored | None:
+    """RadGraph F1 (Jain et al. 2021; "partial" reward) by its own package; None where that is absent or fails.
+
+    It fetches its weights the first time: without a network the other scores must not be lost.
+    """
+    try:
+        from radgraph import F1RadGraph
+
+        score = F1RadGraph(reward_level="partial", model_type="radgraph-xl")
+        _, each, *_ = score(refs=[row["truth"] for row in rows], hyps=[row["generated"] for row in rows])
+    except ImportError:
+        return None
+    except Exception as error:  # whatever the package, its download or its model raise
+        print(f"RadGraph F1 is left out: {type(error).__name__}: {error}", file=sys.stderr)
+        return None
+    return mean_and_interval(np.array(each))
+
+
+def report_text(results: dict, about: dict) -> str:
+    """For the terminal: our row above the paper's."""
+    paper = page.paper_table(2)
+    ours = [100 * results["table_2"][mode][name][0] for mode in MODES for name in TABLE2]
+    lines = [
+        f"{about['reports']} reports of {about['data']}. Judge: {results['judge']}.",
+        f"\n{'F1 in percent':<26}" + f"{'uncertain is negative':^36}{'uncertain is positive':^36}",
+        " " * 26 + "".join(f"{column['name'].replace(' F1', ''):>9}" for column in paper["columns"]),
+        f"{'this run':<26}" + "".join(f"{value:9.1f}" for value in ours),
+    ]
+    for entry in paper["rows"]:
+        cells = "".join(f"{'-' if value is None else format(value, '.1f'):>9}" for value in entry["values"])
+        lines.append(f"{'paper: ' + entry['model']:<26}{cells}")
+    lines.append(f"\n{'':<28}{'true':>6}{'F1':>8}{'95 % interval':>18}   (uncertain is positive)")
+    for name, scores in results["per_class"].items():
+        value, low, high = scores["positive"]
+        lines.append(f"{name:<28}{scores['support_positive']:>6}{value:8.3f}{low:11.3f}-{high:.3f}")
+    words = [f"{MEASURES[name]} {value[0]:.3f}" for name, value in results["text"].items() if value]
+    radgraph = results["radgraph_f1"]
+    words.append("RadGraph F1 " + ("- (pip install radgraph)" if radgraph is None else f"{radgraph[0]:.3f}"))
+    return "\n".join([*lines, "", ", ".join(words)])
+
+
+def report_page(rows: Sequence[dict], results: dict, source: object, about: dict) -> str:
+    ours = [tuple(100 * part for part in results["table_2"][mode][name]) for mode in MODES for name in TABLE2]
+    bars = [
+        (name, *scores[mode], f"{scores[f'support_{mode}']} true")
+        for name, scores in results["per_class"].items()
+        for mode in MODES
+    ]
+    likeness = [[MEASURES[name], value] for name, value in results["text"].items()]
+    likeness.append(["RadGraph F1", results["radgraph_f1"]])
+    blocks = [
+        page.text([f"{about['reports']} reports of {about['data']}. Judge: {results['judge']}.", DISCLAIMER]),
+        page.heading("Findings: F1 in percent (Table 2)"),
+        paper_table(
+            2,
+            ours,
+            f"judge: {results['judge']}",
+            note="Paper: CheXbert on the test split of MIMIC-CXR. Small numbers: 95 % intervals by bootstrap over the"
+            " reports.",
+        ),
+        page.heading("Each observation"),
+        page.bars(bars, "F1, by what “uncertain” counts as", series=[f"uncertain is {mode}" for mode in MODES]),
+        page.heading("Words"),
+        page.table(["measure", "value"], likeness, note="Lower-case words; BLEU is the mean over reports (smoothed)."),
+    ]
+    for title, chosen in (("Worst", results["order"][:8]), ("Best", results["order"][::-1][:8])):
+        blocks.append(page.heading(f"{title} reports, by the findings they got right"))
+        blocks.append(report_cases(rows, chosen, results, source))
+    return page.page("Reading chest X-rays", blocks, footer=footer(about))
+
+
+def report_cases(rows: Sequence[dict], chosen: Sequence[int], results: dict, source: object) -> str:
+    """Pictures with both reports, or only the reports where there are no pictures."""
+    if source is None:
+        cells = [[rows[i]["truth"], rows[i]["generated"], results["agreement"][i]] for i in chosen]
+        return page.table(["truth", "written", "F1 of its findings"], cells)
+    said = "F1 {:.2f}. Written: {} Truth: {}"
+    items = [
+        (
+            thumbnail(source.image(rows[i]["index"])),
+            said.format(results["agreement"][i], rows[i]["generated"], rows[i]["truth"]),
+        )
+        for i in chosen
+    ]
+    return page.pictures(items)

@@ -1,0 +1,129 @@
+"""The published judges, frozen: what they make of an image or a report is what generated ones are measured by.
+
+    RadDino    an image -> patch and class features: REPA's target, and the space of Fréchet distances    load_raddino
+    CheXbert   a report -> 14 labels (Smit et al. 2020)                                                  load_chexbert
+    BioViL     an image and a text -> how well they agree (Boecking et al. 2022)                         load_aligner
+
+Each loader takes the folder as it was published (README says where from). Nothing here is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import WordPiece
+from tokenizers.processors import BertProcessing
+from torch import nn
+
+from checkpoints.configs import depth, our_shapes, read_tokenizer
+from checkpoints.folders import read_json
+from checkpoints.layouts import Layout, Translate, translate_bert
+from checkpoints.plan import empty, load_tensors
+from checkpoints.tensors import PICKLES, Tensors, recognise
+from common.errors import UserError
+
+# ---- text: BERT --------------------------------------------------------------------------------------------------
+
+
+class BertBlock(nn.Module):
+    """Post-norm, as the first transformers were: the norm comes after each residual sum."""
+
+    def __init__(self, width: int, hidden: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-12), nn.LayerNorm(width, eps=1e-12)
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        B, S, _ = x.shape
+        q, k, v = self.qkv(x).view(B, S, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+        x = self.norm1(x + self.proj(attended))
+        return self.norm2(x + self.fc2(F.gelu(self.fc1(x))))
+
+
+class Bert(nn.Module):
+    """BERT's encoder (Devlin et al. 2018), without pooler. Sizes come from the checkpoint's own shapes."""
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]], heads: int | None = None) -> None:
+        """shapes: our names -> the file's shapes. heads: default 64 channels each, as BERT has them."""
+        super().__init__()
+        (vocab_size, width), self.context_length = shapes["word.weight"], shapes["position.weight"][0]
+        hidden, layers = shapes["blocks.0.fc1.weight"][0], depth(shapes, "blocks.")
+        self.word, self.position = nn.Embedding(vocab_size, width), nn.Embedding(self.context_length, width)
+        self.token_type = nn.Embedding(shapes["token_type.weight"][0], width)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.blocks = nn.ModuleList(BertBlock(width, hidden, heads or width // 64) for _ in range(layers))
+
+    def forward(self, ids: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        """ids: (B, S), visible: (B, S) bool, False at padding -> (B, S, width)."""
+        x = self.word(ids) + self.position.weight[: ids.shape[1]] + self.token_type.weight[0]
+        x = self.norm(x)
+        for block in self.blocks:
+            x = block(x, visible[:, None, None, :])
+        return x
+
+
+def read_wordpiece(folder: str | Path) -> Tokenizer:
+    """BERT's tokenizer from a folder's tokenizer.json, else from its vocab.txt (lower-cased English)."""
+    folder = Path(folder)
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = read_tokenizer(folder / "tokenizer.json")
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer
+    try:
+        words = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{folder}: needs a vocab.txt (bert-base-uncased's) or tokenizer.json as well") from error
+    vocabulary = {word: i for i, word in enumerate(words)}
+    if not {"[UNK]", "[CLS]", "[SEP]"} <= vocabulary.keys():
+        raise UserError(f"{folder / 'vocab.txt'}: no vocabulary of BERT ([UNK], [CLS] and [SEP] are wanted)")
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    return tokenizer
+
+
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str], longest: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Texts -> [CLS] text [SEP], padded: ids and visible, both (B, S). A longer one is cut, and keeps its [SEP]."""
+    rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+    rows = [row if len(row) <= longest else [*row[: longest - 1], row[-1]] for row in rows]
+    S = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (S - len(row)) for row in rows])
+    visible = torch.arange(S) < torch.tensor([len(row) for row in rows])[:, None]
+    return ids, visible
+
+
+def bert_shapes(tensors: Tensors, translate: Translate, folder: Path) -> tuple[dict[str, tuple[int, ...]], int | None]:
+    """Shapes without the prefix `bert.`, and the number of heads that config.json tells, if there is one."""
+    shapes = {name.removeprefix("bert."): shape for name, shape in our_shapes(tensors, translate).items()}
+    if not {"word.weight", "position.weight", "token_type.weight", "blocks.0.fc1.weight"} <= shapes.keys():
+        raise UserError(f"{tensors.path}: no whole BERT in it")
+    return shapes, read_json(folder / "config.json").get("num_attention_heads")
+
+
+def load_bert(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Bert, Tokenizer]:
+    """A plain BERT's folder (model.safetensors or pytorch_model.bin, config.json, tokenizer.json or vocab.txt)."""
+    tensors = Tensors(folder)
+    shapes, heads = bert_shapes(tensors, translate_bert, Path(folder))
+    bert = empty(lambda: Bert(shapes, heads), device, torch.float32)
+    load_tensors(bert, tensors, translate_bert)
+    return bert.eval().requires_grad_(False), read_wordpiece(folder)
+
+
+def one_of_layout(folder: str | Path, wanted: Layout) -> Tensors:
+    """The one file of a folder that holds the wanted layout."""
+    files = [file for file in sorted(Path(folder).glob("*")) if file.suffix in (".safetensors", *PICKLES)]
+    for file in files:
+        tensors = Tensors(file)
+        if recognise(tensors) is wanted:
+            return tensors
+    held = f"only {', '.join(file.name for file in files)}" if files else "no weights at all"
+    raise UserError(f"{folder}: no {wanted.holds} in it, {held}")

@@ -1,0 +1,132 @@
+"""BioViL v1.1 (Bannur et al. 2023): does a picture fit its text?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import nn
+
+from checkpoints.configs import our_shapes
+from checkpoints.layouts import BIOVIL, CXR_BERT
+from checkpoints.plan import empty, load_tensors
+from judges.bert import Bert, bert_shapes, one_of_layout, read_wordpiece, tokenize
+
+# ---- images and text: BioViL -------------------------------------------------------------------------------------
+
+
+class Bottleneck(nn.Module):
+    """ResNet's residual block (He et al. 2016) with the stride in its 3x3 convolution. Names after torchvision."""
+
+    def __init__(self, c_in: int, c_mid: int, stride: int) -> None:
+        super().__init__()
+        c_out = 4 * c_mid
+        self.conv1, self.bn1 = nn.Conv2d(c_in, c_mid, 1, bias=False), nn.BatchNorm2d(c_mid)
+        self.conv2, self.bn2 = nn.Conv2d(c_mid, c_mid, 3, stride, padding=1, bias=False), nn.BatchNorm2d(c_mid)
+        self.conv3, self.bn3 = nn.Conv2d(c_mid, c_out, 1, bias=False), nn.BatchNorm2d(c_out)
+        self.downsample = nn.Identity()
+        if stride != 1 or c_in != c_out:
+            self.downsample = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = F.relu(self.bn1(self.conv1(x)))
+        h = F.relu(self.bn2(self.conv2(h)))
+        return F.relu(self.bn3(self.conv3(h)) + self.downsample(x))
+
+
+class ResNet50(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False), nn.BatchNorm2d(64)
+        c_in = 64
+        for i, (blocks, c_mid) in enumerate(((3, 64), (4, 128), (6, 256), (3, 512))):
+            layer = []
+            for j in range(blocks):
+                layer.append(Bottleneck(c_in, c_mid, stride=2 if i > 0 and j == 0 else 1))
+                c_in = 4 * c_mid
+            setattr(self, f"layer{i + 1}", nn.Sequential(*layer))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, 3, H, W) -> (B, 2048, H/32, W/32)."""
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+class ImageSide(nn.Module):
+    """ResNet-50, projected patch by patch to the space shared with texts, then averaged."""
+
+    def __init__(self, width: int = 128) -> None:
+        super().__init__()
+        self.resnet = ResNet50()
+        self.projector = nn.Sequential(
+            nn.Conv2d(2048, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 1)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, 3, H, W) in [0, 1] -> (B, width), unit length."""
+        return F.normalize(self.projector(self.resnet(x)).mean(dim=(2, 3)), dim=1)
+
+
+class TextSide(nn.Module):
+    """CXR-BERT: its [CLS] token, projected to the space shared with images."""
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]], heads: int | None) -> None:
+        super().__init__()
+        self.bert = Bert(shapes, heads)
+        width, shared = shapes["word.weight"][1], shapes["projection.0.weight"][0]
+        self.projection = nn.Sequential(
+            nn.Linear(width, shared), nn.GELU(), nn.LayerNorm(shared, eps=1e-12), nn.Linear(shared, shared)
+        )
+
+    def forward(self, ids: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        """ids, visible: (B, S) -> (B, width), unit length."""
+        return F.normalize(self.projection(self.bert(ids, visible)[:, 0]), dim=1)
+
+
+class Aligner(nn.Module):
+    """How well an image and a text agree: the cosine between their projections, in [-1, 1]."""
+
+    RESIZE, CROP = 512, 480  # px: the shorter side, then the centre
+
+    def __init__(self, image_side: ImageSide, text_side: TextSide, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.image_side, self.text_side, self.tokenizer = image_side, text_side, tokenizer
+
+    @torch.no_grad()
+    def forward(self, images: Sequence[Image.Image], texts: Sequence[str]) -> torch.Tensor:
+        """N 8-bit grey Pillow images and N texts -> (N,) similarities of the pairs."""
+        device = self.image_side.projector[0].weight.device
+        pixels = torch.stack([self.pixels(image) for image in images]).to(device)
+        # The published text engine drops the punctuation at the end of a prompt.
+        stripped = [text.rstrip("!?.") for text in texts]
+        ids, visible = tokenize(self.tokenizer, stripped, self.text_side.bert.context_length)
+        return (self.image_side(pixels) * self.text_side(ids.to(device), visible.to(device))).sum(dim=1)
+
+    def pixels(self, image: Image.Image) -> torch.Tensor:
+        """(3, 480, 480) in [0, 1], stretched to the full range first, as the published engine loads images."""
+        grey = np.asarray(image, dtype=np.float64)
+        grey = (grey - grey.min()) / max(grey.max() - grey.min(), 1e-6) * 255
+        image = Image.fromarray(grey.astype(np.uint8))
+        short = min(image.size)
+        size = [int(self.RESIZE * side / short) for side in image.size]
+        left, top = (round((side - self.CROP) / 2) for side in size)
+        image = image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + self.CROP, top + self.CROP))
+        return torch.from_numpy(np.array(image, dtype=np.float32) / 255).expand(3, -1, -1)
+
+
+def load_aligner(folder: str | Path, device: str | torch.device = "cpu") -> Aligner:
+    """The published folder: biovil_image_resnet50_proj_size_128.pt, and CXR-BERT's weights, config and vocabulary."""
+    image_tensors = one_of_layout(folder, BIOVIL)
+    text_tensors = one_of_layout(folder, CXR_BERT)
+    width = our_shapes(image_tensors, BIOVIL.translate).get("projector.0.weight", (128,))[0]
+    image_side = empty(lambda: ImageSide(width), device, torch.float32)
+    load_tensors(image_side, image_tensors, BIOVIL.translate)
+    shapes, heads = bert_shapes(text_tensors, CXR_BERT.translate, Path(folder))
+    text_side = empty(lambda: TextSide(shapes, heads), device, torch.float32)
+    load_tensors(text_side, text_tensors, CXR_BERT.translate)
+    return Aligner(image_side, text_side, read_wordpiece(folder)).eval().requires_grad_(False)

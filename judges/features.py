@@ -1,0 +1,177 @@
+"""Sets of images, and what a frozen encoder makes of them: what Fréchet distances and all the others are computed from.
+
+    open_images(PATH)           a folder of images, a table of generated ones, or any data set of archives/
+    load_encoder(FOLDER | None) RadDino's class token; without its weights the tiny model's own ViT
+    features(images, encoder)   (N, width), kept by the content of the images and the encoder's weights
+
+Numbers compare only if they come from one encoder, and only RadDino's compare with the paper's: an encoder has a `name`
+that stands beside every number, and says whether it is `comparable`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+import data
+from archives.opening import open_source, recognise
+from archives.records import SPLITS, Records
+from checkpoints.folders import find_checkpoint
+from common.errors import UserError
+from common.files import write_atomically
+from common.images import load_image, to_square
+from common.observations import OBSERVATIONS
+from judges.raddino import load_raddino
+from reports.labeler import label_reports
+from sample import SHIPPED
+from weights import load_checkpoint
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
+
+
+@dataclass
+class Images:
+    """N images, their texts (the prompt or the report; "" where there is none), and what they show if that is known."""
+
+    name: str
+    kind: str  # "folder", or as archives/ calls the data set
+    files: list[Path]
+    texts: list[str]
+    labels: np.ndarray | None  # (N, 14) bool; None: nothing is known of any
+    load: Callable[[int], np.ndarray]  # index -> (height, width) uint8
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def only(self, rows: Sequence[int]) -> Images:
+        """The images of these rows."""
+        rows = list(rows)
+        labels = None if self.labels is None else self.labels[rows]
+        files, texts = [self.files[i] for i in rows], [self.texts[i] for i in rows]
+        return Images(self.name, self.kind, files, texts, labels, lambda i: self.load(rows[i]))
+
+
+def open_images(path: str | Path, split: str = "all", cache: Path | None = None) -> Images:
+    """Everything that `archives.opening` knows, and plain folders of images. Raises UserError if there are none.
+
+    Labels are the set's own; where it has only texts, what the rule-based labeler finds in them.
+    """
+    path = Path(path)
+    try:
+        recognise(path)
+    except UserError:
+        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else []
+        if not files:
+            raise
+        return Images(str(path), "folder", files, [""] * len(files), None, lambda i: np.asarray(load_image(files[i])))
+    return of_records(open_source(path, split=SPLITS.get(split, split), cache=cache))
+
+
+def of_records(source: Records) -> Images:
+    """The images of a data set. The text is what they would be drawn from: the impression, or the findings."""
+    texts = [source.text(i)[1] for i in range(len(source))]
+    if any(record.labels for record in source.records):
+        rows = [[record.labels.get(name) == 1 for name in OBSERVATIONS] for record in source.records]
+        labels = np.array(rows)
+    else:
+        labels = label_reports(texts) == 1 if any(texts) else None
+    files = [source.root / record.image for record in source.records]
+    return Images(str(source.root), source.kind, files, texts, labels, source.image)
+
+
+# ---- encoders ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Encoder:
+    name: str
+    comparable: bool  # with published numbers?
+    version: str  # which weights
+    prepare: Callable[[np.ndarray], np.ndarray]  # (height, width) uint8 -> (S, S) uint8
+    encode: Callable[[torch.Tensor], torch.Tensor]  # (B, S, S) uint8 -> (B, width)
+
+
+def load_encoder(raddino: Path | None, device: str | torch.device = "cpu") -> Encoder:
+    """RadDino from its published folder, or the shipped tiny ViT (the average of its patches)."""
+    if raddino is not None:
+        encoder = load_raddino(raddino, device)
+
+        def prepare(image: np.ndarray) -> np.ndarray:
+            # CheXGenBench stretches every image to 299 x 299 first, for Inception's sake; RadDino then sees that.
+            return np.asarray(Image.fromarray(image).resize((299, 299), Image.Resampling.BILINEAR))
+
+        return Encoder("RadDino", True, weights_hash(raddino), prepare, lambda images: encoder(images)[0])
+    model = load_checkpoint(SHIPPED, device).model
+    size = model.config.vit.image_size
+
+    def encode(images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return model.vit(data.vit_pixels(images.to(device), model.config)).mean(dim=1)
+
+    return Encoder(
+        "the tiny model's ViT, trained on drawn X-rays",
+        False,
+        weights_hash(SHIPPED),
+        lambda image: to_square(Image.fromarray(image), size),
+        encode,
+    )
+
+
+def features(
+    images: Images, encoder: Encoder, cache: Path | None, batch: int = 32, progress: bool = False
+) -> np.ndarray:
+    """(N, width) float32, in the order of `images`. A file in `cache` is named by what it was computed from: the bytes
+    of every image and the encoder. Raises UserError naming an image that cannot be read."""
+    with ThreadPoolExecutor(data.default_workers()) as pool:  # Pillow and hashlib let other threads run
+        if cache is not None:
+            digest = hashlib.sha256(f"{encoder.name} {encoder.version}".encode())
+            for one in pool.map(file_hash, images.files):
+                digest.update(one)
+            kept = Path(cache) / f"features-{digest.hexdigest()[:20]}.npy"
+            if kept.is_file():
+                return np.load(kept)
+
+        def prepared(index: int) -> np.ndarray:
+            return encoder.prepare(images.load(index))
+
+        found = []
+        with tqdm(total=len(images), unit="image", desc=f"features of {images.name}", disable=not progress) as bar:
+            for start in range(0, len(images), batch):
+                rows = range(start, min(start + batch, len(images)))
+                pixels = torch.from_numpy(np.stack(list(pool.map(prepared, rows))))
+                found.append(encoder.encode(pixels).float().cpu().numpy())
+                bar.update(len(rows))
+    result = np.concatenate(found)
+    if cache is not None:
+        with write_atomically(kept) as temporary, open(temporary, "wb") as file:
+            np.save(file, result)
+    return result
+
+
+def file_hash(path: Path) -> bytes:
+    """SHA-256 of a file's content. Raises UserError if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
+    return digest.digest()
+
+
+def weights_hash(folder: Path) -> str:
+    """12 hex digits of a folder's tensors: which weights a result belongs to."""
+    digest, folder = hashlib.sha256(), find_checkpoint(folder) or folder
+    for file in sorted(f for pattern in ("*.safetensors", "*.bin", "*.pth", "*.pt") for f in folder.glob(pattern)):
+        if file.stem != "training":  # the optimizer's state changes nothing
+            digest.update(file_hash(file))
+    return digest.hexdigest()[:12]

@@ -1,0 +1,151 @@
+"""Reports cleaned for training: what a picture cannot show goes, what it shows stays.
+
+The paper (sections 3 and 5.1) strips "underscores, technical metadata, and conversational fillers" from reports with an
+LLM, since a model that learns to write "___" or "unchanged from the prior" hallucinates. Two ways to do it:
+
+    rules   tables of regular expressions, free and offline                     clean_text, clean_report
+    an LLM  any OpenAI-compatible server, each answer checked by the labeler    ChatServer
+
+Neither may lose a finding. `labeler.label_report` must read the same observations and sides before and after; where the
+LLM's answer fails that, the rules' text is kept and the difference is written down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common.errors import UserError
+from common.observations import OBSERVATIONS
+from reports.labeler import label_report
+from reports.llm import ChatServer, ask_all
+from reports.rules import clean_report
+
+
+def differences(before: str, after: str) -> list[str]:
+    """The observations that `label_report` reads differently (value or side) in the two texts."""
+    old, new = label_report(before), label_report(after)
+    return [name for name in OBSERVATIONS if old[name] != new[name]]
+
+
+# 3. From records to cleaned records.
+
+
+def clean_records(
+    items: Iterable[dict],
+    out: Path,
+    llm: str | None = None,
+    model: str | None = None,
+    concurrency: int = 8,
+    progress: bool = True,
+    prices: tuple[float, float] = (0.0, 0.0),
+    examples: int = 0,
+    **server: float,
+) -> dict[str, int]:
+    """Write `items` to `out` as JSON lines with cleaned texts and "changed"; returns and prints the counts.
+
+    items: {"image", "findings", "impression", ...}, all str; other fields are kept as they are. llm, model: a server
+    and its model instead of the rules, `server` its timeout (s), retries, backoff (s) and max_wait (s). prices: $ per
+    million tokens in and out. Beside `out` lie OUT.disagreements.jsonl (the texts whose labels changed; an LLM's is
+    replaced by the rules') and, with an LLM, OUT.answers.jsonl, from which a cut-off run goes on.
+
+    Counts: read, changed, emptied (the original stays), disagreements, fallbacks (malformed answers: the rules').
+    """
+    out = Path(out)
+    if llm and not model:
+        raise UserError("--llm: which model? add --model NAME")
+    if concurrency < 1:
+        raise UserError(f"--concurrency {concurrency}: must be 1 or more")
+    items = list(items)
+    for number, item in enumerate(items, 1):
+        for field in ("image", "findings", "impression"):
+            if not isinstance(item.get(field), str):
+                raise UserError(
+                    f'record {number}: "{field}" is no text; every record needs image, findings, impression'
+                )
+    counts = dict.fromkeys(("read", "changed", "emptied", "disagreements", "fallbacks"), 0)
+    temporary = out.with_name(out.name + ".tmp")
+    shown = []
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        answers = {}
+        if llm:
+            reports = [(item["findings"], item["impression"]) for item in items]
+            path = out.with_name(out.name + ".answers.jsonl")
+            answers = ask_all(ChatServer(llm, model, **server), reports, path, concurrency, progress, prices)
+        disagreements = out.with_name(out.name + ".disagreements.jsonl")
+        with open(temporary, "w", encoding="utf-8") as file, open(disagreements, "w", encoding="utf-8") as differing:
+            for item in tqdm(items, disable=not progress or bool(llm), unit="report"):
+                before = (item["findings"], item["impression"])
+                rules = after = clean_report(*before)
+                lost = differences("\n\n".join(before), "\n\n".join(rules))
+                if llm and any(text.strip() for text in before):
+                    counts["fallbacks"] += before not in answers
+                    after = answers.get(before, rules)
+                    # What was said only of a prior may go: an answer may also agree with the rules.
+                    allowed = differences("\n\n".join(rules), "\n\n".join(after))
+                    lost = [name for name in differences("\n\n".join(before), "\n\n".join(after)) if name in allowed]
+                if after == rules and not any(rules):
+                    lost = []  # the original stays
+                if lost:
+                    counts["disagreements"] += 1
+                    record = {"image": item["image"], "by": "rules" if after == rules else "llm", "observations": lost}
+                    texts = {"before": before, "after": after}
+                    differing.write(json.dumps(record | texts, ensure_ascii=False) + "\n")
+                    after = rules
+                if not any(text.strip() for text in after):
+                    after = before
+                    counts["emptied"] += any(text.strip() for text in before)
+                changed = after != before
+                counts["read"] += 1
+                counts["changed"] += changed
+                record = item | {"findings": after[0], "impression": after[1], "changed": changed}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                if changed and len(shown) < examples:
+                    shown.append((" | ".join(before), " | ".join(after)))
+        os.replace(temporary, out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+    show_examples(shown, examples)
+    print(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    return counts
+
+
+def show_examples(before_after: Iterable[tuple[str, str]], n: int) -> None:
+    """Print the first n pairs of texts for reading."""
+    for before, after in list(before_after)[:n]:
+        print(f"before  {' '.join(before.split())}\nafter   {after}\n")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `run`; where the reports come from is the caller's flag."""
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines to write")
+    parser.add_argument("--llm", metavar="URL", help="an OpenAI-compatible server, e.g. http://localhost:8000/v1")
+    parser.add_argument("--model", metavar="NAME", help="the model to ask there")
+    parser.add_argument("--concurrency", type=int, default=8, help="requests at a time")
+    parser.add_argument("--timeout", type=float, default=120.0, help="seconds for one request")
+    parser.add_argument("--price-in", type=float, default=0.0, help="$ per million tokens in, for the estimate")
+    parser.add_argument("--price-out", type=float, default=0.0, help="$ per million tokens out, for the estimate")
+    parser.add_argument("--examples", type=int, default=0, help="print so many reports before and after")
+
+
+def run(args: argparse.Namespace, items: Iterable[dict]) -> dict[str, int]:
+    """`clean_records` with the flags of `add_arguments`."""
+    if args.model and not args.llm:
+        raise UserError("--model: only a server has models; add --llm URL")
+    prices = (args.price_in, args.price_out)
+    return clean_records(
+        items,
+        args.out,
+        args.llm,
+        args.model,
+        args.concurrency,
+        prices=prices,
+        examples=args.examples,
+        timeout=args.timeout,
+    )

@@ -1,0 +1,261 @@
+"""A page is read back with the standard library's HTML parser: what it shows must be what it was given."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.observations import OBSERVATIONS
+from evaluation import page
+
+NASTY = '<script src="http://example.org/x.js">alert(1)</script> & "quoted" \'single\''
+
+
+class Reader(HTMLParser):
+    """elements: [tag, attributes, text] in order of their start; tags that do not balance fail."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.open = [], []
+        self.feed(html)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append([tag, dict(attributes), ""])
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append([tag, dict(attributes), ""])
+        if tag not in ("meta", "img"):
+            self.open.append(self.elements[-1])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        for element in self.open:
+            element[2] += data
+
+    def all(self, tag, **attributes):
+        return [e for e in self.elements if e[0] == tag and attributes.items() <= e[1].items()]
+
+    def texts(self, tag, **attributes):
+        return [text for _, _, text in self.all(tag, **attributes)]
+
+
+def rows_of(html):
+    """The texts of the cells of each row."""
+    rows = re.findall(r"<tr.*?</tr>", html, flags=re.DOTALL)
+    return [[text for tag, _, text in Reader(row).elements if tag in ("td", "th")] for row in rows]
+
+
+def everything(words):
+    numbers = np.linspace(0, 1, 50)
+    blocks = [
+        page.heading(words),
+        page.text([words, words]),
+        page.table([words, "x"], [words, [words, 1.0]], words, words, [1], {1: "higher"}, [(words, 2)]),
+        page.bars([(words, 0.5, 0.4, 0.6, words), (words, 0.1, None, None, "")], words, series=[words, "b"]),
+        page.histogram({words: numbers, "b": numbers**2}, words, words),
+        page.pictures([(np.zeros((4, 4), np.uint8), words)], words),
+    ]
+    return page.page(words, blocks, words, words)
+
+
+def test_the_document_is_whole_and_every_text_escaped():
+    html = everything(NASTY)
+    read = Reader(html)
+    assert html.startswith("<!DOCTYPE html>")
+    assert read.all("meta", charset="utf-8")
+    assert not read.all("script")
+    assert read.texts("title") == read.texts("h1") == read.texts("h2") == read.texts("footer") == [NASTY]
+    assert read.all("img")[0][1]["alt"] == NASTY
+    assert read.texts("caption") == [NASTY]
+    assert read.all("svg", role="img")[0][1]["aria-label"] == NASTY
+    assert "<script" not in html
+    assert "&amp;lt;" not in html  # nor escaped twice
+
+
+def test_nothing_is_loaded_from_elsewhere():
+    read = Reader(everything("words"))
+    addresses = [a[name] for _, a, _ in read.elements for name in ("src", "href", "srcset", "data") if name in a]
+    assert len(addresses) == 1
+    assert addresses[0].startswith("data:image/png;base64,")
+    assert not read.all("link") + read.all("iframe") + read.all("object")
+    assert "url(" not in page.STYLE
+    assert "@import" not in page.STYLE
+    policy = next(a["content"] for _, a, _ in read.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+
+
+@pytest.mark.parametrize("shape", [(20, 31), (20, 31, 3)])
+def test_a_picture_comes_back_exactly(shape):
+    array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    image = Reader(page.pictures([(array, "a"), (255 - array, "b")])).all("img")
+    assert (image[0][1]["width"], image[0][1]["height"]) == ("31", "20")
+    for element, expected in zip(image, (array, 255 - array), strict=True):
+        data = base64.b64decode(element[1]["src"].partition(",")[2], validate=True)
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), expected)
+
+
+def test_a_table_shows_the_numbers_it_was_given():
+    rows = [
+        ["Edema", "7B", 0.91249, 1024, (0.912, 0.898, 0.925)],
+        ["Fracture", None, None, 7, (-0.5, -0.75, float("nan"))],
+        ["Pleural Other", "-", float("nan"), np.int64(3), (None, None, None)],
+        ["Support Devices", "<1B", np.float32(0.5), 0, (12.0, None, None)],
+    ]
+    html = page.table(["class", "size", "F1", "n", "with interval-95"], rows, decimals=[0, 0, 3, 0, 2])
+    assert rows_of(html) == [
+        ["class", "size", "F1", "n", "with interval\u201195"],
+        ["Edema", "7B", "0.912", "1024", "0.91 0.90–0.93"],
+        ["Fracture", "–", "–", "7", "−0.50"],
+        ["Pleural Other", "-", "–", "3", "–"],
+        ["Support Devices", "<1B", "0.500", "0", "12.00"],
+    ]
+    assert Reader(html).texts("small") == ["0.90–0.93"]
+    # Columns with numbers are right-aligned, with their headers; columns of text are not.
+    assert Reader(html).texts("th", **{"class": "number"}) == ["F1", "n", "with interval\u201195"]
+    assert len(Reader(html).all("td", **{"class": "number"})) == 3 * 4
+
+
+def test_sections_highlights_groups_and_the_best():
+    rows = ["first", ["a", 1.0, 5], ["b", 3.0, 5], "second", ["c", 9.0, None], ["d", (2.0, 1.0, 9.5), 4]]
+    groups = [("", 1), ("wide", 2)]
+    html = page.table(["m", "up", "down"], rows, "", "", [5], {1: "higher", 2: "lower"}, groups, decimals=1)
+    read = Reader(html)
+    assert rows_of(html)[:3] == [["", "wide"], ["m", "up", "down"], ["first"]]
+    assert [a["colspan"] for _, a, _ in read.all("th", **{"class": "group"})] == ["1", "2"]
+    assert [e[1]["colspan"] for e in read.all("th") if e[2] in ("first", "second")] == ["3", "3"]
+    assert read.texts("tr", **{"class": "ours"}) == ["d2.0 1.0–9.54"]
+    assert read.texts("strong") == ["5", "3.0", "5", "9.0", "4"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"rows": [["a", 1.0, 2.0]]}, {"groups": [("wide", 3)]}, {"decimals": [1]}, {"rows": [["a"]]}]
+)
+def test_a_table_of_the_wrong_width_is_refused(change):
+    with pytest.raises(ValueError, match="2 headers"):
+        page.table(**{"headers": ["x", "y"], "rows": [["a", 1.0]], **change})
+
+
+def test_bars_are_as_long_as_their_numbers():
+    items = [("a", 0.25, 0.125, 0.5, "n=3"), ("a", None, None, None, ""), ("b", 3, 1, 4, ""), ("b", -1, None, None, "")]
+    read = Reader(page.bars(items, maximum=2.0, series=["ours", "control"], decimals=2))
+    assert [(a["class"], a["style"]) for _, a, _ in read.all("i")] == [
+        ("i0", "width:12.5%"),
+        ("i0", "width:100%"),  # cut off at the end of the scale
+        ("i1", "width:0%"),
+    ]
+    assert [a["style"] for _, a, _ in read.all("b")] == ["left:6.25%;right:75%", "left:50%;right:0%"]
+    shown = [text for _, a, text in read.elements if a.get("class", "").startswith("value")]
+    assert shown == ["0.25 0.12–0.50 n=3", "–", "3 1–4", "−1"]
+    assert [text for _, a, text in read.elements if a.get("class", "").startswith("label")] == ["a", "", "b", ""]
+    assert read.texts("p", **{"class": "legend"}) == ["ourscontrol"]
+    largest = Reader(page.bars([("a", 2, None, None, ""), ("b", 1, 0, 4, "")], maximum=None))
+    assert [a["style"] for _, a, _ in largest.all("i")] == ["width:50%", "width:25%"]
+
+
+def test_bars_without_their_place_in_the_series_are_refused():
+    a, b = ("a", 0.5, None, None, ""), ("b", 0.5, None, None, "")
+    for items in ([a, b, b], [a, a, b], [a, b]):
+        with pytest.raises(ValueError, match="2 items in a row"):
+            page.bars(items, series=["ours", "control"])
+    with pytest.raises(ValueError, match="5 series"):
+        page.bars([a] * 5, series=list("vwxyz"))
+
+
+def test_a_histogram_is_the_shares_of_each_list():
+    html = page.histogram({"one": [0, 0, 0, 10], "two": [10] * 7 + [0] * 13}, "caption", "mm", bins=2)
+    read = Reader(html)
+    outlines = [a["d"] for _, a, _ in read.all("path") if "V" in a["d"]]
+    # bottom 240, top 12 for the largest share, 75 %: a share s is 228 * s / 75 high; the two bins meet in the middle.
+    for outline, shares in zip(outlines, ([75, 25], [65, 35]), strict=True):
+        heights = [240 - 228 * share / 75 for share in shares]
+        assert outline == f"M50 240V{heights[0]:.1f}H379.0V{heights[1]:.1f}H708.0V240"
+    assert read.texts("p", **{"class": "legend"}) == ["one (4, median 0)two (20, median 0)"]
+    labels = read.texts("text")
+    assert labels == ["0%", "10%", "20%", "30%", "40%", "50%", "60%", "70%", "0", "2", "4", "6", "8", "10", "mm"]
+
+
+@pytest.mark.parametrize("values", [[], [1.0, float("nan")], [float("inf")]])
+def test_a_histogram_of_nothing_is_refused(values):
+    with pytest.raises(ValueError, match="ours: "):
+        page.histogram({"ours": values, "control": [1.0]})
+
+
+def test_ticks_are_round_and_lie_inside():
+    random = np.random.default_rng(0)
+    for low, span in zip(random.normal(0, 100, 500), 10 ** random.uniform(-4, 6, 500), strict=True):
+        ticks = page._ticks(low, low + span)
+        assert 4 <= len(ticks) <= 11
+        assert low - 1e-9 * span <= ticks[0] <= ticks[-1] <= low + span * (1 + 1e-9)
+        assert f"{ticks[1] - ticks[0]:.3e}"[:5] in ("1.000", "2.000", "5.000")
+    assert page._ticks(0, 4) == [0, 1, 2, 3, 4]
+
+
+def test_one_value_has_a_histogram():
+    assert Reader(page.histogram({"ours": [3.0]})).all("svg")
+
+
+def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    page.write_text(path, "<p>Größe ≥ 1</p>")
+    assert path.read_bytes().decode("utf-8") == "<p>Größe ≥ 1</p>"
+    monkeypatch.setattr(page.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        page.write_text(path, "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    assert "Größe" in path.read_text(encoding="utf-8")
+
+
+# ---- the paper's tables ------------------------------------------------------------------------------------------
+
+
+def row(number, model, resolution=None):
+    (found,) = (
+        r for r in page.paper_table(number)["rows"] if r["model"] == model and r.get("resolution") == resolution
+    )
+    return found
+
+
+def test_every_row_of_the_papers_tables_fits_its_columns():
+    sizes = {2: (10, 8), 3: (10, 7), 4: (6, 14), 5: (5, 4)}
+    for number, (height, width) in sizes.items():
+        table = page.paper_table(number)
+        assert (len(table["rows"]), len(table["columns"])) == (height, width)
+        assert {len(r["values"]) for r in table["rows"]} == {width}
+        assert {c["better"] for c in table["columns"]} <= {"higher", "lower"}
+        assert table["source"] == f"UniX, Table {number}"
+    assert list(json.loads(page.PAPER.read_text(encoding="utf-8"))["tables"]) == [str(n) for n in sizes]
+    with pytest.raises(ValueError, match="not 1"):
+        page.paper_table(1)
+
+
+def test_values_of_the_paper():
+    columns = [(c["uncertain"], c["name"]) for c in page.paper_table(2)["columns"]]
+    unix = dict(zip(columns, row(2, "UniX")["values"], strict=True))
+    assert unix["negative", "Macro F1-14"] == 33.2
+    assert unix["positive", "Macro F1-14"] == 35.5
+    assert unix["positive", "Macro F1-5"] == 49.8
+    assert row(2, "Med-PaLM M")["values"] == [53.6, 57.9, 39.8, 51.6, None, None, None, None]
+    assert row(3, "UniX", 512)["values"] == [54.022, 0.024, 0.635, 0.736, 0.479, 0.536, 0.550]
+    assert (row(3, "Sana", 512)["finetuned"], row(3, "RadEdit", 512)["finetuned"]) == (True, False)
+    assert row(4, "UniX", 512)["values"][-1] == 47.04
+    assert page.paper_table(5)["rows"][0]["values"] == [53.2, 36.0, 62.114, 0.041]
+
+
+def test_table_4_says_what_the_paper_says_of_it():
+    """Its caption: of the unified models UniX is best in 13 of the 14 categories."""
+    table = page.paper_table(4)
+    names = [c["name"] for c in table["columns"]]
+    assert names == sorted(OBSERVATIONS)
+    unified = [["m", *r["values"]] for r in table["rows"] if r["group"].startswith("Unified")]
+    best = page._best_cells(unified, {k + 1: c["better"] for k, c in enumerate(table["columns"])})
+    assert len(best) == 14
+    assert [names[k - 1] for i, k in best if i != 2] == ["Fracture"]

@@ -1,0 +1,197 @@
+"""Sides and controls, the probe's file, and `evaluate.py phantom` on a model that knows the truth."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import evaluate
+import sample
+import weights
+from common.errors import UserError
+from common.observations import OBSERVATIONS
+from evaluation.phantom import PROBE_SEED, TRAINING_SEED, derangement, side_accuracy, true_sides
+from judges import classifier
+from phantoms.dataset import TRAIN_SEED, phantom
+from phantoms.truth import Finding
+from reports.labeler import label_report
+
+TINY = classifier.Recipe(train=16, validation=8, epochs=1, batch=8)
+
+
+# ---- sides and controls
+
+
+def test_sides_are_asked_only_of_rightly_affirmed_findings():
+    findings = [
+        Finding("Pneumothorax", "pneumothorax", "left"),
+        Finding("Pleural Effusion", "effusion", "right"),
+        Finding("Fracture", "rib fracture", "left"),
+        Finding("Support Devices", "pacemaker", "left"),
+        Finding("Support Devices", "catheter", "right"),  # two sides: no one answer
+        Finding("Cardiomegaly", "cardiomegaly"),  # no side
+    ]
+    sides = true_sides(findings)
+    assert sides == {"Pneumothorax": "left", "Pleural Effusion": "right", "Fracture": "left"}
+    labels = label_report("Left pneumothorax. Left pleural effusion. No fracture.")
+    accuracy = side_accuracy([sides], [labels])
+    assert (accuracy.right, accuracy.asked, accuracy.fraction()) == (1, 2, 0.5)
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 501])
+def test_the_control_leaves_nothing_in_its_place(n):
+    partner = derangement(n, seed=1)
+    assert sorted(partner) == list(range(n))
+    assert (partner != np.arange(n)).all()
+
+
+# ---- the probe
+
+
+def test_no_data_is_shared_between_training_probe_and_evaluation():
+    assert (TRAIN_SEED, classifier.Recipe().seed) == (TRAINING_SEED, PROBE_SEED)
+    assert evaluate.parse_args(["phantom"]).seed not in (TRAINING_SEED, PROBE_SEED)
+
+
+def test_thresholds_take_the_middle_of_the_best_range():
+    truth = np.array([[0], [0], [1], [1]], dtype=bool)
+    threshold = classifier.best_thresholds(truth, np.array([[0.1], [0.2], [0.6], [0.9]]))
+    assert threshold == pytest.approx([0.395], abs=0.01)  # anything from 0.20 to 0.59 separates them
+
+
+def test_large_pictures_are_averaged_down():
+    image = np.random.default_rng(0).integers(0, 256, (1, 256, 256), dtype=np.uint8)
+    expected = image.reshape(128, 2, 128, 2).mean(axis=(1, 3)) / 255
+    np.testing.assert_allclose(classifier.to_pixels(image)[0, 0], expected, atol=1e-6)
+
+
+def test_the_probe_is_trained_once_and_read_back_the_same(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "probe.safetensors"
+    trained, where = classifier.load_or_train(file, TINY, progress=False)
+    assert where == str(file) and [f.name for f in tmp_path.iterdir()] == [file.name]
+    monkeypatch.setattr(classifier, "train", lambda *_: pytest.fail("trained twice"))
+    loaded, _ = classifier.load_or_train(file, TINY, progress=False)
+    images = np.stack([phantom(1, 0, 256).image])
+    np.testing.assert_array_equal(classifier.judge(trained, images)[0], classifier.judge(loaded, images)[0])
+    assert capsys.readouterr().err == ""
+    classifier.load_or_train(file, classifier.Recipe(train=24), progress=False)
+    assert "another version" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_probe_is_refused(tmp_path):
+    file = tmp_path / "probe.safetensors"
+    file.write_bytes(b"not tensors")
+    with pytest.raises(UserError, match="--probe"):
+        classifier.load_or_train(file, TINY, progress=False)
+
+
+def test_training_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    classifier.train(classifier.Recipe(train=8, validation=4, epochs=1, batch=8), progress=False)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+# ---- evaluate.py phantom
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """A model that knows the truth: reads every phantom rightly and draws the very picture."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    config = SimpleNamespace(image_size=256, max_latent_size=32)
+    checkpoint = SimpleNamespace(model=SimpleNamespace(config=config))
+    calls = []
+
+    def read(checkpoint, images, **_):
+        calls.append("read")
+        return [phantom(1, index).report for index in range(len(images))]
+
+    def draw(checkpoint, prompts, seeds, size, *_, **__):
+        calls.append("draw")
+        assert [phantom(1, index).impression for index in seeds] == prompts
+        return np.stack([phantom(1, index, size).image for index in seeds])
+
+    monkeypatch.setattr(weights, "load_checkpoint", lambda *_: checkpoint)
+    monkeypatch.setattr(sample, "read", read)
+    monkeypatch.setattr(sample, "draw", draw)
+    classifier.load_or_train(tmp_path / "probe.safetensors", TINY, progress=False)
+
+    def command(*extra):
+        flags = [
+            "--weights",
+            str(folder),
+            "--out",
+            str(tmp_path / "out"),
+            "--probe",
+            str(tmp_path / "probe.safetensors"),
+        ]
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", "phantom", "--n", "12", *flags, *extra])
+        evaluate.main()
+        return json.loads((tmp_path / "out" / "results.json").read_text())
+
+    return SimpleNamespace(command=command, calls=calls, out=tmp_path / "out")
+
+
+def test_a_perfect_model_reaches_the_ceiling_and_its_control_does_not(fake, capsys):
+    results = fake.command()
+    reading, drawing = results["reading"], results["drawing"]
+    assert reading["generated"]["macro"] == reading["ceiling"]["macro"] == 1.0
+    assert reading["generated"]["side_accuracy"] == 1.0 and reading["generated"]["side_asked"] > 0
+    assert reading["control"]["macro"] < 0.6
+    assert drawing["generated"] == drawing["ceiling"]
+    assert drawing["prdc_generated"]["precision"][0] == drawing["prdc_generated"]["coverage"][0] == 1
+    assert drawing["frechet_generated"] == pytest.approx(0, abs=1e-6) and drawing["frechet_real"] > 0
+    assert results["settings"]["n"] == 12 and "evaluate.py phantom" in results["command"]
+
+    text = capsys.readouterr().out
+    assert text.count("not a medical device") == 1
+    assert "rule-based labeler (labeler.py)" in text and "probe (probe.py)" in text
+    assert all(text.count(name) == 2 for name in OBSERVATIONS)
+    lines = [json.loads(line) for line in (fake.out / "reading.jsonl").read_text().splitlines()]
+    assert len(lines) == 12 and lines[3]["truth"] == lines[3]["generated"] == phantom(1, 3).report
+    assert sorted(f.name for f in fake.out.iterdir()) == [
+        "drawing.png",
+        "generated.npz",
+        "reading.jsonl",
+        "report.html",
+        "results.json",
+    ]
+
+
+def test_resume_generates_nothing_again_unless_a_setting_changed(fake):
+    first = fake.command()
+    again = fake.command("--resume")
+    assert fake.calls == ["read", "draw"]
+    assert again["reading"] == first["reading"]
+    assert again["drawing"]["generated"] == first["drawing"]["generated"]
+    fake.command("--resume", "--steps", "12")
+    assert fake.calls == ["read", "draw"] * 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--n", "1"], "--n 1"),
+        (["--batch", "0"], "--batch 0"),
+        (["--steps", "1"], "--steps 1"),
+        (["--guidance", "0"], "--guidance 0"),
+        (["--seed", "0"], "--seed 0"),
+        (["--seed", "2"], "--seed 2"),
+        (["--weights", "no/such/folder"], "--weights no/such/folder"),
+        (["--out", "/dev/null/out"], "--out /dev/null/out"),
+        (["--device", "abacus"], "--device abacus"),
+        (["--size", "100"], "--size 100"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(fake, flags, named, capsys, monkeypatch):
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.run(lambda: fake.command(*flags))
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert error.startswith("error: ") and named in error and error.count("\n") == 1

@@ -1,0 +1,209 @@
+"""evaluate.py report: other people's predictions, the model's own, and what happens to a run that is cut off."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import evaluate
+import sample
+from common.observations import OBSERVATIONS
+from evaluation import metrics
+from judges import bert
+from phantoms.dataset import phantom
+from reports.labeler import Label, label_reports
+
+TRUTHS = [
+    "Moderate cardiomegaly. Small left pleural effusion.",
+    "No acute cardiopulmonary abnormality.",
+    "Possible right lower lobe pneumonia. No pneumothorax.",
+    "Pulmonary edema. Cardiomegaly.",
+]
+WRITTEN = [
+    "Moderate cardiomegaly. No pleural effusion.",
+    "No acute cardiopulmonary abnormality.",
+    "Right lower lobe pneumonia.",
+    "Left pneumothorax.",
+]
+
+
+def command(monkeypatch, *flags):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "report", *map(str, flags)])
+    evaluate.main()
+
+
+def write_csv(path, columns=("Ground Truth", "Report Impression")):
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([columns, *zip(TRUTHS, WRITTEN, strict=True)])
+
+
+def test_predictions_are_scored_as_the_measures_say(tmp_path, monkeypatch, capsys):
+    write_csv(tmp_path / "theirs.csv")
+    command(monkeypatch, "--predictions", tmp_path / "theirs.csv", "--out", tmp_path / "out")
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    expected = metrics.chexbert_scores(label_reports(TRUTHS), label_reports(WRITTEN))
+    for mode in ("negative", "positive"):
+        for name, (value, low, high) in results["table_2"][mode].items():
+            assert value == getattr(expected[mode], name) and low <= value <= high
+    assert results["table_2"]["negative"]["micro14"][0] != results["table_2"]["positive"]["micro14"][0]
+    assert [results["text"][f"bleu_{n}"][0] for n in (1, 2, 3, 4)] == pytest.approx(metrics.bleu(TRUTHS, WRITTEN))
+    assert results["text"]["rouge_l"][0] == pytest.approx(metrics.rouge_l(TRUTHS, WRITTEN).mean())
+    assert results["order"][0] == 3 and results["agreement"][1] == 1  # the worst is shown first
+
+    text, page = capsys.readouterr().out, (tmp_path / "out/report.html").read_text()
+    for said in (text, page):
+        assert "not CheXbert" in said and "not a medical device" in said and "LLaVA-Rad" in said
+    lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert [line["generated"] for line in lines] == WRITTEN
+    # What was written can be scored again, with the same result.
+    command(monkeypatch, "--predictions", tmp_path / "out/predictions.jsonl", "--out", tmp_path / "again")
+    assert json.loads((tmp_path / "again/results.json").read_text())["table_2"] == results["table_2"]
+
+
+def test_with_its_weights_chexbert_judges(tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def all_edema(texts):
+        seen.extend(texts)
+        return [{name: Label(1 if name == "Edema" else None) for name in OBSERVATIONS} for _ in texts]
+
+    monkeypatch.setattr(bert, "load_chexbert", lambda folder, device: all_edema)
+    TRUTHS_LONG = [TRUTHS[0] + " x" * 300, *TRUTHS[1:]]
+    lines = [json.dumps({"truth": t, "generated": w}) for t, w in zip(TRUTHS_LONG, WRITTEN, strict=True)]
+    (tmp_path / "p.jsonl").write_text("\n".join(lines))
+    command(monkeypatch, "--predictions", tmp_path / "p.jsonl", "--out", tmp_path, "--chexbert", tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["judge"] == "CheXbert" and results["per_class"]["Edema"]["positive"][0] == 1
+    assert results["table_2"]["positive"]["macro14"][0] == pytest.approx(1 / 14)
+    assert max(map(len, seen)) == 512 and "rule-based" not in capsys.readouterr().out
+
+
+def test_radgraph_scores_where_it_is_installed_and_loses_nothing_where_it_fails(tmp_path, monkeypatch, capsys):
+    """As radgraph 0.1.18 answers: mean, each report, and the annotations of both."""
+    write_csv(tmp_path / "theirs.csv")
+
+    class F1RadGraph:
+        def __init__(self, reward_level, model_type):
+            assert (reward_level, model_type) == ("partial", "radgraph-xl")
+
+        def __call__(self, refs, hyps):
+            assert (refs, hyps) == (TRUTHS, WRITTEN)
+            return 0.5, [0.25, 1.0, 0.75, 0.0], [], []
+
+    monkeypatch.setitem(sys.modules, "radgraph", types.SimpleNamespace(F1RadGraph=F1RadGraph))
+    flags = ("--predictions", tmp_path / "theirs.csv", "--out", tmp_path)
+    command(monkeypatch, *flags)
+    value, low, high = json.loads((tmp_path / "results.json").read_text())["radgraph_f1"]
+    assert value == 0.5 and low < 0.5 < high and "RadGraph F1 0.500" in capsys.readouterr().out
+
+    monkeypatch.setattr(F1RadGraph, "__call__", lambda self, **_: 1 / 0)
+    command(monkeypatch, *flags)
+    assert json.loads((tmp_path / "results.json").read_text())["radgraph_f1"] is None
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_run_that_was_cut_off_goes_on(micro_folder, tmp_path, monkeypatch):
+    flags = ("--data", "phantom:5", "--weights", micro_folder, "--batch", 2, "--cache", tmp_path / "cache")
+    command(monkeypatch, *flags, "--out", tmp_path / "whole")
+    whole = (tmp_path / "whole/predictions.jsonl").read_text()
+    rows = [json.loads(line) for line in whole.splitlines()]
+    assert [row["index"] for row in rows] == [0, 1, 2, 3, 4]
+    assert [row["truth"] for row in rows] == [phantom(1, index).report for index in range(5)]
+
+    shard = tmp_path / "whole/reports.0.jsonl"
+    lines = shard.read_text().splitlines()
+    (tmp_path / "cut").mkdir()
+    kept = "\n".join(lines[:4]) + "\n" + lines[4][:20]  # the settings, two reports and the torn beginning of a third
+    (tmp_path / "cut/reports.0.jsonl").write_text(kept)
+    command(monkeypatch, *flags, "--out", tmp_path / "cut", "--resume")
+    assert (tmp_path / "cut/predictions.jsonl").read_text() == whole
+    added = (tmp_path / "cut/reports.0.jsonl").read_text()[len(kept) :]
+    assert sorted(json.loads(line).get("index", -1) for line in added.split("\n") if line) == [-1, 2, 3, 4]
+
+
+def test_every_image_is_asked_the_question_of_its_row(micro_folder, tmp_path, monkeypatch):
+    questions = ["What is seen?", "Is there an effusion?", "What is seen?"]
+    rows = []
+    for index, question in enumerate(questions):
+        Image.fromarray(phantom(1, index).image).save(tmp_path / f"{index}.png")
+        said = [{"role": "user", "content": question}, {"role": "assistant", "content": f"Answer {index}."}]
+        rows.append({"messages": said, "images": [f"{index}.png"]})
+    (tmp_path / "test.json").write_text(json.dumps(rows))
+    asked = []
+
+    def read(checkpoint, images, question, batch):
+        asked.append((question, len(images)))
+        return [f"{question} {number}" for number in range(len(images))]
+
+    monkeypatch.setattr(sample, "read", read)
+    flags = ("--data", tmp_path / "test.json", "--split", "all", "--weights", micro_folder, "--out", tmp_path / "out")
+    command(monkeypatch, *flags, "--cache", tmp_path / "cache")
+    assert asked == [("What is seen?", 2), ("Is there an effusion?", 1)]
+    written = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert [row["generated"] for row in written] == ["What is seen? 0", "Is there an effusion? 0", "What is seen? 1"]
+
+
+def test_reports_of_other_weights_are_not_mixed_in(micro_folder, tmp_path, monkeypatch, capsys):
+    flags = ("--data", "phantom:3", "--weights", micro_folder, "--out", tmp_path, "--cache", tmp_path / "cache")
+    stale = {"index": 0, "image": "", "truth": "x", "generated": "stale"}
+    (tmp_path / "reports.1.jsonl").write_text(json.dumps({"settings": {}}) + "\n" + json.dumps(stale) + "\n")
+    command(monkeypatch, *flags, "--resume")
+    assert "left out" in capsys.readouterr().err
+    assert "stale" not in (tmp_path / "predictions.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(micro_folder, tmp_path, monkeypatch):
+    flags = ["--data", "phantom:5", "--weights", micro_folder, "--batch", 2, "--cache", tmp_path / "cache"]
+    command(monkeypatch, *flags, "--out", tmp_path / "one")
+    root = os.path.dirname(evaluate.__file__)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "evaluate.py"]
+    arguments = [*torchrun, "report", *map(str, flags), "--out", str(tmp_path / "two")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(arguments, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "two/predictions.jsonl").read_text() == (tmp_path / "one/predictions.jsonl").read_text()
+    assert {f.name for f in (tmp_path / "two").glob("reports.*")} == {"reports.0.jsonl", "reports.1.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "words"),
+    [
+        ("Ground Truth,Report\na,b\n", "p.csv", "no column 'Report Impression'"),
+        ("not json\n", "p.jsonl", "cannot be read"),
+        ('{"truth": "a"}\n', "p.jsonl", "row 1 has no texts"),
+        ('{"truth": "a", "generated": "b"}\n', "p.jsonl", "1 report"),
+        (None, "absent.csv", "absent.csv"),
+    ],
+)
+def test_bad_predictions_are_refused_in_one_line(tmp_path, monkeypatch, capsys, content, name, words):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.run(lambda: command(monkeypatch, "--predictions", tmp_path / name, "--out", tmp_path / "out"))
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and words in error and error.count("\n") == 1
+
+
+def test_intervals_hold_most_of_what_other_samples_score(monkeypatch):
+    """The 95 % interval of one half of the reports should nearly always hold the score of the whole."""
+    from evaluation.report import score_reports
+
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, (2000, 14)).astype(float)
+    claims = np.where(rng.random(truth.shape) < 0.7, truth, 1 - truth)
+    whole = metrics.chexbert_scores(truth, claims)["positive"].micro14
+    held = 0
+    for repeat in range(20):
+        rows = np.random.default_rng(repeat).integers(2000, size=100)
+        answers = iter((truth[rows], claims[rows]))
+        scores = score_reports(["a"] * 100, ["a"] * 100, "judge", lambda texts, answers=answers: next(answers))
+        _, low, high = scores["table_2"]["positive"]["micro14"]
+        held += low <= whole <= high
+    assert held >= 15

@@ -1,0 +1,82 @@
+"""The benchmark measures what it says: both ways agree or it refuses, ceilings do the work they stand for."""
+
+import argparse
+import math
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from common.errors import UserError
+from speed import bench
+
+
+@pytest.fixture
+def quick():
+    return argparse.Namespace(quick=True, repeat=1, threads=torch.get_num_threads())
+
+
+def check(rows, count):
+    assert len(rows) == count
+    for row in rows:
+        assert row.ours > 0 and row.theirs > 0 and 0 < row.ratio < math.inf
+        assert f"{row.ratio:.2f} x" in str(row)
+        assert row.ceiling is None or row.ceiling > 0
+
+
+def test_reading_rows(quick):
+    check(list(bench.reading(quick)), 4)
+
+
+def test_vae_rows(quick):
+    check(list(bench.vae(quick)), 4)
+
+
+def test_training_rows_and_that_ours_keeps_less(quick):
+    rows = list(bench.training(quick))
+    check(rows, 6)
+    stage_2, nothing_frozen, stage_1 = (row.ratio for row in rows if row.unit == "MB")
+    assert stage_2 > 1.3 and nothing_frozen > 1.5 and stage_1 > 0.95  # stage 1 has no frozen part to save on
+
+
+def test_a_way_that_computes_something_else_is_refused(quick, monkeypatch):
+    obvious = bench.obvious_draw
+    monkeypatch.setattr(bench, "obvious_draw", lambda losses, batch: 1.01 * obvious(losses, batch))
+    with pytest.raises(AssertionError):
+        next(bench.training(quick))
+    plain = bench.plain_decode
+    monkeypatch.setattr(bench, "plain_decode", lambda vae, latents: plain(vae, latents) + 0.1)
+    with pytest.raises(AssertionError):
+        next(bench.vae(quick))
+
+
+def test_matrix_products_take_the_operations_they_are_asked_for():
+    for flops in (2e5, 3e8, 2e10):
+        with FlopCounterMode(display=False) as counter:
+            bench.matrix_products(flops, torch.float32)()
+        assert counter.get_total_flops() == pytest.approx(flops, rel=0.1)
+
+
+def test_ways_take_turns_after_a_round_that_does_not_count():
+    calls = []
+    seconds = bench.take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    assert calls == ["a", "b"] * 4
+    assert [len(taken) for taken in seconds.values()] == [3, 3]
+    assert bench.times([4.0, 9.0, 4.0], [2.0, 3.0, 1.0]) == 3.0  # the median of 2, 3 and 4
+
+
+def test_bad_input_is_refused_in_one_line(monkeypatch, quick):
+    for words, message in ((["speed"], "no row 'speed'"), (["--repeat", "0"], "--repeat: at least 1")):
+        monkeypatch.setattr("sys.argv", ["bench.py", *words])
+        with pytest.raises(UserError, match=message):
+            bench.main()
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(UserError, match=r"transformers, which is not installed: pip install -e '.\[test\]'"):
+        next(bench.reading(quick))
+
+
+@pytest.mark.slow
+def test_kl_f16_draws_512_px_in_less_than_2_gb():
+    """At full size: 84 million parameters, a picture of 512 x 512."""
+    code = "import sys, bench; bench.decode_once(*sys.argv[1:])"
+    assert float(bench.in_child(code, "ours", "512", str(torch.get_num_threads()), "False")[0]) < 2.0
