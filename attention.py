@@ -8,8 +8,6 @@ order: a token's place is said by its rotary position, and what it may see by th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -20,14 +18,14 @@ from layers import Linear, RMSNorm
 def rotary_table(
     position_ids: torch.Tensor, head_dim: int, theta: float, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines of the rotary embedding (Su et al. 2021), computed in float32; the first half of sines negated.
+    """Cosines and sines of the rotary embedding (Su et al. 2021), computed in float32.
 
     position_ids: (B or 1, S) integers -> two tensors (B or 1, 1, S, head_dim) of `dtype`.
     """
     frequencies = theta ** (-torch.arange(0, head_dim, 2, device=position_ids.device).float() / head_dim)
     angles = position_ids[:, None, :, None].float() * frequencies  # (B, 1, S, head_dim / 2)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -36,62 +34,50 @@ def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.
     x: (B, heads, S, head_dim).
     """
     cos, sin = rotary
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)  # rolled by half: (second, first)
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 class KVCache:
-    """Keys and values of the tokens that one layer has seen: (B, heads, capacity, head_dim), filled to `length`.
-
-    `append` keeps what it is given (reading a prompt, decoding a report); who only wants to look takes `keys` and
-    `values` (each step of the image sampler). With gradients, the cache is filled by concatenation, since autograd
-    forbids writing into a tensor it has saved.
-    """
+    """The keys and values that one layer has computed: (B, heads, capacity, head_dim), filled to `length`."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity, self.length = capacity, 0
         self._keys: torch.Tensor | None = None
         self._values: torch.Tensor | None = None
 
-    @property
-    def keys(self) -> torch.Tensor:
-        return self._keys[:, :, : self.length]
+    def join(self, k: torch.Tensor, v: torch.Tensor, update: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """The cached keys and values, then k and v: (B, heads, S, head_dim) -> (B, heads, length + S, head_dim) each.
 
-    @property
-    def values(self) -> torch.Tensor:
-        return self._values[:, :, : self.length]
+        update: whether k and v stay in the cache (a prompt, a report) or not (a step of the sampler).
+        Raises ValueError if they do not fit.
+        """
+        if update:
+            return self._append(k, v)
+        if self.length == 0:
+            return k, v
+        keys, values = (kept[:, :, : self.length] for kept in (self._keys, self._values))
+        return torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
 
-    def append(self, k: torch.Tensor, v: torch.Tensor) -> None:
-        """Add k, v: (B, heads, S, head_dim)."""
-        start, self.length = self.length, self.length + k.shape[2]
-        if self.length > self.capacity:
-            raise ValueError(f"the cache holds {self.capacity} tokens, {self.length} are needed")
-        if k.requires_grad:
+    def _append(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        start, end = self.length, self.length + k.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens, {end} are needed")
+        if k.requires_grad:  # autograd forbids writing into a tensor that it has saved
             self._keys = k if start == 0 else torch.cat([self._keys, k], dim=2)
             self._values = v if start == 0 else torch.cat([self._values, v], dim=2)
-            return
-        if self._keys is None:
-            shape = (*k.shape[:2], self.capacity, k.shape[3])
-            self._keys, self._values = k.new_empty(shape), v.new_empty(shape)
-        self._keys[:, :, start : self.length] = k
-        self._values[:, :, start : self.length] = v
-
-    def unpack(self, row: torch.Tensor, where: torch.Tensor) -> KVCache:
-        """From rows that several sequences share: a cache whose row i holds the tokens where[i] of row[i].
-
-        row: (B, 1), where: (B, T) integers.
-        """
-        unpacked = KVCache(where.shape[1])
-        unpacked.append(*(each[row, :, where].transpose(1, 2) for each in (self.keys, self.values)))
-        return unpacked
-
-
-def join(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Each (B, heads, S, head_dim), one after the other along the sequence; a single one is not copied."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        else:
+            if self._keys is None:
+                shape = (*k.shape[:2], self.capacity, k.shape[3])
+                self._keys, self._values = k.new_empty(shape), v.new_empty(shape)
+            self._keys[:, :, start:end] = k
+            self._values[:, :, start:end] = v
+        self.length = end
+        return self._keys[:, :, :end], self._values[:, :, :end]
 
 
 class Projections(nn.Module):
-    """One modality's W_q, W_k, W_v (fused, in this order), their QK norms, and W_o."""
+    """One modality's W_q, W_k, W_v (one matrix, in this order), their QK norms, and the output projection."""
 
     def __init__(self, width: int, heads: int, qk_norm: bool, qkv_bias: bool, eps: float) -> None:
         super().__init__()
@@ -119,30 +105,26 @@ class JointAttention(nn.Module):
         self,
         und: torch.Tensor,
         gen: torch.Tensor | None,
-        rotary: tuple[torch.Tensor, torch.Tensor] | None,
-        mask: torch.Tensor | None,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor | None = None,
         cache: KVCache | None = None,
-        keep: bool = False,
+        update_cache: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """und: (B, U, width), gen: (B, G, width) or None -> the same shapes.
 
-        rotary: tables for the U + G new positions; None: all of them are at position 0, which is no rotation. mask:
-        bool, broadcastable to (B, heads, U + G, cached + U + G), True where a query may look; None for everywhere.
-        keep: whether the new keys and values stay in the cache.
+        rotary: `rotary_table` of the U + G new positions. mask: bool, broadcastable to (B, heads, U + G, cached + U +
+        G), True where a query may look; None for everywhere. cache: what the new tokens see before themselves.
         """
-        # Eq. 3 and 4: each token through the weights of its own modality. The selectors are the layout itself.
-        projected = [self.und(und)] if gen is None else [self.und(und), self.gen(gen)]
-        q, k, v = zip(*projected, strict=True)  # each in parts, which are joined once
-        if rotary is not None:
-            q, k = ([rotate(join(each), rotary)] for each in (q, k))
-        if cache is not None and keep:
-            cache.append(join(k), join(v))
-            k, v = [cache.keys], [cache.values]
-        elif cache is not None and cache.length:
-            k, v = [cache.keys, *k], [cache.values, *v]
+        # Eq. 3 and 4: each token goes through the weights of its own modality. The layout [und | gen] is the selector.
+        q, k, v = self.und(und)
+        if gen is not None:
+            q_gen, k_gen, v_gen = self.gen(gen)
+            q, k, v = torch.cat([q, q_gen], dim=2), torch.cat([k, k_gen], dim=2), torch.cat([v, v_gen], dim=2)
+        q, k = rotate(q, rotary), rotate(k, rotary)
+        if cache is not None:
+            k, v = cache.join(k, v, update_cache)
 
         # Eq. 5: softmax(Q K^T / sqrt(d)) V over the unified sequence.
-        q, k, v = join(q), join(k), join(v)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         mixed = mixed.transpose(1, 2).flatten(2)  # (B, U + G, width)
 

@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -35,29 +35,13 @@ from common.errors import UserError, run
 from common.images import to_square
 from common.observations import OBSERVATIONS
 from common.pictures import grid, save_png
+from losses import Batch
 from model import IGNORE, UniXConfig
 from phantoms.dataset import Phantoms
 from reports import cleaning
 
 DEFAULT_QUESTION = "Write the FINDINGS and the IMPRESSION of this chest X-ray."
 SHORT_QUESTION = "Write the IMPRESSION of this chest X-ray."
-
-
-def vit_pixels(images: torch.Tensor, config: UniXConfig) -> torch.Tensor:
-    """uint8 (B, S, S) -> the ViT's input, (B, 3, S, S) float32: three equal channels, its own mean and deviation."""
-    x = (images.float() / 255 - config.vit.mean) / config.vit.std
-    return x[:, None].expand(-1, 3, -1, -1)
-
-
-def vae_pixels(images: torch.Tensor) -> torch.Tensor:
-    """uint8 (B, S, S) -> the autoencoder's input, (B, 3, S, S) float32 in [-1, 1]."""
-    return (images.float() / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
-
-
-def to_uint8(decoded: torch.Tensor) -> np.ndarray:
-    """The autoencoder's output (B, 3, H, W) -> grey uint8 (B, H, W)."""
-    grey = decoded.float().mean(dim=1)
-    return ((grey + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
 # ---- text --------------------------------------------------------------------------------------------------------
@@ -209,34 +193,6 @@ class Examples(Dataset):
 
     def __len__(self) -> int:
         return 2**62  # a run ends by its number of steps
-
-
-@dataclass
-class Batch:
-    """Tensors of B examples; what a stage does not use is None."""
-
-    index: torch.Tensor  # (B,) which image
-    image: torch.Tensor  # (B, S, S) uint8
-    text_ids: torch.Tensor | None = None  # (B, T) BOS question EOS BOS answer EOS, padded
-    targets: torch.Tensor | None = None  # (B, T) the next token over the answer, IGNORE elsewhere
-    phrases: torch.Tensor | None = None  # (B, phrases) 1 where the impression says it
-    prompts: list[list[int] | None] | None = None
-    posterior_noise: torch.Tensor | None = None  # (B, C, S / 16, S / 16), as the two below
-    noise: torch.Tensor | None = None
-    t_normal: torch.Tensor | None = None  # (B,)
-
-    def to(self, device: torch.device) -> Batch:
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> Batch:  # the DataLoader's hook
-        return self._each(torch.Tensor.pin_memory)
-
-    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        return Batch(**{k: change(v) if isinstance(v, torch.Tensor) else v for k, v in self.__dict__.items()})
-
-    def terms(self) -> int:
-        """How many terms its loss has: tokens of answers, else examples."""
-        return len(self.index) if self.targets is None else int((self.targets != IGNORE).sum())
 
 
 def pack_text(

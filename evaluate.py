@@ -18,8 +18,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from checkpoints.folders import SHIPPED
 from common.errors import UserError, run
-from sample import DISCLAIMER, SHIPPED, SOLVER, SOLVERS, STEPS
+from sample import DISCLAIMER, SOLVER, SOLVERS, STEPS
 
 
 def check_args(args: argparse.Namespace) -> None:

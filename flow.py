@@ -15,6 +15,7 @@ from torch import nn
 from layers import Linear
 
 Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+AfterStep = Callable[[torch.Tensor, float], object]  # a solver calls it with x and the time it has reached
 
 
 def shift_time(t: torch.Tensor, shift: float) -> torch.Tensor:
@@ -69,26 +70,6 @@ def guide(v_cond: torch.Tensor, v_uncond: torch.Tensor, scale: float, renorm: st
     return v * (length_cond / (length + 1e-8)).clamp(0, 1)
 
 
-def guided_velocity(
-    conditional: Velocity,
-    both: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
-    scale: float,
-    interval: tuple[float, float] = (0.4, 1.0),
-    renorm: str = "global",
-) -> Velocity:
-    """A velocity guided by `scale` while interval[0] < t <= interval[1], and the conditional one elsewhere.
-
-    both(x, t) -> (v_cond, v_uncond), so that a model can compute them in one batched call. Late steps settle texture,
-    where guidance costs twice the work and does little. All rows of t must be equal.
-    """
-
-    def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        inside = (t[0] > interval[0]) & (t[0] <= interval[1])
-        return guide(*both(x, t), scale, renorm) if scale != 1.0 and inside else conditional(x, t)
-
-    return velocity
-
-
 def timesteps(num_timesteps: int, shift: float = 3.0, through: float | None = None) -> torch.Tensor:
     """Times from 1 (noise) to 0 (data), (num_timesteps,): the published schedule, num_timesteps - 1 steps.
 
@@ -119,7 +100,7 @@ def fill(t: float, x: torch.Tensor) -> torch.Tensor:
 
 
 def euler(
-    velocity: Velocity, noise: torch.Tensor, times: torch.Tensor, after_step: Callable[[], object] = lambda: None
+    velocity: Velocity, noise: torch.Tensor, times: torch.Tensor, after_step: AfterStep = lambda x, t: None
 ) -> torch.Tensor:
     """Walk dx/dt = velocity(x, t) along `times` with Euler steps. noise: (B, C, H, W) at times[0] -> x at times[-1].
 
@@ -128,12 +109,12 @@ def euler(
     x = noise
     for t, t_next in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
         x = x + (t_next - t) * velocity(x, fill(t, x))
-        after_step()
+        after_step(x, t_next)
     return x
 
 
 def heun(
-    velocity: Velocity, noise: torch.Tensor, times: torch.Tensor, after_step: Callable[[], object] = lambda: None
+    velocity: Velocity, noise: torch.Tensor, times: torch.Tensor, after_step: AfterStep = lambda x, t: None
 ) -> torch.Tensor:
     """As `euler`, of order 2 (the error falls with the step's square), two evaluations a step: at its start and at
     Euler's end."""
@@ -143,12 +124,12 @@ def heun(
         v = velocity(x, fill(t, x))
         v_next = velocity(x + h * v, fill(t_next, x))
         x = x + h / 2 * (v + v_next)
-        after_step()
+        after_step(x, t_next)
     return x
 
 
 def midpoint(
-    velocity: Velocity, noise: torch.Tensor, times: torch.Tensor, after_step: Callable[[], object] = lambda: None
+    velocity: Velocity, noise: torch.Tensor, times: torch.Tensor, after_step: AfterStep = lambda x, t: None
 ) -> torch.Tensor:
     """As `euler`, of order 2, two evaluations a step: at its start, only to find the second, in its middle."""
     x = noise
@@ -156,15 +137,15 @@ def midpoint(
         h = t_next - t
         middle = x + h / 2 * velocity(x, fill(t, x))
         x = x + h * velocity(middle, fill(t + h / 2, x))
-        after_step()
+        after_step(x, t_next)
     return x
 
 
-def adams_bashforth(
-    velocity: Velocity, noise: torch.Tensor, times: torch.Tensor, after_step: Callable[[], object] = lambda: None
+def ab2(
+    velocity: Velocity, noise: torch.Tensor, times: torch.Tensor, after_step: AfterStep = lambda x, t: None
 ) -> torch.Tensor:
-    """As `euler`, of order 2, one evaluation a step: the velocity's slope comes from the step before (Hairer, Norsett &
-    Wanner 1993, III.5, steps of any lengths). The first step has none before it and is Euler's.
+    """Adams-Bashforth of order 2, one evaluation a step: the velocity's slope comes from the step before (Hairer,
+    Norsett & Wanner 1993, III.5, steps of any lengths). The first step has none before it and is Euler's.
 
     The history is a walk's own: where the velocity jumps, start another walk (`split_times`).
     """
@@ -175,8 +156,5 @@ def adams_bashforth(
         slope = 0.0 if v_before is None else (v - v_before) / h_before
         x = x + h * v + h**2 / 2 * slope
         v_before, h_before = v, h
-        after_step()
+        after_step(x, t_next)
     return x
-
-
-SOLVERS = {"euler": euler, "heun": heun, "midpoint": midpoint, "ab2": adams_bashforth}

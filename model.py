@@ -5,9 +5,12 @@ or a prompt autoregressively. The *generation* branch ("gen") is a second copy o
 latents into a velocity. Every layer attends over both (`attention.py`).
 
 Sequences, with the special tokens BOS, EOS, BOI (image start), EOI (image end):
-    drawing:  [BOS prompt EOS] causal, positions -T..-1 | [BOI latents EOI] all at position 0, full attention
+    drawing:  [BOS prompt EOS] causal, positions 0..T-1 | [BOI latents EOI] all at position T, full attention
     reading:  [BOI patches EOI] all at position 0, full attention | [BOS question EOS BOS answer EOS] causal from 1
     Janus:    [text patches text] causal, positions 0..n-1: Janus-Pro before it became a UniX (config.causal)
+
+`UniX.forward` runs the whole drawing sequence at once. `read_prompt` and `velocity` are the same in two parts: the
+prompt never sees the noise, so its keys and values are computed once and serve every step of the sampler.
 
 `python model.py` prints the parameter counts of each preset without allocating anything.
 """
@@ -24,7 +27,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from attention import JointAttention, KVCache, rotary_table
-from layers import ActivateAndDown, Linear, RMSNorm
+from layers import MLP, Linear, RMSNorm
 from vit import VisionTransformer, ViTConfig
 
 IGNORE = -100  # a target that carries no loss, as in torch's cross entropy
@@ -87,18 +90,6 @@ def preset(name: str) -> UniXConfig:
     raise ValueError(f"no preset {name!r}: choose tiny or unix")
 
 
-class MLP(nn.Module):
-    """SwiGLU (Shazeer 2020): down(silu(gate(x)) * up(x)), gate and up fused in this order."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.gate_up = Linear(width, 2 * hidden, bias=False)
-        self.down = Linear(hidden, width, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return ActivateAndDown.apply(self.gate_up(x), self.down.weight.to(x.dtype))
-
-
 class Branch(nn.Module):
     """What a decoder layer has per modality besides its attention projections: two norms and an MLP."""
 
@@ -120,11 +111,17 @@ class DecoderLayer(nn.Module):
         )
 
     def forward(
-        self, und: torch.Tensor, gen: torch.Tensor | None, **attention: object
+        self,
+        und: torch.Tensor,
+        gen: torch.Tensor | None,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor | None = None,
+        cache: KVCache | None = None,
+        update_cache: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """und: (B, U, width), gen: (B, G, width) or None -> the same; `attention`: JointAttention's arguments."""
+        """und: (B, U, width), gen: (B, G, width) or None -> the same shapes. The rest: see `JointAttention`."""
         normed_gen = None if gen is None else self.gen.attn_norm(gen)
-        attended_und, attended_gen = self.attn(self.und.attn_norm(und), normed_gen, **attention)
+        attended_und, attended_gen = self.attn(self.und.attn_norm(und), normed_gen, rotary, mask, cache, update_cache)
         und = und + attended_und
         und = und + self.und.mlp(self.und.mlp_norm(und))
         if gen is not None:
@@ -176,23 +173,11 @@ def latent_position_table(side: int, width: int) -> torch.Tensor:
     return torch.cat([column, row], dim=2)
 
 
-def pack(
-    sequences: Sequence[Sequence[int]], length: int, padding: int
-) -> tuple[list[list[tuple[int, int, int]]], list[tuple[int, int]]]:
-    """Sequences of tokens, none longer than `length`, into rows of `length`: first fit, the longest first.
-
-    Returns for each place of each row (its token, its position before the end of its sequence: -n..-1, the index of its
-    sequence: -1 at padding), and for each sequence (its row, where in it it starts).
-    """
-    rows, starts = [], [(0, 0)] * len(sequences)
-    for i in sorted(range(len(sequences)), key=lambda i: -len(sequences[i])):
-        n = len(sequences[i])
-        row = next((row for row in rows if len(row) + n <= length), None)
-        if row is None:
-            rows.append(row := [])
-        starts[i] = rows.index(row), len(row)
-        row += [(token, place - n, i) for place, token in enumerate(sequences[i])]
-    return [row + [(padding, 0, -1)] * (length - len(row)) for row in rows], starts
+def pad(rows: Sequence[Sequence[int]], padding: int, multiple: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of token ids, padded on the right to one length, a multiple of `multiple` -> (B, T) ids, (B,) lengths."""
+    T = -(-max(map(len, rows)) // multiple) * multiple
+    ids = torch.tensor([[*row, *[padding] * (T - len(row))] for row in rows], dtype=torch.long)
+    return ids.view(len(rows), T), torch.tensor([len(row) for row in rows])
 
 
 @dataclass
@@ -200,7 +185,8 @@ class Prompt:
     """A batch of prompts as the image block sees them: their keys and values, computed once for all noise levels."""
 
     caches: list[KVCache]  # one a layer, (B, heads, T, head_dim)
-    visible: torch.Tensor | None  # (B, 1, 1, T) bool, False at padding; None where there is none
+    lengths: torch.Tensor  # (B,) tokens of each prompt, BOS and EOS counted; 0: no prompt
+    mask: torch.Tensor | None  # (B, 1, 1, T) bool, False at padding; None where there is none
 
 
 class UniX(nn.Module):
@@ -263,90 +249,132 @@ class UniX(nn.Module):
             if ".gen." in name:
                 parameter.copy_(und[name.replace(".gen.", ".und.")])
 
-    def decode(
+    def run_layers(
         self,
         und: torch.Tensor,
         gen: torch.Tensor | None,
-        position_ids: torch.Tensor | None,
-        mask: torch.Tensor | None,
+        position_ids: torch.Tensor,
+        mask: torch.Tensor | None = None,
         caches: list[KVCache] | None = None,
-        keep: bool = False,
-        tap: int | None = None,
+        update_cache: bool = False,
+        return_layer: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Run the layers over [und | gen] after what `caches` hold (one a layer).
+        """Run [und | gen] through the layers, after what `caches` hold (one a layer).
 
-        und: (B, U, width). gen: (B, G, width) or None. position_ids: (B or 1, U + G), or (B or 1, 1) if all are equal;
-        None: all are 0. Returns the last hidden states of both, before the final norms, and gen's after layer `tap`.
+        und: (B, U, width). gen: (B, G, width) or None. position_ids: (B or 1, U + G), or (B or 1, 1) if all are equal.
+        Returns the last hidden states of both, before the final norms, and gen's after `return_layer` layers.
         """
-        config, rotary, tapped = self.config, None, None
-        if position_ids is not None:
-            head_dim = config.hidden_size // config.num_heads
-            rotary = rotary_table(position_ids, head_dim, config.rope_theta, und.dtype)
+        config, returned = self.config, None
+        head_dim = config.hidden_size // config.num_heads
+        rotary = rotary_table(position_ids, head_dim, config.rope_theta, und.dtype)
         for i, layer in enumerate(self.layers):
-            attention = {"rotary": rotary, "mask": mask, "cache": caches and caches[i], "keep": keep}
-            if self.checkpoint_activations and torch.is_grad_enabled() and not keep:
-                und, gen = checkpoint(layer, und, gen, use_reentrant=False, **attention)
+            arguments = (und, gen, rotary, mask, caches and caches[i], update_cache)
+            if self.checkpoint_activations and torch.is_grad_enabled() and not update_cache:
+                und, gen = checkpoint(layer, *arguments, use_reentrant=False)
             else:
-                und, gen = layer(und, gen, **attention)
-            if i + 1 == tap:
-                tapped = gen
-        return und, gen, tapped
+                und, gen = layer(*arguments)
+            if i + 1 == return_layer:
+                returned = gen
+        return und, gen, returned
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Token ids -> embeddings in the compute dtype."""
         return self.embed_tokens(ids).to(self.compute_dtype)
 
     # ---- drawing -----------------------------------------------------------------------------------------------
 
+    def forward(
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        prompts: Sequence[Sequence[int] | None],
+        return_layer: int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """v_t(x) from the whole sequence at once: [BOS prompt EOS padding BOI EOI | latents]. No cache.
+
+        x: (B, latent_channels, h, w) noisy latents; t: (B,) in [0, 1]; prompts: B lists of token ids without special
+        tokens, None for no prompt -> (B, latent_channels, h, w) float32; with `return_layer`, also the latent tokens'
+        hidden states after so many layers, (B, h * w, width).
+        """
+        ids, lengths = self.prompt_ids(prompts)
+        B, T = ids.shape
+        latents, block = self.embed_latents(x, t), self.embed_block_ends(B)
+        und = torch.cat([self.embed(ids), block], dim=1)
+        U, G = und.shape[1], latents.shape[1]
+
+        position_ids = torch.arange(T, device=x.device).repeat(B, 1)
+        position_ids = torch.cat([position_ids, lengths[:, None].expand(B, 2 + G)], dim=1)
+        mask = torch.zeros(B, 1, U + G, U + G, dtype=torch.bool, device=x.device)
+        mask[:, :, :T, :T] = torch.ones(T, T, dtype=torch.bool, device=x.device).tril()  # the prompt is causal
+        mask[:, :, T:, :T] = self.padding_mask(lengths, T)  # the block sees the whole prompt, but no padding
+        mask[:, :, T:, T:] = True  # and all of itself; the prompt never sees the block
+        _, latents, hidden = self.run_layers(und, latents, position_ids, mask, return_layer=return_layer)
+        v = self.to_velocity(latents, x.shape)
+        return v if return_layer is None else (v, hidden)
+
     def read_prompt(self, prompts: Sequence[Sequence[int] | None], multiple: int = 1) -> Prompt:
         """Token ids of each prompt, without special tokens -> its keys and values. None in the list: unconditional.
 
-        A prompt is causal and never sees the image block, so nothing here depends on the noise. Short prompts share a
-        row, one after the other, where each token sees those before it in its own prompt: hardly any padding is
-        computed. Rows are padded to a multiple of `multiple` tokens (a compiled training step should meet few shapes).
-
-        Rotary attention only knows how far apart two tokens are. A prompt of T tokens is at -T..-1, so that the image
-        block after it, which has one position for all its tokens, is at 0 and needs no rotation.
+        Rows are padded to a multiple of `multiple` tokens (a compiled training step should meet few shapes).
         """
-        config, device = self.config, self.embed_tokens.weight.device
-        prompts = [[] if p is None else [config.bos, *p, config.eos] for p in prompts]
-        lengths = [len(prompt) for prompt in prompts]
-        T = -(-max(lengths) // multiple) * multiple
-        if T == 0:
-            return Prompt([KVCache(capacity=0) for _ in self.layers], None)
-        rows, starts = pack(prompts, T, padding=config.eos)
-        ids, positions, owners = torch.tensor(rows, device=device).unbind(-1)  # each (rows, T)
-        mask = (owners[:, None, :, None] == owners[:, None, None, :]).tril()
-        packed = [KVCache(capacity=T) for _ in self.layers]
-        self.decode(self.embed(ids), None, positions, mask, packed, keep=True)
-
-        row, start = torch.tensor(starts, device=device)[..., None].unbind(1)  # each (B, 1)
-        column = torch.arange(T, device=device)
-        where = (start + column).clamp(max=T - 1)  # (B, T); beyond its length, a prompt's row holds what nobody sees
-        visible = None
-        if min(lengths) < T:
-            visible = (column < torch.tensor(lengths, device=device)[:, None])[:, None, None, :]
-        return Prompt([cache.unpack(row, where) for cache in packed], visible)
+        ids, lengths = self.prompt_ids(prompts, multiple)
+        T = ids.shape[1]
+        caches = [KVCache(capacity=T) for _ in self.layers]
+        if T > 0:
+            # Causal alone: padding stands behind the prompt, where none of its tokens looks.
+            mask = torch.ones(T, T, dtype=torch.bool, device=ids.device).tril()
+            position_ids = torch.arange(T, device=ids.device)[None]
+            self.run_layers(self.embed(ids), None, position_ids, mask, caches, update_cache=True)
+        return Prompt(caches, lengths, self.padding_mask(lengths, T) if lengths.min() < T else None)
 
     def velocity(
-        self, x: torch.Tensor, t: torch.Tensor, prompt: Prompt, tap: int | None = None
+        self, x: torch.Tensor, t: torch.Tensor, prompt: Prompt, return_layer: int | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """v_t(x): the block [BOI latents EOI] after the cached prompt, laid out as [BOI, EOI | latents].
+        """v_t(x) from the block [BOI EOI | latents] alone, after the cached prompt.
 
-        x: (B, latent_channels, h, w), t: (B,) in [0, 1] -> (B, latent_channels, h, w) float32; with `tap`, also the
-        latent tokens' hidden states after that layer, (B, h * w, width).
+        x: (B, latent_channels, h, w), t: (B,) in [0, 1] -> (B, latent_channels, h, w) float32; with `return_layer`,
+        also the latent tokens' hidden states after so many layers, (B, h * w, width).
         """
-        B, C, h, w = x.shape
-        dtype = self.compute_dtype
-        positions = self.latent_positions[:h, :w].flatten(0, 1)
-        gen = self.vae2llm(x.flatten(2).transpose(1, 2).to(dtype))  # (B, h * w, width)
-        gen = gen + self.time_embedder(t, dtype)[:, None] + positions.to(dtype)
-        und = self.embed(torch.tensor([self.config.boi, self.config.eoi], device=x.device)).expand(B, -1, -1)
-        mask = prompt.visible
-        if mask is not None:
-            mask = F.pad(mask, (0, 2 + h * w), value=True)
-        _, gen, tapped = self.decode(und, gen, None, mask, prompt.caches, tap=tap)
-        v = self.llm2vae(self.norm["gen"](gen)).float().transpose(1, 2).reshape(B, C, h, w)
-        return v if tap is None else (v, tapped)
+        latents, block = self.embed_latents(x, t), self.embed_block_ends(len(x))
+        mask = prompt.mask
+        if mask is not None:  # (B, 1, 1, T + 2 + h * w): the block sees all of itself
+            mask = F.pad(mask, (0, 2 + latents.shape[1]), value=True)
+        position_ids = prompt.lengths[:, None]  # one for the whole block
+        _, latents, hidden = self.run_layers(
+            block, latents, position_ids, mask, prompt.caches, return_layer=return_layer
+        )
+        v = self.to_velocity(latents, x.shape)
+        return v if return_layer is None else (v, hidden)
+
+    def prompt_ids(
+        self, prompts: Sequence[Sequence[int] | None], multiple: int = 1
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """[BOS prompt EOS] of each, padded on the right -> (B, T) ids, (B,) lengths."""
+        config, device = self.config, self.embed_tokens.weight.device
+        rows = [[] if prompt is None else [config.bos, *prompt, config.eos] for prompt in prompts]
+        ids, lengths = pad(rows, config.eos, multiple)
+        return ids.to(device), lengths.to(device)
+
+    def padding_mask(self, lengths: torch.Tensor, length: int) -> torch.Tensor:
+        """(B,) lengths -> (B, 1, 1, length) bool, True at the tokens of each row, False at its padding."""
+        return (torch.arange(length, device=lengths.device) < lengths[:, None])[:, None, None, :]
+
+    def embed_latents(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Noisy latents (B, latent_channels, h, w) and times (B,) -> gen tokens (B, h * w, width)."""
+        h, w = x.shape[2:]
+        tokens = self.vae2llm(x.flatten(2).transpose(1, 2).to(self.compute_dtype))
+        times = self.time_embedder(t, self.compute_dtype)[:, None]
+        return tokens + times + self.latent_positions[:h, :w].flatten(0, 1).to(self.compute_dtype)
+
+    def embed_block_ends(self, batch: int) -> torch.Tensor:
+        """[BOI, EOI], the und tokens of the image block: (batch, 2, width)."""
+        ids = torch.tensor([self.config.boi, self.config.eoi], device=self.embed_tokens.weight.device)
+        return self.embed(ids).expand(batch, -1, -1)
+
+    def to_velocity(self, hidden: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        """The latent tokens' last hidden states (B, h * w, width) -> a velocity of `shape`, (B, C, h, w) float32."""
+        v = self.llm2vae(self.norm["gen"](hidden)).float()
+        return v.transpose(1, 2).reshape(shape)
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
@@ -367,12 +395,12 @@ class UniX(nn.Module):
         image: (B, P, width), text_ids: (B, T) -> (B, P + T, width), (1, P + T), (P + T, P + T).
         """
         P, T = image.shape[1], text_ids.shape[1]
-        positions = torch.arange(P + T, device=image.device)[None]
+        position_ids = torch.arange(P + T, device=image.device)[None]
         mask = torch.ones(P + T, P + T, dtype=torch.bool, device=image.device).tril()
         if not self.config.causal:
-            positions = (positions - P + 1).clamp(min=0)
+            position_ids = (position_ids - P + 1).clamp(min=0)
             mask[:P, :P] = True
-        return torch.cat([image, self.embed(text_ids)], dim=1), positions, mask
+        return torch.cat([image, self.embed(text_ids)], dim=1), position_ids, mask
 
     def report_loss(self, pixels: torch.Tensor, text_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Eq. 1, per answer token: (number of targets,) float32.
@@ -381,8 +409,8 @@ class UniX(nn.Module):
         token that should come next, IGNORE outside the answer.
         """
         image = self.embed_image(pixels)
-        x, positions, mask = self.prefix(image, text_ids)
-        hidden, _, _ = self.decode(x, None, positions, mask)
+        x, position_ids, mask = self.prefix(image, text_ids)
+        hidden, _, _ = self.run_layers(x, None, position_ids, mask)
         hidden = hidden[:, image.shape[1] :]
         wanted = targets != IGNORE  # the output layer is the widest: only tokens with a loss go through it
         logits = self.lm_head(self.norm["und"](hidden[wanted]))
@@ -406,29 +434,26 @@ class UniX(nn.Module):
         """
         config, device = self.config, pixels.device
         rows = questions if config.causal else [[config.bos, *q, config.eos, config.bos] for q in questions]
-        B, T = len(rows), max(map(len, rows))
-        padded = [[*row, *[config.eos] * (T - len(row))] for row in rows]
-        text_ids = torch.tensor(padded, dtype=torch.long, device=device)
-        lengths = torch.tensor([len(row) for row in rows], device=device)
-        x, positions, mask = self.prefix(self.embed_image(pixels, before), text_ids)
-        P, prompt_length = x.shape[1] - T, x.shape[1]
+        text_ids, lengths = (each.to(device) for each in pad(rows, config.eos))
+        x, position_ids, mask = self.prefix(self.embed_image(pixels, before), text_ids)
+        B, T = text_ids.shape
+        P = x.shape[1] - T  # tokens of the image
 
-        caches = [KVCache(capacity=prompt_length + max_new_tokens) for _ in self.layers]
-        hidden, _, _ = self.decode(x, None, positions, mask, caches, keep=True)
+        caches = [KVCache(capacity=P + T + max_new_tokens) for _ in self.layers]
+        hidden, _, _ = self.run_layers(x, None, position_ids, mask, caches, update_cache=True)
         hidden = hidden[torch.arange(B, device=device), P + lengths - 1]  # (B, width): the first token follows from it
         next_position = (P if config.causal else 1) + lengths[:, None]
-        # Shorter questions leave padding in the cache; answers step over it.
-        visible = torch.ones(B, 1, 1, caches[0].capacity, dtype=torch.bool, device=device)
-        visible[:, 0, 0, P:prompt_length] = torch.arange(T, device=device) < lengths[:, None]
-        ragged = not visible.all()
+        answer_mask = None
+        if lengths.min() < T:  # shorter questions leave padding in the cache, which answers must not see
+            answer_mask = F.pad(self.padding_mask(lengths, T), (P, max_new_tokens), value=True)
 
         answers, all_logits = [], []
         finished = torch.zeros(B, dtype=torch.bool, device=device)
         for step in range(max_new_tokens):
             if step > 0:
-                mask = visible[..., : caches[0].length + 1] if ragged else None
+                mask = None if answer_mask is None else answer_mask[..., : caches[0].length + 1]
                 x, position_ids = self.embed(answers[-1]), next_position + step - 1
-                hidden = self.decode(x, None, position_ids, mask, caches, keep=True)[0][:, 0]
+                hidden = self.run_layers(x, None, position_ids, mask, caches, update_cache=True)[0][:, 0]
             logits = self.lm_head(self.norm["und"](hidden)).float()
             if return_logits:
                 all_logits.append(logits)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from checkpoints.folders import SHIPPED
 from common.errors import UserError, run
 
 if TYPE_CHECKING:  # torch is imported where it is used: --help and a typing error do not wait for it
@@ -27,10 +28,9 @@ if TYPE_CHECKING:  # torch is imported where it is used: --help and a typing err
     from model import UniX
     from weights import Checkpoint
 
-SHIPPED = Path(__file__).parent / "assets" / "tiny"
 DISCLAIMER = "Research and teaching tool, not a medical device: do not use for diagnosis."
 DOWNSAMPLING = 16  # px a latent; a picture's side is a multiple of it
-SOLVERS = ("euler", "heun", "midpoint", "ab2")  # flow.SOLVERS, for a --help without torch
+SOLVERS = ("euler", "heun", "midpoint", "ab2")  # functions of flow.py
 SOLVER, STEPS = "ab2", 20
 GUIDED_ABOVE = 0.4  # time; below it guidance costs twice the work and does little (published)
 
@@ -51,7 +51,7 @@ def draw(
 
     seeds: one a picture; it alone decides the noise, so a picture does not depend on its batch. size: px, default the
     size the weights were last trained at. steps: times of the schedule, first and last included. batch: pictures at a
-    time. solver: a name of flow.SOLVERS; "euler" with 50 steps is what was published. clock: notes the seconds of each
+    time. solver: one of SOLVERS; "euler" with 50 steps is what was published. clock: notes the seconds of each
     part.
     Raises UserError for an empty prompt, one beyond the model's context, or a size the model has no positions for.
     """
@@ -61,7 +61,6 @@ def draw(
 
     import flow
     from common.clock import Clock
-    from data import to_uint8
 
     model, vae, config = checkpoint.model, checkpoint.vae, checkpoint.model.config
     if vae is None:
@@ -74,7 +73,7 @@ def draw(
     ids = [prompt_ids(checkpoint, prompt) for prompt in prompts]
     side = size // DOWNSAMPLING
     early, late = flow.split_times(schedule(solver, steps), GUIDED_ABOVE)
-    solve = flow.SOLVERS[solver]
+    solve = getattr(flow, solver)
     bar = tqdm(total=(steps - 1) * -(-len(ids) // batch), unit="step", disable=not progress, desc="drawing")
     pictures = []
     with torch.inference_mode():
@@ -85,10 +84,11 @@ def draw(
             with clock("prompt"):
                 guided, conditional = prompted_velocities(model, rows, guidance)
             with clock("steps"):
-                latents = solve(guided, noise.to(device), early, bar.update)
-                latents = solve(conditional, latents, late, bar.update)
+                latents = solve(guided, noise.to(device), early, lambda x, t: bar.update())
+                latents = solve(conditional, latents, late, lambda x, t: bar.update())
             with clock("decode"):
-                pictures.append(to_uint8(vae.decode(latents.to(model.compute_dtype))))
+                decoded = vae.decode(latents.to(model.compute_dtype))
+                pictures.append(vae.postprocess(decoded).cpu().numpy())
     bar.close()
     return np.concatenate(pictures)
 
@@ -150,7 +150,7 @@ def read(
     bar = tqdm(total=len(images), unit="image", disable=not progress, desc="reading")
     for start in range(0, len(images), batch):
         squares = [to_square(image, model.config.vit.image_size) for image in images[start : start + batch]]
-        pixels = data.vit_pixels(torch.from_numpy(np.stack(squares)).to(device), model.config)
+        pixels = model.vit.preprocess(torch.from_numpy(np.stack(squares)).to(device))
         answers = model.generate(pixels, [question_ids] * len(squares), max_new_tokens, before=before)
         reports += [checkpoint.decode(answer) for answer in answers]
         bar.update(len(squares))
@@ -207,8 +207,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--weights", type=Path, default=SHIPPED, help="weights folder (default: the shipped tiny model)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="to compute in; default: bfloat16 on cuda, else float32",
+    )
     parser.add_argument("--profile", action="store_true", help="also print where the time to the picture went")
     args = parser.parse_args()
     if (args.prompt is None) == (args.image is None):
@@ -221,16 +225,6 @@ def parse_args() -> argparse.Namespace:
     if not args.guidance > 0:
         raise UserError(f"--guidance {args.guidance}: must be above 0; 1 switches it off, 2 is usual")
     return args
-
-
-def check_device(name: str) -> None:
-    """Raises UserError if torch cannot use the device."""
-    import torch
-
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch raises both, and says much
-        raise UserError(f"--device {name}: not available here; cpu always is") from error
 
 
 def check_writable(path: Path) -> None:
@@ -249,28 +243,31 @@ def main() -> None:
     if args.prompt is not None:
         check_writable(args.out)
     began = time.perf_counter()
-    import torch
     from PIL import Image
 
     from common.clock import Clock
+    from common.devices import pick_device, pick_dtype
     from common.images import load_image
     from common.pictures import grid, save_png
-    from speed.cpu import keep_freed_memory
+    from speed import cpu
     from weights import load_checkpoint
 
-    check_device(args.device)
-    keep_freed_memory()
-    clock = Clock(torch.device(args.device), args.profile)
+    device = pick_device(args.device)
+    dtype = pick_dtype(args.dtype, device)
+    by = f"by {args.weights} on {device} in {str(dtype).removeprefix('torch.')}"
+    clock = Clock(device, args.profile)
     clock.seconds["imports"] = time.perf_counter() - began
     images = [load_image(path) for path in args.image or ()]
     with clock("load"):
-        checkpoint = load_checkpoint(args.weights, args.device, getattr(torch, args.dtype), parity=True)
+        checkpoint = load_checkpoint(args.weights, device, dtype, parity=True)
+        if device.type == "cpu":
+            cpu.speed_up(checkpoint.model, checkpoint.vae)
     if args.image:
         with clock("read"):
             reports = read(checkpoint, images, args.question, progress=len(images) > 1)
         for path, report in zip(args.image, reports, strict=True):
             print(f"{path}\n{report}\n")
-        print(DISCLAIMER)
+        print(f"read {by}\n{DISCLAIMER}")
         if args.profile:
             print(profile_table(clock.seconds))
         return
@@ -286,7 +283,7 @@ def main() -> None:
             else grid(pictures, [f"{args.prompt} (seed {seed})" for seed in seeds])
         )
         save_png(sheet, args.out)
-    print(f"{args.out}\n{DISCLAIMER}")
+    print(f"{args.out}\ndrawn {by}\n{DISCLAIMER}")
     if args.profile:
         print(profile_table(clock.seconds))
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import json
 import math
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -28,26 +28,30 @@ import data
 import flow
 from archives.opening import open_source
 from archives.records import Records
-from checkpoints.folders import CHECKPOINT, find_checkpoint
+from checkpoints.folders import CHECKPOINT, SHIPPED, find_checkpoint
 from checkpoints.training_state import State, read_state, restore, write_state
 from common.clock import Clock, memory_used
+from common.devices import pick_device, pick_dtype
 from common.distributed import StopSignal, Team, join_team, leave_team
 from common.errors import UserError, run
-from common.files import write_text
+from common.files import make_writable
 from common.images import to_square
 from common.pictures import curves, grid, save_png
-from data import unbroken
+from common.training_log import TrainingLog
 from judges.raddino import load_raddino
-from losses import Encoder, StageLoss
+from losses import Batch, FrozenFeatures, StageLoss
 from model import UniX, preset
 from phantoms.dataset import Phantoms
-from sample import SHIPPED, check_device, draw, read
-from speed import cost
-from speed.cpu import keep_freed_memory
+from sample import draw, read
+from speed import cost, cpu
+from speed.feature_cache import FeatureCache
 from vae import VAE, tiny_vae
 from weights import Checkpoint, load_checkpoint, save_checkpoint
 
-PREVIOUS = {"vae": None, "vit": "vae", "1": "vit", "2": "1", "3": "2"}
+# ---- the recipe: Table 1 -----------------------------------------------------------------------------------------
+
+PREVIOUS = {"vae": None, "vit": "vae", "1": "vit", "2": "1", "3": "2"}  # stage -> the one it starts from
+DRAWING = ("2", "3")
 
 
 @dataclass(frozen=True)
@@ -72,17 +76,495 @@ RECIPES = {
         "2": Recipe(2e-4, 256, 256, 2_000, 75_000, repa_weight=0.5, micro_batch=32),
         "3": Recipe(1e-4, 512, 256, 0, 5_000),
     },
+    "tiny": {
+        "vae": Recipe(1e-3, 128, 4, 50, 6_000, micro_batch=32),
+        "vit": Recipe(1e-3, 128, 32, 100, 3_000, micro_batch=32),
+        "1": Recipe(1e-3, 128, 32, 80, 800, micro_batch=32),
+        "2": Recipe(1e-3, 128, 32, 100, 2_000, repa_weight=0.5, micro_batch=32),
+        "3": Recipe(8e-4, 256, 16, 0, 4_000, micro_batch=32),
+    },
 }
-RECIPES["tiny"] = {
-    stage: replace(RECIPES["unix"][stage], micro_batch=32, **differences)
-    for stage, differences in {
-        "vae": {"learning_rate": 1e-3, "size": 128, "batch": 4, "warmup": 50, "steps": 6_000},
-        "vit": {"learning_rate": 1e-3, "size": 128, "batch": 32, "warmup": 100, "steps": 3_000},
-        "1": {"learning_rate": 1e-3, "size": 128, "batch": 32, "warmup": 80, "steps": 800},
-        "2": {"learning_rate": 1e-3, "size": 128, "batch": 32, "warmup": 100, "steps": 2_000},
-        "3": {"learning_rate": 8e-4, "size": 256, "batch": 16, "steps": 4_000},
-    }.items()
-}
+
+
+def schedule(step: int, recipe: Recipe, decay: float) -> float:
+    """The learning rate's factor: linear warm-up, then constant; with `decay`, linearly to 0 at the end."""
+    warm = min(1.0, (step + 1) / max(1, recipe.warmup))
+    left = (recipe.steps - step) / max(1.0, decay * recipe.steps)
+    return warm * min(1.0, left) if decay else warm
+
+
+# ---- the loop ----------------------------------------------------------------------------------------------------
+
+
+def train(args: argparse.Namespace, team: Team) -> None:
+    device, dtype = team.device, pick_dtype(args.dtype, team.device)
+    out = args.out or Path(f"out/stage-{args.stage}")
+    earlier = read_state(out) if args.resume else None
+    checkpoint, preset_name = start_from(args, team, out if earlier else None)
+    recipe = choose_recipe(args, preset_name, checkpoint.model, earlier)
+    micro_batch, accumulation = divide_batch(args, recipe, team)
+    source = data_source(args, recipe)
+    state = begin(args, recipe, out, earlier)
+
+    model = prepare_model(args, checkpoint, recipe, state, dtype, team)
+    trained, heads, vocabulary, frozen_features = what_trains(args, checkpoint, recipe, source, dtype, team)
+    originals = freeze([model, checkpoint.vae], trained, dtype)
+    losses = StageLoss(model, checkpoint.vae, heads, frozen_features, recipe.repa_weight, args.train == "both")
+    if team.size > 1:
+        # What is trained but has no part in the loss (ablation only) must not be waited for.
+        unused = args.train == "both"
+        losses = DistributedDataParallel(losses, find_unused_parameters=unused, gradient_as_bucket_view=True)
+    optimizer = build_optimizer(args, trained, team)
+    if state.step:
+        restore(out, optimizer, trained, heads)
+    micro_batches = load_batches(args, checkpoint, recipe, source, vocabulary, micro_batch, state.step, team)
+    how = f"batch {recipe.batch} = {team.size} processes x {micro_batch} at a time x {accumulation} accumulated"
+    count = sum(parameter.numel() for parameter in trained.values())
+    say(team, f"stage {args.stage} on {device}, {dtype}: {count:,} parameters train on {len(source):,} images")
+    say(team, f"{recipe}\n{how}, into {out}" + (f"; going on after step {state.step}" if state.step else ""))
+
+    stop, clock = StopSignal(), Clock(device, args.profile)
+    log = TrainingLog(out, state.step, args.tensorboard) if team.is_main and not args.profile else None
+    sample_every = args.sample_every or max(50, recipe.steps // 10)
+    began, seconds_before, first = time.time(), state.seconds, state.step
+    with tqdm(total=recipe.steps, initial=first, unit="step", dynamic_ncols=True, disable=not team.is_main) as bar:
+        for step in range(first, recipe.steps):
+            with clock("data"):
+                batches = [next(micro_batches) for _ in range(accumulation)]
+            # Terms of the whole batch, over all processes: a token counts the same wherever it is computed.
+            terms = {kind: sum(batch[kind].terms() for batch in batches) for kind in batches[0]}
+            totals = dict(zip(terms, team.sum(list(terms.values())), strict=True))
+
+            optimizer.zero_grad(set_to_none=True)
+            sums: dict[str, torch.Tensor] = {}
+            for i, batch in enumerate(batches):
+                last = i + 1 == accumulation  # gradients are exchanged once, with the last micro-batch
+                with contextlib.nullcontext() if last or team.size == 1 else losses.no_sync():
+                    with clock("forward"):
+                        loss, parts = losses({kind: part.to(device) for kind, part in batch.items()}, totals)
+                    with clock("backward"):
+                        (loss * team.size).backward()  # DistributedDataParallel averages; these are to be added
+                for name, value in {"loss": loss, **parts}.items():
+                    sums[name] = sums.get(name, 0.0) + value.detach()
+            *values, stops = team.sum([*torch.stack([*sums.values()]).tolist(), float(stop.asked)])
+            record = dict(zip(sums, values, strict=True))
+            with clock("optimizer"):
+                grad_norm = torch.nn.utils.clip_grad_norm_([*trained.values()], 1.0).item()
+                check_finite(step, record["loss"], grad_norm)
+                learning_rate = recipe.learning_rate * schedule(step, recipe, args.decay)
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate
+                optimizer.step()
+
+            state.step, state.seconds = step + 1, seconds_before + time.time() - began
+            speed = (state.step - first) * recipe.batch / (time.time() - began)
+            bar.set_postfix_str(f"loss {record['loss']:.4f}, {speed:.1f} samples/s, {memory_used(device):.1f} GB")
+            bar.update()
+            if args.profile:
+                continue
+            done, leaving = state.step == recipe.steps, stops > 0
+            if log:
+                log.add({"step": state.step, **record, "grad_norm": grad_norm, "lr": learning_rate}, state.seconds)
+                if done or state.step % sample_every == 0:
+                    show(args.stage, checkpoint, source, recipe, log.records, out)
+            if done and args.stage == "vae" and team.is_main:  # which alone saves
+                measure_latents(checkpoint.vae, source, recipe, device)
+            if done or leaving or state.step % args.save_every == 0:
+                save(args, team, checkpoint, state, optimizer, trained, heads, originals, out)
+            if leaving and not done:
+                say(team, f"stopped after step {state.step} of {recipe.steps}, saved; go on with --resume")
+                return
+    if args.profile:
+        say(team, profile_table(clock, recipe, model, args.stage, recipe.steps - first, team))
+    else:
+        say(team, f"wrote {out} after {state.seconds:.0f} s")
+
+
+# ---- what trains, and what stands still --------------------------------------------------------------------------
+
+
+def prepare_model(
+    args: argparse.Namespace, checkpoint: Checkpoint, recipe: Recipe, state: State, dtype: torch.dtype, team: Team
+) -> UniX:
+    """The model as this stage computes with it."""
+    model = checkpoint.model
+    model.compute_dtype = dtype
+    model.checkpoint_activations = model.vit.checkpoint_activations = args.checkpoint_activations
+    if args.stage in DRAWING:
+        model.config.image_size = recipe.size
+        if state.step == 0 and not any(entry["stage"] in DRAWING for entry in checkpoint.history):
+            model.copy_und_to_gen()
+            say(team, "gen branch: starts as a copy of the und branch")
+    if team.device.type == "cpu":
+        cpu.speed_up(model, checkpoint.vae)
+    if args.compile:
+        for block in [*model.layers, *model.vit.blocks]:
+            block.compile()
+    return model
+
+
+def what_trains(
+    args: argparse.Namespace,
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    source: Phantoms | Records,
+    dtype: torch.dtype,
+    team: Team,
+) -> tuple[dict[str, nn.Parameter], nn.ModuleDict, list[str], FrozenFeatures]:
+    """(name -> parameter that trains, the heads among them, the phrases of stage vit, what the frozen encoders give).
+
+    Heads train with the stage and are dropped at its end.
+    """
+    model, vae, both = checkpoint.model, checkpoint.vae, args.train == "both"
+    heads, vocabulary, repa_target = nn.ModuleDict(), [], None
+    torch.manual_seed(args.seed)  # heads keep torch's own initialisation
+    if args.stage == "vae":
+        trained = {f"vae/{name}": parameter for name, parameter in vae.named_parameters()}
+    elif args.stage == "vit":
+        trained = {f"model/vit.{name}": parameter for name, parameter in model.vit.named_parameters()}
+        vocabulary = phrases_of(args, source)
+        heads["phrases"] = nn.Linear(2 * model.config.vit.width, len(vocabulary))
+    elif args.stage == "1":
+        trained = {f"model/{name}": parameter for name, parameter in model.und_parameters()}
+    else:
+        named = model.named_parameters() if both else model.gen_parameters()
+        trained = {f"model/{name}": parameter for name, parameter in named}
+        if recipe.repa_weight:
+            repa_target, target_width = load_repa_target(args, model, dtype, team)
+            width = model.config.hidden_size
+            heads["repa"] = flow.RepaProjector(width, target_width, hidden=min(2048, 2 * width))
+    heads.to(team.device)
+    trained |= {f"heads/{name}": parameter for name, parameter in heads.named_parameters()}
+
+    def frozen_encoders(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        encoded = vae.posterior(vae.preprocess(images).to(dtype))
+        if repa_target is not None:
+            encoded += (repa_target(images),)
+        return tuple(value.to(dtype) for value in encoded)
+
+    return trained, heads, vocabulary, FeatureCache(frozen_encoders, len(source))
+
+
+def phrases_of(args: argparse.Namespace, source: Phantoms | Records) -> list[str]:
+    """The phrases that the ViT learns to see: those that at least one in 500 impressions shares."""
+    impressions = [source.text(i)[1] for i in range(min(len(source), 5000))]
+    vocabulary = data.common_phrases(impressions, least=max(2, len(impressions) // 500))
+    if not vocabulary:
+        raise UserError(f"--data {args.data}: no two impressions share a word; give more examples")
+    return vocabulary
+
+
+def load_repa_target(
+    args: argparse.Namespace, model: UniX, dtype: torch.dtype, team: Team
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], int]:
+    """(uint8 images (B, S, S) -> patch features on the latents' grid (B, (S / 16)^2, width), that width).
+
+    RadDino as in the paper; without --repa the model's own ViT.
+    """
+    if args.repa:
+        say(team, "REPA's target: RadDino")
+        raddino = load_raddino(args.repa, team.device)
+        return lambda images: raddino(images, side=images.shape[-1] // 16)[1], raddino.vit.config.width
+    say(team, "REPA's target: the ViT of stage 1")
+    # A target that stands still, also where --train both moves the ViT.
+    vit = copy.deepcopy(model.vit) if args.train == "both" else model.vit
+    return lambda images: vit(vit.preprocess(images).to(dtype)), vit.config.width
+
+
+@torch.no_grad()
+def freeze(modules: list[nn.Module], trained: dict[str, nn.Parameter], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """No gradient for what does not train, so that "frozen" is bit for bit; and it is kept in `dtype`, as it computes.
+
+    Returns what the model's frozen parameters were, on the CPU, if that lost anything: it is what is saved.
+    """
+    originals, training = {}, {id(parameter) for parameter in trained.values()}
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(id(parameter) in training)
+            if not parameter.requires_grad and parameter.dtype != dtype and isinstance(module, UniX):
+                originals[name] = parameter.detach().cpu()
+                parameter.data = parameter.to(dtype)
+    return originals
+
+
+def build_optimizer(args: argparse.Namespace, trained: dict[str, nn.Parameter], team: Team) -> torch.optim.Optimizer:
+    """AdamW with Table 1's numbers; the loop sets its learning rate."""
+    adamw = {"lr": 0.0, "betas": (0.9, 0.95), "eps": 1e-15, "weight_decay": 0.0}
+    if args.zero and team.size > 1:
+        from torch.distributed.optim import ZeroRedundancyOptimizer  # its import warns, so only if it is wanted
+
+        return ZeroRedundancyOptimizer([*trained.values()], optimizer_class=torch.optim.AdamW, **adamw)
+    return torch.optim.AdamW([*trained.values()], fused=team.device.type == "cuda", **adamw)
+
+
+def check_finite(step: int, loss: float, grad_norm: float) -> None:
+    if not math.isfinite(loss) or not math.isfinite(grad_norm):
+        raise UserError(
+            f"step {step + 1}: the loss is {loss}, its gradient {grad_norm}; the last checkpoint is untouched: start"
+            " from it with --init and a smaller --lr"
+        )
+
+
+# ---- the data ----------------------------------------------------------------------------------------------------
+
+
+def data_source(args: argparse.Namespace, recipe: Recipe) -> Phantoms | Records:
+    name, _, count = args.data.partition(":")
+    if name != "phantom":
+        if not Path(args.data).exists():
+            raise UserError(f"--data {args.data}: neither phantom[:COUNT] nor a file or folder of a data set")
+        source = open_source(args.data, split="train", cache=args.cache)
+        # The autoencoder trains on crops at full detail; the others see the whole picture at `size`.
+        source.size = None if args.stage == "vae" else recipe.size
+        return source
+    if (count and not count.isdecimal()) or count == "0":
+        raise UserError(f"--data {args.data}: give phantom or phantom:COUNT, for example phantom:5000")
+    return Phantoms(int(count or 20_000), max(256, recipe.size), cache=args.cache)
+
+
+def parse_mix(args: argparse.Namespace) -> tuple[int, int]:
+    """--mix UND:GEN as two numbers."""
+    und, _, gen = args.mix.partition(":")
+    if not (und.isdecimal() and gen.isdecimal() and int(gen) > 0):
+        raise UserError(f"--mix {args.mix}: give UND:GEN in whole numbers, for example 1:2; GEN at least 1")
+    if args.stage not in DRAWING and (args.train, args.mix) != ("gen", "0:1"):
+        raise UserError(f"--train {args.train} --mix {args.mix}: only for stages 2 and 3")
+    if int(und) and args.train == "gen":
+        raise UserError(f"--mix {args.mix}: reading teaches the und branch, which stands still; add --train both")
+    return int(und), int(gen)
+
+
+def divide_batch(args: argparse.Namespace, recipe: Recipe, team: Team) -> tuple[int, int]:
+    """(examples at a time, how often before a step): the most that --micro-batch allows and that comes out even."""
+    together = sum(parse_mix(args))  # examples of a mix stay in one micro-batch
+    each, rest = divmod(recipe.batch, team.size)
+    sizes = [m for m in range(1, min(each, recipe.micro_batch) + 1) if each % m == 0 and m % together == 0]
+    if rest or not sizes:
+        raise UserError(
+            f"--batch {recipe.batch}: cannot be shared by {team.size} processes in micro-batches of up to"
+            f" {recipe.micro_batch}" + (f" that are multiples of {together} (--mix {args.mix})" if together > 1 else "")
+        )
+    return sizes[-1], each // sizes[-1]
+
+
+def load_batches(
+    args: argparse.Namespace,
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    source: Phantoms | Records,
+    vocabulary: list[str],
+    micro_batch: int,
+    first_step: int,
+    team: Team,
+) -> Iterator[dict[str, Batch]]:
+    """This process's micro-batches from `first_step` on: kind of example -> its batch."""
+    examples = data.Examples(
+        source,
+        args.stage,
+        recipe.size,
+        args.seed,
+        checkpoint.encode,
+        checkpoint.model.config,
+        checkpoint.vae.config.downsampling,
+        recipe.batch,
+        vocabulary,
+        mix=parse_mix(args),
+    )
+    workers = data.default_workers() if args.workers is None else args.workers
+    share = data.Share(recipe.batch, micro_batch, team.rank, team.size, first_step, recipe.steps)
+    return data.unbroken(data.batches(examples, share, workers, pin=team.device.type == "cuda"))
+
+
+# ---- what a run shows --------------------------------------------------------------------------------------------
+
+
+def say(team: Team, text: str) -> None:
+    if team.is_main:
+        print(text, flush=True)
+
+
+def profile_table(clock: Clock, recipe: Recipe, model: UniX, stage: str, steps: int, team: Team) -> str:
+    """Where a step's time goes, and how much of the hardware's arithmetic it uses (a prompt of 32 tokens, an answer of
+    96)."""
+    flops = cost.step_flops(model.config, stage, recipe.size, 32, 96, recipe.batch)
+    rate = flops * steps / sum(clock.seconds.values())
+    peak = cost.peak_flops(team.device)
+    share = f", {100 * rate / (peak * team.size):.1f} % of the peak" if peak else ""
+    return f"{clock.table(steps)}\n{flops / 1e12:.3f} TFLOP a step, {rate / 1e12:.3f} TFLOP/s{share}"
+
+
+@torch.no_grad()
+def measure_latents(vae: VAE, source: Phantoms | Records, recipe: Recipe, device: torch.device) -> None:
+    """Set scale and shift so that normalised latents have mean 0 and variance 1, from 256 training images."""
+    images = torch.from_numpy(np.stack(squares(source, 256, recipe.size)[1]))
+    latents = torch.cat([vae.posterior(vae.preprocess(part.to(device)))[0] for part in images.split(32)])
+    vae.config.shift_factor, vae.config.scale_factor = latents.mean().item(), 1 / latents.std().item()
+    print(f"latents: shift {vae.config.shift_factor:.4f}, scale {vae.config.scale_factor:.4f}")
+
+
+def squares(source: Phantoms | Records, count: int, size: int) -> tuple[list[int], list[np.ndarray]]:
+    """Indices and square pictures of up to `count` examples whose image can be opened."""
+    pictures = data.openable(source, count)
+    return [*pictures], [to_square(Image.fromarray(picture), size) for picture in pictures.values()]
+
+
+def show(
+    stage: str, checkpoint: Checkpoint, source: Phantoms | Records, recipe: Recipe, log: list[dict], out: Path
+) -> None:
+    """The loss curve, and what the model makes of the same few examples each time."""
+    names = [name for name in ("loss", "mse", "repa", "l1", "detail") if name in log[0]]
+    save_png(curves({n: [(r["step"], r[n]) for r in log] for n in names}, f"stage {stage}"), out / "loss.png")
+    vae, step = checkpoint.vae, log[-1]["step"]
+    path = out / "samples" / f"step-{step:06d}.png"
+    chosen, originals = squares(source, 8, recipe.size)
+    if stage == "vae":
+        images = vae.preprocess(torch.from_numpy(np.stack(originals))).to(next(vae.parameters()).device)
+        with torch.no_grad():
+            rebuilt = vae.postprocess(vae.decode(vae.encode(images))).cpu().numpy()
+        save_png(
+            grid([*originals, *rebuilt], ["original"] * len(chosen) + ["rebuilt"] * len(chosen), columns=len(chosen)),
+            path,
+        )
+    elif stage == "vit":
+        return  # nothing to look at yet
+    elif stage == "1":
+        reports = read(checkpoint, [Image.fromarray(image) for image in originals], max_new_tokens=128)
+        truths = [source.text(i)[1] for i in chosen]
+        captions = [f"{report} [truth: {truth}]" for report, truth in zip(reports, truths, strict=True)]
+        save_png(grid([np.kron(image, np.ones((2, 2), np.uint8)) for image in originals], captions, columns=4), path)
+    else:
+        room = checkpoint.model.config.context_length - 2
+        chosen = [i for i in chosen if len(checkpoint.encode(source.text(i)[1])) <= room]
+        prompts = [source.text(i)[1] for i in chosen]
+        if prompts:
+            save_png(grid(draw(checkpoint, prompts, chosen, size=recipe.size, steps=25), prompts, columns=4), path)
+
+
+# ---- starting, checking, saving ----------------------------------------------------------------------------------
+
+
+def start_from(args: argparse.Namespace, team: Team, resumed: Path | None) -> tuple[Checkpoint, str]:
+    """The weights a stage starts from (said aloud), and the preset whose recipe fits their size."""
+    if args.init == "scratch" and not resumed:
+        say(team, "starting from scratch: a fresh tiny model, and a tokenizer trained on 5,000 drawn reports")
+        config = preset("tiny")
+        reports = [Phantoms(5000).text(i)[0] for i in range(5000)]
+        tokenizer = data.train_tokenizer([*reports, data.DEFAULT_QUESTION, data.SHORT_QUESTION], config.vocab_size)
+        generator = torch.Generator().manual_seed(args.seed)
+        torch.manual_seed(args.seed)  # the autoencoder keeps torch's own initialisation
+        vae, model = VAE(tiny_vae()), UniX(config)
+        model.init_weights(generator)
+        return Checkpoint(model.to(team.device), vae.to(team.device), tokenizer), "tiny"
+    previous = Path(f"out/stage-{PREVIOUS[args.stage]}")
+    folder = Path(args.init) if args.init else previous if find_checkpoint(previous) else SHIPPED
+    checkpoint = load_checkpoint(resumed or folder, team.device)
+    if resumed:
+        checkpoint.history.pop()  # this run's own entry, written anew with every save
+    say(team, f"going on with {resumed}" if resumed else f"starting from {folder}")
+    return checkpoint, "unix" if checkpoint.model.config.hidden_size >= 1024 else "tiny"
+
+
+def choose_recipe(args: argparse.Namespace, preset_name: str, model: UniX, earlier: State | None) -> Recipe:
+    """The preset's recipe, then what the run in --out was started with, then what the flags ask for."""
+    recipe = RECIPES[preset_name][args.stage]
+    if args.stage in ("vit", "1"):
+        recipe = replace(recipe, size=model.config.vit.image_size)
+    if earlier:  # what is not asked for again stays as it was
+        recipe = replace(recipe, **earlier.settings["recipe"])
+    asked = {"learning_rate": args.lr, "size": args.size, "batch": args.batch, "steps": args.steps}
+    asked["micro_batch"] = args.micro_batch
+    recipe = replace(recipe, **{name: value for name, value in asked.items() if value is not None})
+    check(args, recipe, model)
+    return recipe
+
+
+def begin(args: argparse.Namespace, recipe: Recipe, out: Path, earlier: State | None) -> State:
+    """The state of a run that starts, or that goes on; its folder is made."""
+    settings = {"stage": args.stage, "recipe": asdict(recipe), "seed": args.seed, "data": args.data}
+    settings |= {"decay": args.decay, "train": args.train, "mix": args.mix, "repa": args.repa and str(args.repa)}
+    if earlier:
+        check_same_run(out, earlier.settings, settings)
+    else:
+        check_no_run_is_lost(args, out)
+    if not args.profile:
+        make_writable(out / "samples")
+    return replace(earlier or State(), settings=settings)
+
+
+def check(args: argparse.Namespace, recipe: Recipe, model: UniX) -> None:
+    parse_mix(args)
+    for flag, value in (("--steps", recipe.steps), ("--batch", recipe.batch), ("--lr", recipe.learning_rate)):
+        if not value > 0:
+            raise UserError(f"{flag} {value}: must be above 0")
+    least = {"--seed": 0, "--workers": 0, "--save-every": 1, "--sample-every": 1, "--micro-batch": 1}
+    for flag, value in ((flag, getattr(args, flag[2:].replace("-", "_"))) for flag in least):
+        if value is not None and value < least[flag]:
+            raise UserError(f"{flag} {value}: must be at least {least[flag]}")
+    if not 0 <= args.decay <= 1:
+        raise UserError(f"--decay {args.decay}: a fraction of the run, from 0 to 1")
+    if recipe.size % 16 or not 16 <= recipe.size <= 16 * model.config.max_latent_size:
+        raise UserError(f"--size {recipe.size}: must be a multiple of 16 up to {16 * model.config.max_latent_size}")
+    if args.stage in ("vit", "1") and recipe.size != model.config.vit.image_size:
+        raise UserError(f"--size {recipe.size}: this model's ViT sees {model.config.vit.image_size} px; leave it out")
+    if args.repa and args.stage != "2":
+        raise UserError(f"--repa {args.repa}: only stage 2 trains with REPA")
+
+
+def check_same_run(out: Path, before: dict, now: dict) -> None:
+    """Raises UserError if a flag would make --resume another run. More steps are welcome if the rate never falls."""
+    for name, value in before["recipe"].items():
+        longer = name == "steps" and not before["decay"] and now["recipe"]["steps"] >= value
+        if now["recipe"][name] != value and name != "micro_batch" and not longer:
+            raise UserError(f"--resume: {out} was started with {name} {value}, not {now['recipe'][name]}; leave it out")
+    for name in ("stage", "seed", "data", "decay", "train", "mix", "repa"):
+        if before[name] != now[name]:
+            raise UserError(f"--resume: {out} was started with --{name} {before[name]}; give that again")
+
+
+def check_no_run_is_lost(args: argparse.Namespace, out: Path) -> None:
+    """Raises UserError if OUT holds a run that is not finished: forgetting --resume must not cost a week."""
+    try:
+        there = read_state(out)
+    except UserError:  # weights that are no run, or a broken one
+        return
+    steps = there.settings["recipe"]["steps"] if there else 0
+    if there and there.step < steps and not args.profile:
+        raise UserError(
+            f"--out {out}: holds a run at step {there.step} of {steps}; add --resume, or name another --out"
+        )
+
+
+def save(
+    args: argparse.Namespace,
+    team: Team,
+    checkpoint: Checkpoint,
+    state: State,
+    optimizer: torch.optim.Optimizer,
+    trained: dict[str, nn.Parameter],
+    heads: nn.Module,
+    originals: dict[str, torch.Tensor],
+    out: Path,
+) -> None:
+    """The whole model and the state of the run into OUT/checkpoint, which serves as `--weights` and `--init` too."""
+    if args.zero and team.size > 1:
+        optimizer.consolidate_state_dict(to=0)
+    if not team.is_main:
+        return
+    recipe = state.settings["recipe"]
+    entry = {"stage": args.stage, "steps": state.step, "batch": recipe["batch"], "size": recipe["size"]}
+    entry |= {"seed": args.seed, "learning_rate": recipe["learning_rate"], "decay": args.decay}
+    entry |= {"seconds": round(state.seconds), "data": args.data, "dtype": args.dtype, "torch": torch.__version__}
+    whole = replace(checkpoint, history=[*checkpoint.history, entry])
+    save_checkpoint(
+        out / CHECKPOINT,
+        whole,
+        instead=originals,
+        more=lambda folder: write_state(folder, state, optimizer, trained, heads),
+        keep_last=True,
+    )
+
+
+# ---- the command -------------------------------------------------------------------------------------------------
 
 
 def parse_args() -> argparse.Namespace:
@@ -141,446 +623,13 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    device_name = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    check_device(device_name)
-    keep_freed_memory()
-    team = join_team(torch.device(device_name))
+    team = join_team(pick_device(args.device))
     together = False
     try:
         train(args, team)
         together = True
     finally:
         leave_team(together)
-
-
-def train(args: argparse.Namespace, team: Team) -> None:
-    device = team.device
-    dtype = getattr(torch, args.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
-    out = args.out or Path(f"out/stage-{args.stage}")
-    state = read_state(out) if args.resume else None
-    checkpoint, preset_name = start_from(args, team, out if state else None)
-    model, vae = checkpoint.model, checkpoint.vae
-    model.compute_dtype = dtype
-    model.checkpoint_activations = model.vit.checkpoint_activations = args.checkpoint_activations
-    recipe = RECIPES[preset_name][args.stage]
-    if args.stage in ("vit", "1"):
-        recipe = replace(recipe, size=model.config.vit.image_size)
-    asked = {"learning_rate": args.lr, "size": args.size, "batch": args.batch, "steps": args.steps}
-    asked["micro_batch"] = args.micro_batch
-    if state:  # what is not asked for again stays as it was
-        recipe = replace(recipe, **state.settings["recipe"])
-    recipe = replace(recipe, **{name: value for name, value in asked.items() if value is not None})
-    mix = parse_mix(args)
-    check(args, recipe, model, mix)
-    micro, accumulation = divide_batch(args, recipe, team, sum(mix))
-    source = data_source(args, recipe)
-    settings = {"stage": args.stage, "recipe": asdict(recipe), "seed": args.seed, "data": args.data}
-    settings |= {"decay": args.decay, "train": args.train, "mix": args.mix, "repa": args.repa and str(args.repa)}
-    if state:
-        check_same_run(out, state.settings, settings)
-    else:
-        check_no_run_is_lost(args, out)
-        state = State(settings)
-    state.settings = settings
-    if not args.profile:
-        make_folder(out / "samples")
-
-    # ---- what trains, and what stands still ----------------------------------------------------------------------
-    both = args.train == "both"
-    trained: dict[str, nn.Parameter] = {
-        "vae": lambda: {f"vae/{name}": p for name, p in vae.named_parameters()},
-        "vit": lambda: {f"model/vit.{name}": p for name, p in model.vit.named_parameters()},
-        "1": lambda: {f"model/{name}": p for name, p in model.und_parameters()},
-        "2": lambda: {f"model/{name}": p for name, p in (model.named_parameters() if both else model.gen_parameters())},
-    }[args.stage.replace("3", "2")]()
-    heads = nn.ModuleDict()  # what trains with them and is dropped at the end of the stage
-    vocabulary, repa = [], None
-    torch.manual_seed(args.seed)  # the heads keep torch's own initialisation
-    if args.stage == "vit":
-        impressions = [source.text(i)[1] for i in range(min(len(source), 5000))]
-        vocabulary = data.common_phrases(impressions, least=max(2, len(impressions) // 500))
-        if not vocabulary:
-            raise UserError(f"--data {args.data}: no two impressions share a word; give more examples")
-        heads["phrases"] = nn.Linear(2 * model.config.vit.width, len(vocabulary))
-    if args.stage in ("2", "3"):
-        model.config.image_size = recipe.size
-        if state.step == 0 and not any(entry["stage"] in ("2", "3") for entry in checkpoint.history):
-            model.copy_und_to_gen()
-            say(team, "gen branch: starts as a copy of the und branch")
-        if recipe.repa_weight:
-            # A target that stands still, also where --train both moves the ViT.
-            own = copy.deepcopy(model.vit) if both else model.vit
-            repa = load_raddino(args.repa, device) if args.repa else own
-            target_width = (repa.vit if args.repa else repa).config.width
-            width = model.config.hidden_size
-            heads["repa"] = flow.RepaProjector(width, target_width, hidden=min(2048, 2 * width))
-            say(team, f"REPA's target: {'RadDino' if args.repa else 'the ViT of stage 1'}")
-    heads.to(device)
-    trained |= {f"heads/{name}": parameter for name, parameter in heads.named_parameters()}
-    originals = freeze([model, vae], trained, dtype)
-
-    if args.compile:
-        for block in [*model.layers, *model.vit.blocks]:
-            block.compile()
-    encode = Encoder(checkpoint, len(source), dtype, repa)
-    losses = StageLoss(model, vae, heads, encode, recipe.repa_weight, both)
-    if team.size > 1:
-        # What is trained but has no part in the loss (ablation only) must not be waited for.
-        losses = DistributedDataParallel(losses, find_unused_parameters=both, gradient_as_bucket_view=True)
-    adamw = {"lr": 0.0, "betas": (0.9, 0.95), "eps": 1e-15, "weight_decay": 0.0}
-    if args.zero and team.size > 1:
-        from torch.distributed.optim import ZeroRedundancyOptimizer  # its import warns, so only if it is wanted
-
-        optimizer = ZeroRedundancyOptimizer([*trained.values()], optimizer_class=torch.optim.AdamW, **adamw)
-    else:
-        optimizer = torch.optim.AdamW([*trained.values()], fused=device.type == "cuda", **adamw)
-    if state.step:
-        restore(out, optimizer, trained, heads)
-
-    examples = data.Examples(
-        source,
-        args.stage,
-        recipe.size,
-        args.seed,
-        checkpoint.encode,
-        model.config,
-        vae.config.downsampling,
-        recipe.batch,
-        vocabulary,
-        mix=mix,
-    )
-    workers = data.default_workers() if args.workers is None else args.workers
-    share = data.Share(recipe.batch, micro, team.rank, team.size, state.step, recipe.steps)
-    micro_batches = unbroken(data.batches(examples, share, workers, pin=device.type == "cuda"))
-    sample_every = args.sample_every or max(50, recipe.steps // 10)
-    shared = f"batch {recipe.batch} = {team.size} processes x {micro} at a time x {accumulation} accumulated"
-    say(
-        team,
-        f"stage {args.stage} on {device}, {dtype}: {sum(p.numel() for p in trained.values()):,} parameters train on"
-        f" {len(source):,} images into {out}\n{recipe}\n{shared}"
-        + (f"; going on after step {state.step}" if state.step else ""),
-    )
-
-    # ---- the loop ------------------------------------------------------------------------------------------------
-    stop, clock = StopSignal(), Clock(device, args.profile)
-    log = Log(out, state.step, args.tensorboard) if team.leader and not args.profile else None
-    began, before, first = time.time(), state.seconds, state.step
-    with tqdm(total=recipe.steps, initial=first, unit="step", dynamic_ncols=True, disable=not team.leader) as bar:
-        for step in range(first, recipe.steps):
-            with clock("data"):
-                step_batches = [next(micro_batches) for _ in range(accumulation)]
-            # A process weighs each of its terms as one of the whole batch's, however the batch is shared.
-            counts = {kind: sum(micro[kind].terms() for micro in step_batches) for kind in step_batches[0]}
-            totals = dict(zip(counts, team.sum(list(counts.values())), strict=True))
-
-            optimizer.zero_grad(set_to_none=True)
-            sums: dict[str, torch.Tensor] = {}
-            for i, batch in enumerate(step_batches):
-                last_micro = i + 1 == accumulation
-                with contextlib.nullcontext() if last_micro or team.size == 1 else losses.no_sync():
-                    with clock("forward"):
-                        loss, parts = losses({kind: part.to(device) for kind, part in batch.items()}, totals)
-                    with clock("backward"):
-                        (loss * team.size).backward()  # DistributedDataParallel averages; these are to be added
-                for name, value in {"loss": loss, **parts}.items():
-                    sums[name] = sums.get(name, 0.0) + value.detach()
-            *values, stops = team.sum([*torch.stack([*sums.values()]).tolist(), float(stop.asked)])
-            sums = dict(zip(sums, values, strict=True))
-            with clock("optimizer"):
-                grad_norm = torch.nn.utils.clip_grad_norm_([*trained.values()], 1.0).item()
-                if not math.isfinite(sums["loss"]) or not math.isfinite(grad_norm):
-                    raise UserError(
-                        f"step {step + 1}: the loss is {sums['loss']}, its gradient {grad_norm}; the last"
-                        " checkpoint is untouched: start from it with --init and a smaller --lr"
-                    )
-                learning_rate = recipe.learning_rate * schedule(step, recipe, args.decay)
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate
-                optimizer.step()
-
-            state.step, state.seconds = step + 1, before + time.time() - began
-            speed = (state.step - first) * recipe.batch / (time.time() - began)
-            bar.set_postfix_str(f"loss {sums['loss']:.4f}, {speed:.1f} samples/s, {memory_used(device):.1f} GB")
-            bar.update()
-            if args.profile:
-                continue
-            if log:
-                record = {"step": state.step, **sums, "grad_norm": grad_norm, "lr": learning_rate}
-                log.add(record | {"seconds": round(state.seconds, 2)})
-            done, leaving = state.step == recipe.steps, stops > 0
-            if log and (done or state.step % sample_every == 0):
-                show(args.stage, checkpoint, source, recipe, log.records, out)
-            if done and args.stage == "vae" and team.leader:  # which alone saves
-                measure_latents(vae, source, recipe, device)
-            if done or leaving or state.step % args.save_every == 0:
-                save(args, team, checkpoint, state, optimizer, trained, heads, originals, out)
-            if leaving and not done:
-                say(team, f"stopped after step {state.step} of {recipe.steps}, saved; go on with --resume")
-                return
-    if args.profile:
-        say(team, profile_table(clock, recipe, model, args.stage, recipe.steps - first, team))
-    else:
-        say(team, f"wrote {out} after {state.seconds:.0f} s")
-
-
-def say(team: Team, text: str) -> None:
-    if team.leader:
-        print(text, flush=True)
-
-
-def schedule(step: int, recipe: Recipe, decay: float) -> float:
-    """The learning rate's factor: linear warm-up, then constant; with `decay`, linearly to 0 at the end."""
-    warm = min(1.0, (step + 1) / max(1, recipe.warmup))
-    left = (recipe.steps - step) / max(1.0, decay * recipe.steps)
-    return warm * min(1.0, left) if decay else warm
-
-
-def divide_batch(args: argparse.Namespace, recipe: Recipe, team: Team, group: int) -> tuple[int, int]:
-    """(examples at a time, how often before a step): the most that --micro-batch allows and that comes out even.
-
-    group: examples that must stay together (those of a mix).
-    """
-    each, rest = divmod(recipe.batch, team.size)
-    sizes = [m for m in range(1, min(each, recipe.micro_batch) + 1) if each % m == 0 and m % group == 0]
-    if rest or not sizes:
-        raise UserError(
-            f"--batch {recipe.batch}: cannot be shared by {team.size} processes in micro-batches of up to"
-            f" {recipe.micro_batch}" + (f" that are multiples of {group} (--mix {args.mix})" if group > 1 else "")
-        )
-    return sizes[-1], each // sizes[-1]
-
-
-@torch.no_grad()
-def freeze(modules: list[nn.Module], trained: dict[str, nn.Parameter], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """No gradient for what does not train, so that "frozen" is bit for bit; and it is kept in `dtype`, as it computes.
-
-    Returns what the model's frozen parameters were, on the CPU, if that lost anything: it is what is saved.
-    """
-    originals, training = {}, {id(p) for p in trained.values()}
-    for module in modules:
-        for name, parameter in module.named_parameters():
-            parameter.requires_grad_(id(parameter) in training)
-            if not parameter.requires_grad and parameter.dtype != dtype and isinstance(module, UniX):
-                originals[name] = parameter.detach().cpu()
-                parameter.data = parameter.to(dtype)
-    return originals
-
-
-# ---- what a run shows --------------------------------------------------------------------------------------------
-
-
-class Log:
-    """OUT/metrics.jsonl, a line a step; a run that goes on drops what came after its checkpoint."""
-
-    def __init__(self, out: Path, step: int, tensorboard: bool) -> None:
-        path = out / "metrics.jsonl"
-        lines = path.read_text().splitlines() if step and path.is_file() else []
-        records = []
-        for line in lines:
-            with contextlib.suppress(ValueError):  # the line that a crash cut short
-                records.append(json.loads(line))
-        self.records = [record for record in records if record["step"] <= step]
-        write_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
-        self.file = open(path, "a")  # noqa: SIM115 (for the whole run)
-        self.writer = None
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise UserError("--tensorboard: pip install tensorboard first, or leave it out") from error
-            self.writer = SummaryWriter(out / "tensorboard")
-
-    def add(self, record: dict[str, float]) -> None:
-        self.records.append(record)
-        self.file.write(json.dumps(record) + "\n")
-        self.file.flush()
-        for name, value in record.items() if self.writer else ():
-            self.writer.add_scalar(name, value, record["step"])
-
-
-def profile_table(clock: Clock, recipe: Recipe, model: UniX, stage: str, steps: int, team: Team) -> str:
-    """Where a step's time goes, and how much of the hardware's arithmetic it uses (a prompt of 32 tokens, an answer of
-    96)."""
-    flops = cost.step_flops(model.config, stage, recipe.size, 32, 96, recipe.batch)
-    rate = flops * steps / sum(clock.seconds.values())
-    peak = cost.peak_flops(team.device)
-    share = f", {100 * rate / (peak * team.size):.1f} % of the peak" if peak else ""
-    return f"{clock.table(steps)}\n{flops / 1e12:.3f} TFLOP a step, {rate / 1e12:.3f} TFLOP/s{share}"
-
-
-@torch.no_grad()
-def measure_latents(vae: VAE, source: Phantoms | Records, recipe: Recipe, device: torch.device) -> None:
-    """Set scale and shift so that normalised latents have mean 0 and variance 1, from 256 training images."""
-    images = torch.from_numpy(np.stack(squares(source, 256, recipe.size)[1]))
-    latents = torch.cat([vae.posterior(data.vae_pixels(part.to(device)))[0] for part in images.split(32)])
-    vae.config.shift_factor, vae.config.scale_factor = latents.mean().item(), 1 / latents.std().item()
-    print(f"latents: shift {vae.config.shift_factor:.4f}, scale {vae.config.scale_factor:.4f}")
-
-
-def squares(source: Phantoms | Records, count: int, size: int) -> tuple[list[int], list[np.ndarray]]:
-    """Indices and square pictures of up to `count` examples whose image can be opened."""
-    pictures = data.openable(source, count)
-    return [*pictures], [to_square(Image.fromarray(picture), size) for picture in pictures.values()]
-
-
-def show(
-    stage: str, checkpoint: Checkpoint, source: Phantoms | Records, recipe: Recipe, log: list[dict], out: Path
-) -> None:
-    """The loss curve, and what the model makes of the same few examples each time."""
-    names = [name for name in ("loss", "mse", "repa", "l1", "detail") if name in log[0]]
-    save_png(curves({n: [(r["step"], r[n]) for r in log] for n in names}, f"stage {stage}"), out / "loss.png")
-    vae, step = checkpoint.vae, log[-1]["step"]
-    path = out / "samples" / f"step-{step:06d}.png"
-    chosen, originals = squares(source, 8, recipe.size)
-    if stage == "vae":
-        images = data.vae_pixels(torch.from_numpy(np.stack(originals))).to(next(vae.parameters()).device)
-        with torch.no_grad():
-            rebuilt = data.to_uint8(vae.decode(vae.encode(images)))
-        save_png(
-            grid([*originals, *rebuilt], ["original"] * len(chosen) + ["rebuilt"] * len(chosen), columns=len(chosen)),
-            path,
-        )
-    elif stage == "vit":
-        return  # nothing to look at yet
-    elif stage == "1":
-        reports = read(checkpoint, [Image.fromarray(image) for image in originals], max_new_tokens=128)
-        truths = [source.text(i)[1] for i in chosen]
-        captions = [f"{report} [truth: {truth}]" for report, truth in zip(reports, truths, strict=True)]
-        save_png(grid([np.kron(image, np.ones((2, 2), np.uint8)) for image in originals], captions, columns=4), path)
-    else:
-        room = checkpoint.model.config.context_length - 2
-        chosen = [i for i in chosen if len(checkpoint.encode(source.text(i)[1])) <= room]
-        prompts = [source.text(i)[1] for i in chosen]
-        if prompts:
-            save_png(grid(draw(checkpoint, prompts, chosen, size=recipe.size, steps=25), prompts, columns=4), path)
-
-
-# ---- starting, checking, saving ----------------------------------------------------------------------------------
-
-
-def start_from(args: argparse.Namespace, team: Team, resumed: Path | None) -> tuple[Checkpoint, str]:
-    """The weights a stage starts from (said aloud), and the preset whose recipe fits their size."""
-    if args.init == "scratch" and not resumed:
-        say(team, "starting from scratch: a fresh tiny model, and a tokenizer trained on 5,000 drawn reports")
-        config = preset("tiny")
-        reports = [Phantoms(5000).text(i)[0] for i in range(5000)]
-        tokenizer = data.train_tokenizer([*reports, data.DEFAULT_QUESTION, data.SHORT_QUESTION], config.vocab_size)
-        generator = torch.Generator().manual_seed(args.seed)
-        torch.manual_seed(args.seed)  # the autoencoder keeps torch's own initialisation
-        vae, model = VAE(tiny_vae()), UniX(config)
-        model.init_weights(generator)
-        return Checkpoint(model.to(team.device), vae.to(team.device), tokenizer), "tiny"
-    previous = Path(f"out/stage-{PREVIOUS[args.stage]}")
-    folder = Path(args.init) if args.init else previous if find_checkpoint(previous) else SHIPPED
-    checkpoint = load_checkpoint(resumed or folder, team.device)
-    if resumed:
-        checkpoint.history.pop()  # this run's own entry, written anew with every save
-    say(team, f"going on with {resumed}" if resumed else f"starting from {folder}")
-    return checkpoint, "unix" if checkpoint.model.config.hidden_size >= 1024 else "tiny"
-
-
-def data_source(args: argparse.Namespace, recipe: Recipe) -> Phantoms | Records:
-    name, _, count = args.data.partition(":")
-    if name != "phantom":
-        if not Path(args.data).exists():
-            raise UserError(f"--data {args.data}: neither phantom[:COUNT] nor a file or folder of a data set")
-        source = open_source(args.data, split="train", cache=args.cache)
-        # The autoencoder trains on crops at full detail; the others see the whole picture at `size`.
-        source.size = None if args.stage == "vae" else recipe.size
-        return source
-    if (count and not count.isdecimal()) or count == "0":
-        raise UserError(f"--data {args.data}: give phantom or phantom:COUNT, for example phantom:5000")
-    return Phantoms(int(count or 20_000), max(256, recipe.size), cache=args.cache)
-
-
-def parse_mix(args: argparse.Namespace) -> tuple[int, int]:
-    und, _, gen = args.mix.partition(":")
-    if not (und.isdecimal() and gen.isdecimal() and int(gen) > 0):
-        raise UserError(f"--mix {args.mix}: give UND:GEN in whole numbers, for example 1:2; GEN at least 1")
-    if args.stage not in ("2", "3") and (args.train, args.mix) != ("gen", "0:1"):
-        raise UserError(f"--train {args.train} --mix {args.mix}: only for stages 2 and 3")
-    if int(und) and args.train == "gen":
-        raise UserError(f"--mix {args.mix}: reading teaches the und branch, which stands still; add --train both")
-    return int(und), int(gen)
-
-
-def check(args: argparse.Namespace, recipe: Recipe, model: UniX, mix: tuple[int, int]) -> None:
-    for flag, value in (("--steps", recipe.steps), ("--batch", recipe.batch), ("--lr", recipe.learning_rate)):
-        if not value > 0:
-            raise UserError(f"{flag} {value}: must be above 0")
-    least = {"--seed": 0, "--workers": 0, "--save-every": 1, "--sample-every": 1, "--micro-batch": 1}
-    for flag, value in ((flag, getattr(args, flag[2:].replace("-", "_"))) for flag in least):
-        if value is not None and value < least[flag]:
-            raise UserError(f"{flag} {value}: must be at least {least[flag]}")
-    if not 0 <= args.decay <= 1:
-        raise UserError(f"--decay {args.decay}: a fraction of the run, from 0 to 1")
-    if recipe.size % 16 or not 16 <= recipe.size <= 16 * model.config.max_latent_size:
-        raise UserError(f"--size {recipe.size}: must be a multiple of 16 up to {16 * model.config.max_latent_size}")
-    if args.stage in ("vit", "1") and recipe.size != model.config.vit.image_size:
-        raise UserError(f"--size {recipe.size}: this model's ViT sees {model.config.vit.image_size} px; leave it out")
-    if args.repa and args.stage != "2":
-        raise UserError(f"--repa {args.repa}: only stage 2 trains with REPA")
-
-
-def check_same_run(out: Path, before: dict, now: dict) -> None:
-    """Raises UserError if a flag would make --resume another run. More steps are welcome if the rate never falls."""
-    for name, value in before["recipe"].items():
-        longer = name == "steps" and not before["decay"] and now["recipe"]["steps"] >= value
-        if now["recipe"][name] != value and name != "micro_batch" and not longer:
-            raise UserError(f"--resume: {out} was started with {name} {value}, not {now['recipe'][name]}; leave it out")
-    for name in ("stage", "seed", "data", "decay", "train", "mix", "repa"):
-        if before[name] != now[name]:
-            raise UserError(f"--resume: {out} was started with --{name} {before[name]}; give that again")
-
-
-def check_no_run_is_lost(args: argparse.Namespace, out: Path) -> None:
-    """Raises UserError if OUT holds a run that is not finished: forgetting --resume must not cost a week."""
-    try:
-        there = read_state(out)
-    except UserError:  # weights that are no run, or a broken one
-        return
-    steps = there.settings["recipe"]["steps"] if there else 0
-    if there and there.step < steps and not args.profile:
-        raise UserError(
-            f"--out {out}: holds a run at step {there.step} of {steps}; add --resume, or name another --out"
-        )
-
-
-def make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {path}: cannot be made ({error.strerror}); give a folder you may write to") from error
-
-
-def save(
-    args: argparse.Namespace,
-    team: Team,
-    checkpoint: Checkpoint,
-    state: State,
-    optimizer: torch.optim.Optimizer,
-    trained: dict[str, nn.Parameter],
-    heads: nn.Module,
-    originals: dict[str, torch.Tensor],
-    out: Path,
-) -> None:
-    """The whole model and the state of the run into OUT/checkpoint, which serves as `--weights` and `--init` too."""
-    if args.zero and team.size > 1:
-        optimizer.consolidate_state_dict(to=0)
-    if not team.leader:
-        return
-    recipe = state.settings["recipe"]
-    entry = {"stage": args.stage, "steps": state.step, "batch": recipe["batch"], "size": recipe["size"]}
-    entry |= {"seed": args.seed, "learning_rate": recipe["learning_rate"], "decay": args.decay}
-    entry |= {"seconds": round(state.seconds), "data": args.data, "dtype": args.dtype, "torch": torch.__version__}
-    whole = replace(checkpoint, history=[*checkpoint.history, entry])
-    save_checkpoint(
-        out / CHECKPOINT,
-        whole,
-        instead=originals,
-        more=lambda folder: write_state(folder, state, optimizer, trained, heads),
-        keep_last=True,
-    )
 
 
 if __name__ == "__main__":

@@ -180,6 +180,17 @@ class VAE(nn.Module):
         # Start nearly deterministic (sigma = e^-2.5): at sigma 1 the mean would first have to be heard over the noise.
         nn.init.constant_(self.quant_conv.bias[config.z_channels :], -5.0)
 
+    @staticmethod
+    def preprocess(images: torch.Tensor) -> torch.Tensor:
+        """Grey uint8 (B, H, W) -> (B, 3, H, W) float32 in [-1, 1], three equal channels."""
+        return (images.float() / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
+
+    @staticmethod
+    def postprocess(decoded: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W), about [-1, 1] -> grey uint8 (B, H, W): the mean of the channels."""
+        grey = decoded.float().mean(dim=1)
+        return ((grey + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
     def posterior(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """images: (B, 3, H, W) in [-1, 1] -> mean and log-variance, each (B, z_channels, H/16, W/16)."""
         mean, log_variance = self.quant_conv(self.encoder(images)).chunk(2, dim=1)

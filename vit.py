@@ -82,6 +82,11 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = LayerNorm(config.width, eps=1e-6)
 
+    def preprocess(self, images: torch.Tensor) -> torch.Tensor:
+        """Grey uint8 (B, S, S) -> (B, 3, S, S) float32: three equal channels, less the mean, over the deviation."""
+        x = (images.float() / 255 - self.config.mean) / self.config.std
+        return x[:, None].expand(-1, 3, -1, -1)
+
     def positions(self, height: int, width: int) -> torch.Tensor:
         """The table of positions for height x width patches, (1, [1 +] height * width, width).
 

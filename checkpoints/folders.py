@@ -8,10 +8,8 @@ from pathlib import Path
 
 from common.errors import UserError
 
+SHIPPED = Path(__file__).parent.parent / "assets" / "tiny"  # the tiny model that comes with the repository
 CHECKPOINT = "checkpoint"  # inside the folder of a training run; the one before it is CHECKPOINT.old
-
-
-# ---- configs from files ------------------------------------------------------------------------------------------
 
 
 def read_json(path: Path) -> dict:

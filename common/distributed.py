@@ -27,7 +27,7 @@ class Team:
     device: torch.device
 
     @property
-    def leader(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes files and talks."""
         return self.rank == 0
 

@@ -122,13 +122,13 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
     version = weights_hash(args.weights)
     room = checkpoint.model.config.context_length - 2
     fitting = [prompt for prompt in prompts if len(checkpoint.encode(prompt)) <= room]
-    if team.leader and len(fitting) < len(prompts):
+    if team.is_main and len(fitting) < len(prompts):
         print(f"{len(prompts) - len(fitting)} of {len(prompts)} prompts are too long for the model; left out")
     settings = {name: getattr(args, name) for name in ("seed", "steps", "solver", "guidance", "size", "dtype")}
     digest = hashlib.sha256("\n".join(fitting).encode()).hexdigest()[:12]
     settings = json.dumps({**settings, "weights": version, "prompts": digest})
     folder, names = args.out / "generated", [f"{index:06d}.png" for index in range(len(fitting))]
-    if team.leader:
+    if team.is_main:
         make_folder(folder)
         stamp = folder / "settings.json"
         if not (args.resume and stamp.is_file() and stamp.read_text() == settings):
@@ -138,7 +138,7 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
     team.sum([0.0])
     mine = [index for index in range(team.rank, len(fitting), team.size) if not (folder / names[index]).is_file()]
     batch = args.batch or 16
-    with tqdm(total=len(mine), unit="image", desc="drawing", disable=not team.leader) as bar:
+    with tqdm(total=len(mine), unit="image", desc="drawing", disable=not team.is_main) as bar:
         for start in range(0, len(mine), batch):
             rows = mine[start : start + batch]
             seeds = [args.seed + index for index in rows]
@@ -150,7 +150,7 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
                 save_png(Image.fromarray(picture), folder / names[index])
             bar.update(len(rows))
     team.sum([0.0])
-    if not team.leader:
+    if not team.is_main:
         return None, None
     return write_generated(folder, names, fitting), f"{args.weights} ({version})"
 

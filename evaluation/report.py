@@ -119,7 +119,7 @@ def write_reports(args: argparse.Namespace, team: Team) -> tuple[list[dict] | No
     settings["weights"] = version
     known = read_shards(args.out, settings) if args.resume else {}
     team.sum([0.0])  # all have read, now one may delete
-    if team.leader and not args.resume:
+    if team.is_main and not args.resume:
         for shard in args.out.glob("reports.*.jsonl"):
             shard.unlink()
     team.sum([0.0])
@@ -133,7 +133,7 @@ def write_reports(args: argparse.Namespace, team: Team) -> tuple[list[dict] | No
     batches = [(q, rows[i : i + size]) for q, rows in asked.items() for i in range(0, len(rows), size)]
     with open(args.out / f"reports.{team.rank}.jsonl", "a") as file:
         file.write("\n" + json.dumps({"settings": settings}) + "\n")
-        with tqdm(total=len(mine), unit="report", desc="reading", disable=not team.leader) as bar:
+        with tqdm(total=len(mine), unit="report", desc="reading", disable=not team.is_main) as bar:
             for question, batch in batches:
                 images = [Image.fromarray(source.image(index)) for index in batch]
                 for index, text in zip(batch, sample.read(checkpoint, images, question, batch=len(batch)), strict=True):
@@ -142,7 +142,7 @@ def write_reports(args: argparse.Namespace, team: Team) -> tuple[list[dict] | No
                 file.flush()
                 bar.update(len(batch))
     team.sum([0.0])
-    if not team.leader:
+    if not team.is_main:
         return None, None, None
     rows = read_shards(args.out, settings)
     return [rows[index] for index in range(count)], source, f"{args.weights} ({version})"

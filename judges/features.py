@@ -24,14 +24,13 @@ from tqdm import tqdm
 import data
 from archives.opening import open_source, recognise
 from archives.records import SPLITS, Records
-from checkpoints.folders import find_checkpoint
+from checkpoints.folders import SHIPPED, find_checkpoint
 from common.errors import UserError
 from common.files import write_atomically
 from common.images import load_image, to_square
 from common.observations import OBSERVATIONS
 from judges.raddino import load_raddino
 from reports.labeler import label_reports
-from sample import SHIPPED
 from weights import load_checkpoint
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
@@ -114,7 +113,7 @@ def load_encoder(raddino: Path | None, device: str | torch.device = "cpu") -> En
 
     def encode(images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return model.vit(data.vit_pixels(images.to(device), model.config)).mean(dim=1)
+            return model.vit(model.vit.preprocess(images.to(device))).mean(dim=1)
 
     return Encoder(
         "the tiny model's ViT, trained on drawn X-rays",

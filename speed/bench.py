@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import datetime
 import io
 import os
@@ -40,17 +41,17 @@ from torch.utils.flop_counter import FlopCounterMode
 import data
 import flow
 import sample
-from attention import rotary_table, rotate
+from checkpoints.folders import SHIPPED
 from common.clock import memory_used
 from common.errors import UserError, run
-from layers import RMSNorm
-from losses import Encoder, StageLoss
-from model import MLP, UniX, UniXConfig, preset
+from losses import Batch, StageLoss
+from model import IGNORE, UniX, UniXConfig, preset
 from phantoms.dataset import Phantoms
-from speed import cost
-from speed.cpu import keep_freed_memory
-from vae import VAE, AttnBlock, ResnetBlock, Upsample, VAEConfig, tiny_vae
-from weights import Checkpoint, load_checkpoint
+from speed import cost, cpu
+from speed.feature_cache import FeatureCache
+from speed.reference import guided_velocity
+from vae import VAE, AttnBlock, ResnetBlock, Upsample, VAEConfig, sample_posterior, tiny_vae
+from weights import load_checkpoint
 
 
 @dataclass
@@ -153,6 +154,7 @@ def reading(args: argparse.Namespace) -> Iterator[Row]:
     need("transformers")
     for dtype in (torch.float32, torch.bfloat16):
         theirs, ours = janus_pair(args.quick, dtype)
+        cpu.speed_up(ours)
         short = "float32" if dtype == torch.float32 else "bfloat16"
         for batch in (1, 8) if dtype == torch.float32 and not args.quick else (1,):
             yield from reading_rows(theirs, ours, batch, f"reading, batch {batch}, {short}", args)
@@ -278,7 +280,7 @@ def reading_rows(theirs: nn.Module, ours: UniX, batch: int, name: str, args: arg
 
 
 def training(args: argparse.Namespace) -> Iterator[Row]:
-    """samples/s of forward and backward and what they keep, beside one padded sequence with routing by index"""
+    """samples/s of forward and backward and what they keep, beside plain layers over one padded sequence"""
     wide = replace(preset("tiny"), hidden_size=768, intermediate_size=2048, num_layers=12, num_heads=12)
     for stage in ("2", "1"):
         yield from training_rows(preset("tiny"), stage, 4 if args.quick else 16, f"stage {stage}, tiny", args)
@@ -295,7 +297,7 @@ def random_unix(config: UniXConfig, dtype: torch.dtype = torch.float32) -> UniX:
 
 def training_rows(config: UniXConfig, stage: str, count: int, name: str, args: argparse.Namespace) -> Iterator[Row]:
     """`count` phantoms of 128 px, in float32; drawing them and encoding them for stage 2 is not timed in either way."""
-    shipped = load_checkpoint(sample.SHIPPED)
+    shipped = load_checkpoint(SHIPPED)
     model = random_unix(config)
     heads = nn.ModuleDict()
     if stage == "2":
@@ -306,12 +308,18 @@ def training_rows(config: UniXConfig, stage: str, count: int, name: str, args: a
     examples = data.Examples(Phantoms(count, 128), stage, 128, 0, shipped.encode, config, 16, count)
     batches = data.Collate(config)([examples[i] for i in range(count)])
     ((kind, batch),) = batches.items()
-    encode = Encoder(Checkpoint(model, shipped.vae, shipped.tokenizer), count, torch.float32, model.vit)
-    losses = StageLoss(model, shipped.vae, heads, encode, 0.5)
+
+    def frozen_encoders(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return *shipped.vae.posterior(shipped.vae.preprocess(images)), model.vit(model.vit.preprocess(images))
+
+    features = FeatureCache(frozen_encoders, count)
+    plain = copy.deepcopy(model, memo={id(p): p for p in model.parameters()})  # other layers, the same parameters
+    cpu.speed_up(model)
+    losses, plain_losses = (StageLoss(each, shipped.vae, heads, features, 0.5) for each in (model, plain))
     totals = {kind: float(batch.terms())}
 
     def obvious() -> torch.Tensor:
-        return obvious_draw(losses, batch) if stage == "2" else obvious_read(model, batch)
+        return obvious_draw(plain_losses, batch) if stage == "2" else obvious_read(plain, batch)
 
     def thawed() -> torch.Tensor:
         for parameter in frozen:
@@ -359,97 +367,28 @@ def training_rows(config: UniXConfig, stage: str, count: int, name: str, args: a
             yield Row("  kept for the backward pass", "MB", kept["ours"], kept[way], kept[way] / kept["ours"])
 
 
-# What one would write first, and what BAGEL and the published UniX do: prompt and picture in one padded sequence, every
-# token's branch looked up by index at every layer, also where no token is gen, one graph over all of it.
+# What one would write first: prompt and picture in one padded sequence, one graph over all of it, plain layers.
 
 
-Function = Callable[[torch.Tensor], torch.Tensor]
-
-
-def linear(layer: nn.Linear) -> Function:
-    return lambda x: F.linear(x, layer.weight, layer.bias)
-
-
-def norm(layer: RMSNorm) -> Function:
-    return lambda x: F.rms_norm(x, layer.weight.shape, layer.weight, layer.eps)
-
-
-def swiglu(layer: MLP) -> Function:
-    def function(x: torch.Tensor) -> torch.Tensor:
-        gate, up = linear(layer.gate_up)(x).chunk(2, dim=-1)
-        return linear(layer.down)(F.silu(gate) * up)
-
-    return function
-
-
-def obvious_layers(
-    model: UniX, x: torch.Tensor, is_gen: torch.Tensor, position_ids: torch.Tensor, mask: torch.Tensor
-) -> list[torch.Tensor]:
-    """x: (B, S, width), is_gen, position_ids: (B, S), mask: (B, 1, S, S) -> the hidden states after each layer."""
-    B, S, width = x.shape
-    heads = model.config.num_heads
-    und, gen = (~is_gen).flatten().nonzero()[:, 0], is_gen.flatten().nonzero()[:, 0]
-    rotary = rotary_table(position_ids, width // heads, model.config.rope_theta, x.dtype)
-
-    def route(x: torch.Tensor, of_und: Function, of_gen: Function) -> torch.Tensor:
-        through_und, through_gen = of_und(x[und]), of_gen(x[gen])
-        out = x.new_zeros(len(x), *through_und.shape[1:])
-        out[und], out[gen] = through_und, through_gen
-        return out
-
-    x, states = x.flatten(0, 1), []
-    for layer in model.layers:
-        of_und, of_gen = layer.attn.und, layer.attn.gen
-        normed = route(x, norm(layer.und.attn_norm), norm(layer.gen.attn_norm))
-        q, k, v = route(normed, linear(of_und.qkv), linear(of_gen.qkv)).view(B * S, 3, heads, -1).unbind(1)
-        q, k = route(q, norm(of_und.q_norm), norm(of_gen.q_norm)), route(k, norm(of_und.k_norm), norm(of_gen.k_norm))
-        q, k, v = (each.view(B, S, heads, -1).transpose(1, 2) for each in (q, k, v))
-        mixed = F.scaled_dot_product_attention(rotate(q, rotary), rotate(k, rotary), v, attn_mask=mask)
-        x = x + route(mixed.transpose(1, 2).reshape(B * S, width), linear(of_und.out), linear(of_gen.out))
-        normed = route(x, norm(layer.und.mlp_norm), norm(layer.gen.mlp_norm))
-        x = x + route(normed, swiglu(layer.und.mlp), swiglu(layer.gen.mlp))
-        states.append(x.view(B, S, width))
-    return states
-
-
-def obvious_draw(losses: StageLoss, batch: data.Batch) -> torch.Tensor:
-    """The loss of stage 2 over [BOS prompt EOS BOI latents EOI padding]."""
-    model, config = losses.model, losses.model.config
-    mean, log_variance, target = losses.encode(batch.index, batch.image)
-    latents = losses.vae.normalise(mean + torch.exp(0.5 * log_variance) * batch.posterior_noise)
+def obvious_draw(losses: StageLoss, batch: Batch) -> torch.Tensor:
+    """The loss of stage 2 over [BOS prompt EOS padding BOI EOI | latents]."""
+    model = losses.model
+    mean, log_variance, target = losses.frozen_features(batch.index, batch.image)
+    latents = losses.vae.normalise(sample_posterior(mean, log_variance, batch.posterior_noise))
     t = flow.training_time(batch.t_normal)
     x_t = flow.interpolate(latents, batch.noise, t)
-    B, _, h, w = x_t.shape
-    prompts = [[] if p is None else [config.bos, *p, config.eos] for p in batch.prompts]
-    S = max(map(len, prompts)) + h * w + 2
-    ids, is_gen = torch.full((B, S), config.eos), torch.zeros(B, S, dtype=torch.bool)
-    position_ids, mask = torch.zeros(B, S, dtype=torch.long), torch.eye(S, dtype=torch.bool).repeat(B, 1, 1, 1)
-    for i, prompt in enumerate(prompts):
-        T, end = len(prompt), len(prompt) + h * w + 2
-        ids[i, :T], ids[i, T], ids[i, end - 1] = torch.tensor(prompt, dtype=torch.long), config.boi, config.eoi
-        is_gen[i, T + 1 : end - 1] = True
-        position_ids[i, :T], position_ids[i, T:] = torch.arange(T), T
-        mask[i, 0, :T, :T] = torch.ones(T, T, dtype=torch.bool).tril()
-        mask[i, 0, T:end, :end] = True
-    noisy = model.vae2llm(x_t.flatten(2).transpose(1, 2)) + model.time_embedder(t, x_t.dtype)[:, None]
-    x = torch.zeros(B, S, config.hidden_size)
-    x[~is_gen] = model.embed(ids[~is_gen])
-    x[is_gen] = (noisy + model.latent_positions[:h, :w].flatten(0, 1)).flatten(0, 1)
-    states = obvious_layers(model, x, is_gen, position_ids, mask)
-    v = model.llm2vae(model.norm["gen"](states[-1][is_gen])).view(B, h * w, -1).transpose(1, 2).reshape(x_t.shape)
-    projected = losses.heads["repa"](states[config.repa_layer - 1][is_gen]).view(B, h * w, -1)
-    return flow.velocity_error(v, latents, batch.noise).mean() + losses.repa_weight * flow.repa_loss(projected, target)
+    v, hidden = model(x_t, t, batch.prompts, return_layer=model.config.repa_layer)
+    repa = flow.repa_loss(losses.heads["repa"](hidden), target)
+    return flow.velocity_error(v, latents, batch.noise).mean() + losses.repa_weight * repa
 
 
-def obvious_read(model: UniX, batch: data.Batch) -> torch.Tensor:
+def obvious_read(model: UniX, batch: Batch) -> torch.Tensor:
     """The loss of stage 1, with logits of every token as transformers computes them."""
-    image = model.embed_image(data.vit_pixels(batch.image, model.config))
+    image = model.embed_image(model.vit.preprocess(batch.image))
     x, position_ids, mask = model.prefix(image, batch.text_ids)
-    B, S, _ = x.shape
-    is_gen = torch.zeros(B, S, dtype=torch.bool)
-    hidden = obvious_layers(model, x, is_gen, position_ids.expand(B, S), mask.expand(B, 1, S, S))[-1]
+    hidden, _, _ = model.run_layers(x, None, position_ids, mask)
     logits = model.lm_head(model.norm["und"](hidden)).float()
-    targets = F.pad(batch.targets, (S - batch.targets.shape[1], 0), value=-100)
+    targets = F.pad(batch.targets, (image.shape[1], 0), value=IGNORE)
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
@@ -490,7 +429,7 @@ def random_vae(quick: bool) -> VAE:
 def decode_once(way: str, size: str, threads: str, quick: str) -> None:
     """In a process of its own: decode one picture and print the most memory the process ever had, in GB."""
     torch.set_num_threads(int(threads))
-    keep_freed_memory()
+    cpu.keep_freed_memory()
     autoencoder, latents = random_vae(quick == "True"), torch.randn(1, 16, int(size) // 16, int(size) // 16)
     with torch.inference_mode():
         autoencoder.decode(latents) if way == "ours" else plain_decode(autoencoder, latents)
@@ -540,7 +479,7 @@ def drawing(args: argparse.Namespace) -> Iterator[Row]:
     """a 256 px picture at 50 times under guidance, without its decoding, beside the whole sequence at each step"""
     wide = replace(preset("tiny"), hidden_size=768, intermediate_size=2048, num_layers=12, num_heads=12)
     for dtype in (torch.float32, torch.bfloat16):
-        checkpoint = load_checkpoint(sample.SHIPPED, dtype=dtype)
+        checkpoint = load_checkpoint(SHIPPED, dtype=dtype)
         prompt = checkpoint.encode(PROMPT)
         yield from drawing_rows(checkpoint.model, prompt, 1, "tiny", args)
         if not args.quick:
@@ -555,12 +494,15 @@ def drawing_rows(model: UniX, prompt: list[int], batch: int, name: str, args: ar
     early, late = flow.split_times(flow.timesteps(12), sample.GUIDED_ABOVE)
 
     def ours() -> torch.Tensor:
-        guided, conditional = sample.prompted_velocities(model, [prompt] * batch, 2.0)
+        guided, conditional = sample.prompted_velocities(fast, [prompt] * batch, 2.0)
         return flow.euler(conditional, flow.euler(guided, noise, early), late)
 
+    fast = copy.deepcopy(model)
+    cpu.speed_up(fast)
+
     def theirs() -> torch.Tensor:
-        conditional, unconditional = (obvious_velocity(model, ids, noise.shape) for ids in (prompt, None))
-        velocity = flow.guided_velocity(conditional, lambda x, t: (conditional(x, t), unconditional(x, t)), 2.0)
+        conditional, unconditional = (lambda x, t, ids=ids: model(x, t, [ids] * batch) for ids in (prompt, None))
+        velocity = guided_velocity(conditional, lambda x, t: (conditional(x, t), unconditional(x, t)), 2.0)
         return flow.euler(velocity, noise, flow.timesteps(12))
 
     passes, passes_of_50 = 2 * (len(early) - 1) + len(late) - 1, 2 * 41 + 8
@@ -576,31 +518,6 @@ def drawing_rows(model: UniX, prompt: list[int], batch: int, name: str, args: ar
     of = matrix_speed(flops, seconds["matrix"])
     title = f"drawing, {name}, batch {batch}, {short}"
     yield Row(title, "s/picture", median["ours"], median["theirs"], ratio, fraction, of)
-
-
-def obvious_velocity(model: UniX, prompt: list[int] | None, shape: torch.Size) -> flow.Velocity:
-    """velocity(x, t) from the whole sequence [BOS prompt EOS BOI latents EOI]; one prompt for all of x, of `shape`."""
-    config, (B, C, h, w) = model.config, shape
-    prompt = [] if prompt is None else [config.bos, *prompt, config.eos]
-    T, S = len(prompt), len(prompt) + h * w + 2
-    is_gen = torch.zeros(B, S, dtype=torch.bool)
-    is_gen[:, T + 1 : S - 1] = True
-    und = torch.tensor([*prompt, config.boi, config.eoi] * B)
-    position_ids = torch.arange(S).clamp(max=T).expand(B, S)
-    mask = torch.ones(B, 1, S, S, dtype=torch.bool)
-    mask[:, :, :T] = torch.ones(T, S, dtype=torch.bool).tril()
-
-    def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        noisy = model.vae2llm(x.to(model.compute_dtype).flatten(2).transpose(1, 2))
-        noisy = noisy + model.time_embedder(t, noisy.dtype)[:, None]
-        tokens = noisy.new_zeros(B, S, config.hidden_size)
-        tokens[~is_gen] = model.embed(und)
-        tokens[is_gen] = (noisy + model.latent_positions[:h, :w].flatten(0, 1).to(noisy.dtype)).flatten(0, 1)
-        hidden = obvious_layers(model, tokens, is_gen, position_ids, mask)[-1]
-        v = model.llm2vae(model.norm["gen"](hidden[is_gen])).float()
-        return v.view(B, h * w, C).transpose(1, 2).reshape(shape)
-
-    return velocity
 
 
 # ---- freed memory --------------------------------------------------------------------------------------------------
@@ -623,8 +540,8 @@ def step_and_decode(way: str, threads: str, quick: str) -> None:
     """In a process of its own: print the seconds of one guided step of a 256 px drawing and of one decoding."""
     torch.set_num_threads(int(threads))
     if way == "ours":
-        keep_freed_memory()
-    checkpoint, side = load_checkpoint(sample.SHIPPED), 4 if quick == "True" else 32
+        cpu.keep_freed_memory()
+    checkpoint, side = load_checkpoint(SHIPPED), 4 if quick == "True" else 32
     autoencoder, latents = random_vae(quick == "True"), torch.randn(1, 16, side, side)
     with torch.inference_mode():
         guided, _ = sample.prompted_velocities(checkpoint.model, [checkpoint.encode(PROMPT)], 2.0)
@@ -640,7 +557,7 @@ def solvers(args: argparse.Namespace) -> Iterator[Row]:
     """how far a drawing's latents end from the exact solution, beside the 50 published times of Euler's"""
     # 100 steps of Heun's stand for the exact solution: 500 of them come within 0.0006 of it, 1,000 of Euler's 0.0013.
     count, exact_steps = (1, 12) if args.quick else (4, 100)
-    checkpoint, source = load_checkpoint(sample.SHIPPED), Phantoms(count, 256, seed=1)
+    checkpoint, source = load_checkpoint(SHIPPED), Phantoms(count, 256, seed=1)
     prompts = [checkpoint.encode(source.text(i)[1]) for i in range(count)]
     noise = torch.stack([torch.randn(16, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(count)])
 
@@ -648,8 +565,8 @@ def solvers(args: argparse.Namespace) -> Iterator[Row]:
         """(latents, evaluations, passes: an evaluation under guidance is two)."""
         early, late = flow.split_times(sample.schedule(solver, steps), sample.GUIDED_ABOVE)
         each = 2 if solver in ("heun", "midpoint") else 1
-        latents = flow.SOLVERS[solver](guided, noise, early)
-        latents = flow.SOLVERS[solver](conditional, latents, late)
+        solve = getattr(flow, solver)
+        latents = solve(conditional, solve(guided, noise, early), late)
         return latents, each * (steps - 1), each * (2 * (len(early) - 1) + len(late) - 1)
 
     with torch.inference_mode():
@@ -749,7 +666,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
-    keep_freed_memory()
+    cpu.keep_freed_memory()
     print(
         f"{datetime.date.today()}, {cpu_name()}, {args.threads} threads, torch {torch.__version__},"
         f" transformers {version('transformers')}"

@@ -76,14 +76,15 @@ def peak_flops(device: torch.device) -> float | None:
 # ---- memory ------------------------------------------------------------------------------------------------------
 
 
-def layer_activations(config: UniXConfig, tokens: int) -> int:
-    """Bytes that autograd keeps of one decoder layer in bfloat16, for `tokens` tokens.
+def layer_activations(config: UniXConfig, tokens: int, sped_up: bool = False) -> int:
+    """Bytes that autograd keeps of one decoder layer in bfloat16, for `tokens` tokens, on a GPU or sped up on a CPU.
 
     Widths kept a token: the layer's input (1), its norm (1), Q, K, V before their norms (3) and as attention takes them
-    (3), attention's output in two layouts (2), the residual (1) and its norm (1). MLP widths: gate and up (2); their
-    product is computed again. A norm keeps its input and one number a token (`layers.RMSNorm`).
+    (3), attention's output in two layouts (2), the residual (1) and its norm (1); a norm keeps its input and a number a
+    token. MLP widths: gate and up (2), silu(gate) (1), the product (1); `speed.cpu` computes the last two again.
     """
-    return 2 * tokens * (12 * config.hidden_size + 2 * config.intermediate_size)
+    mlp_widths = 2 if sped_up else 4
+    return 2 * tokens * (12 * config.hidden_size + mlp_widths * config.intermediate_size)
 
 
 def kept_bytes(function: Callable[[], torch.Tensor], module: nn.Module) -> int:

@@ -10,6 +10,8 @@ from common.errors import UserError
 from common.images import load_image, to_square
 from conftest import micro_config
 from phantoms.dataset import Phantoms
+from vae import VAE
+from vit import VisionTransformer
 
 GRADIENT = np.linspace(0, 1, 64)[None].repeat(40, axis=0)
 
@@ -61,10 +63,10 @@ def test_a_file_that_is_no_image_is_named(tmp_path, kind):
 def test_pixels_are_normalised_per_tower():
     images = torch.tensor([[[0, 255]]], dtype=torch.uint8)
     config = micro_config()
-    assert data.vae_pixels(images)[0, 0, 0].tolist() == [-1, 1]
+    assert VAE.preprocess(images)[0, 0, 0].tolist() == [-1, 1]
     expected = [(0 - 0.555895) / 0.336385, (1 - 0.555895) / 0.336385]  # DESIGN: SigLIP's grey values
-    assert data.vit_pixels(images, config)[0, 2, 0].tolist() == pytest.approx(expected)
-    assert data.to_uint8(data.vae_pixels(images)).tolist() == images.tolist()
+    assert VisionTransformer(config.vit).preprocess(images)[0, 2, 0].tolist() == pytest.approx(expected)
+    assert VAE.postprocess(VAE.preprocess(images)).tolist() == images.tolist()
 
 
 def test_a_jpeg_decoded_at_reduced_scale_looks_the_same(tmp_path):

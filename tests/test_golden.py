@@ -18,6 +18,7 @@ from checkpoints.plan import empty, load_tensors, start_from_janus
 from checkpoints.tensors import Tensors
 from golden.weights_by_rule import state_dict
 from model import UniX, UniXConfig
+from speed.reference import guided_velocity
 from vit import ViTConfig
 from weights import load_vae
 
@@ -88,6 +89,7 @@ def test_velocities(model, expected, time):
     x, t = to_image(expected["noise"]), torch.tensor([float(time)])
     cond = model.velocity(x, t, model.read_prompt([SPEC["prompt_ids"]]))
     uncond = model.velocity(x, t, model.read_prompt([None]))
+    close(to_tokens(model(x, t, [SPEC["prompt_ids"]])), expected[f"velocity_cond_t{time}"])  # without a cache
     guided = flow.guide(cond, uncond, SPEC["generate"]["cfg_scale"], SPEC["generate"]["cfg_renorm"])
     close(to_tokens(cond), expected[f"velocity_cond_t{time}"])
     close(to_tokens(uncond), expected[f"velocity_uncond_t{time}"])
@@ -102,7 +104,7 @@ def test_whole_sampling_run(model, expected):
     def both(x, t):
         return model.velocity(torch.cat([x, x]), torch.cat([t, t]), paired).chunk(2)
 
-    velocity = flow.guided_velocity(
+    velocity = guided_velocity(
         lambda x, t: model.velocity(x, t, alone),
         both,
         settings["cfg_scale"],
@@ -174,8 +176,8 @@ def test_janus_itself(tmp_path):
     pixels, before, after = expected["pixels"][None], spec["ids_before"], spec["ids_after"]
     close(model.vit(pixels)[0], expected["vit_features"])
     close(model.connector(model.vit(pixels))[0], expected["image_embeds"])
-    x, positions, mask = model.prefix(model.embed_image(pixels, before), torch.tensor([after]))
-    hidden, _, _ = model.decode(x, None, positions, mask)
+    x, position_ids, mask = model.prefix(model.embed_image(pixels, before), torch.tensor([after]))
+    hidden, _, _ = model.run_layers(x, None, position_ids, mask)
     close(model.lm_head(model.norm["und"](hidden))[0], expected["logits"])
     steps = len(spec["greedy_ids"])
     assert model.generate(pixels, [after], steps, before=before) == [spec["greedy_ids"]]

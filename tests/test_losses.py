@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 import data
 import test_golden
 import train
-from losses import Encoder, StageLoss
+from losses import Batch, StageLoss
 from model import UniX
 from phantoms.dataset import Phantoms
+from speed.feature_cache import FeatureCache
 from test_golden import SPEC
 from vae import VAE, VAEConfig
 from weights import Checkpoint
@@ -24,7 +25,7 @@ golden_model = test_golden.model  # the fixture
 
 
 class Given:
-    """Stands where the Encoder does: posteriors of variance 0 around the golden latents."""
+    """Stands where the frozen encoders do: posteriors of variance 0 around the golden latents."""
 
     def __init__(self, latents):
         self.mean = latents / 0.238092 - 0.201906  # undoes the autoencoder's normalisation
@@ -38,7 +39,7 @@ def test_one_training_step_has_the_golden_losses(golden_model):
     model, config = golden_model, golden_model.config
     spec = json.loads((GOLDEN / "unix_tiny.json").read_text())
     side, latents = 4, expected["train_latent"][None]
-    draw = data.Batch(
+    draw = Batch(
         index=torch.tensor([0]),
         image=torch.zeros(1, 64, 64, dtype=torch.uint8),
         prompts=[spec["prompt_ids"]],
@@ -54,11 +55,16 @@ def test_one_training_step_has_the_golden_losses(golden_model):
     per_token = model.report_loss(expected["pixels"][None], text_ids, targets)
     torch.testing.assert_close(per_token, expected["train_ce_per_token"], atol=1e-4, rtol=0)
     # Two terms of six: what this process adds to the loss of a batch that others share.
-    read = data.Batch(torch.tensor([0]), torch.zeros(1, 64, 64, dtype=torch.uint8), text_ids, targets)
+    read = Batch(torch.tensor([0]), torch.zeros(1, 64, 64, dtype=torch.uint8), text_ids, targets)
     n = read.terms()
     assert losses({"read": read}, {"read": 3 * n})[0].item() == pytest.approx(
         losses({"read": read}, {"read": n})[0].item() / 3
     )
+
+
+def frozen_features(checkpoint, dtype):
+    vae = checkpoint.vae
+    return FeatureCache(lambda images: vae.posterior(vae.preprocess(images).to(dtype)), 8)
 
 
 def examples_of(micro, stage, batch, size=64, **more):
@@ -92,8 +98,8 @@ def test_gradients_of_the_gen_branch_are_the_losss_slope(micro):
     train.freeze([model, checkpoint.vae], gen, torch.float64)
     _, stream, _ = examples_of(micro, "2", 4)
     batch = data.Collate(model.config)([stream[i] for i in range(4)])
-    encode = Encoder(checkpoint, 8, torch.float64)
-    losses = StageLoss(model, checkpoint.vae, torch.nn.ModuleDict(), encode, 0.0)
+    features = frozen_features(checkpoint, torch.float64)
+    losses = StageLoss(model, checkpoint.vae, torch.nn.ModuleDict(), features, 0.0)
     loss, _ = losses(batch, {"draw": 4})
     loss.backward()
     assert all(parameter.grad is None for _, parameter in model.und_parameters())  # absent, not zero
@@ -123,8 +129,8 @@ def test_each_stage_learns_eight_examples_by_heart(micro, stage, steps, rate, fl
     heads = torch.nn.ModuleDict()
     if stage == "vit":
         heads["phrases"] = torch.nn.Linear(2 * model.config.vit.width, len(vocabulary))
-    encode = Encoder(checkpoint, 8, torch.float32)
-    losses = StageLoss(model, vae, heads, encode, 0.0)
+    features = frozen_features(checkpoint, torch.float32)
+    losses = StageLoss(model, vae, heads, features, 0.0)
     part = {"vae": vae.parameters(), "vit": model.vit.parameters()}.get(stage)
     named = model.und_parameters() if stage == "1" else model.gen_parameters()
     parameters = list(part) if part else [parameter for _, parameter in named]

@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from model import count_parameters, pack, preset
+from model import count_parameters, preset
 
 PROMPT, LONGER = [17, 230, 45, 99, 8], [120, 5, 77, 301, 64, 18, 222, 90]
 
@@ -25,33 +25,23 @@ def noisy():
     return torch.randn(2, 16, 4, 3, generator=generator), torch.tensor([0.8, 0.3])
 
 
-def whole_sequence(model, x, t, prompt):
-    """One forward over [BOS prompt EOS BOI EOI | latents], without any cache. x: (1, C, h, w)."""
-    config = model.config
-    und_ids = [config.bos, *prompt, config.eos, config.boi, config.eoi]
-    T, U, G = len(prompt) + 2, len(prompt) + 4, x.shape[2] * x.shape[3]
-    gen = model.vae2llm(x.flatten(2).transpose(1, 2)) + model.time_embedder(t, torch.float32)[:, None]
-    gen = gen + model.latent_positions[: x.shape[2], : x.shape[3]].flatten(0, 1)
-    positions = torch.tensor([[*range(T), T, T, *[T] * G]])
-    mask = torch.ones(U + G, U + G, dtype=torch.bool)
-    mask[:T] = False  # the prompt sees itself, causally, and never the block
-    mask[:T, :T] = torch.ones(T, T, dtype=torch.bool).tril()
-    und, gen, _ = model.decode(model.embed(torch.tensor([und_ids])), gen, positions, mask)
-    v = model.llm2vae(model.norm["gen"](gen)).transpose(1, 2).reshape(x.shape)
-    return und, v
-
-
 @torch.no_grad()
 def test_velocity_with_a_cached_prompt_is_one_forward_over_the_whole_sequence(model, noisy):
-    x, t = noisy[0][:1], noisy[1][:1]
-    close(model.velocity(x, t, model.read_prompt([PROMPT])), whole_sequence(model, x, t, PROMPT)[1])
+    x, t = noisy
+    for prompts in ([PROMPT, LONGER], [LONGER, None], [None, None]):
+        close(model.velocity(x, t, model.read_prompt(prompts)), model(x, t, prompts))
 
 
 @torch.no_grad()
-def test_prompt_does_not_see_the_noise_but_boi_does(model, noisy):
+def test_prompt_does_not_see_the_noise_but_boi_and_eoi_do(model, noisy):
+    """The und tokens' last hidden states, for two different latents."""
+    und_states = []
+    hook = model.layers[-1].register_forward_hook(lambda layer, inputs, outputs: und_states.append(outputs[0]))
     x, t = noisy[0][:1], noisy[1][:1]
+    model(x, t, [PROMPT]), model(-x, t, [PROMPT])
+    hook.remove()
     T = len(PROMPT) + 2
-    here, there = (whole_sequence(model, each, t, PROMPT)[0] for each in (x, -x))
+    here, there = und_states
     assert torch.equal(here[:, :T], there[:, :T])
     assert (here[:, T] - there[:, T]).abs().max() > 1e-3  # BOI
     assert (here[:, T + 1] - there[:, T + 1]).abs().max() > 1e-3  # EOI
@@ -73,37 +63,13 @@ def test_velocity_does_not_depend_on_the_other_prompts_in_the_batch(model, noisy
 
 
 @torch.no_grad()
-def test_prompts_that_share_rows_do_not_see_each_other(model):
-    generator = torch.Generator().manual_seed(4)
-    prompts = [torch.randint(4, 400, (n,), generator=generator).tolist() for n in (3, 21, 1, 8, 13, 5, 2, 30)]
-    x, t = torch.randn(len(prompts), 16, 2, 2, generator=generator), torch.rand(len(prompts), generator=generator)
-    together = model.velocity(x, t, model.read_prompt(prompts))
-    alone = [model.velocity(x[i : i + 1], t[i : i + 1], model.read_prompt([p])) for i, p in enumerate(prompts)]
-    close(together, torch.cat(alone))
-
-
-def test_packing_keeps_every_sequence_whole_and_wastes_little():
-    sequences = [[100 * i + place for place in range(n)] for i, n in enumerate((3, 0, 21, 1, 8, 13, 5, 2, 30))]
-    rows, starts = pack(sequences, 32, padding=-5)
-    tokens, positions, owners = ([[place[k] for place in row] for row in rows] for k in range(3))
-    assert len(tokens) == 3  # 83 tokens fit into no fewer
-    for i, (sequence, (row, start)) in enumerate(zip(sequences, starts, strict=True)):
-        end = start + len(sequence)
-        assert tokens[row][start:end] == sequence
-        assert positions[row][start:end] == list(range(-len(sequence), 0))
-        assert owners[row][start:end] == [i] * len(sequence)
-    assert sum(row.count(-5) for row in tokens) == sum(row.count(-1) for row in owners) == 3 * 32 - 83
-    assert all(len(row) == 32 for row in [*tokens, *positions, *owners])
-
-
-@torch.no_grad()
 def test_cached_decoding_equals_recomputing_from_scratch(model):
     pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     config = model.config
     answers, logits = model.generate(pixels, [PROMPT], max_new_tokens=6, return_logits=True)
     text = [config.bos, *PROMPT, config.eos, config.bos, *answers[0]]
-    x, positions, mask = model.prefix(model.embed_image(pixels), torch.tensor([text]))
-    hidden, _, _ = model.decode(x, None, positions, mask)
+    x, position_ids, mask = model.prefix(model.embed_image(pixels), torch.tensor([text]))
+    hidden, _, _ = model.run_layers(x, None, position_ids, mask)
     start = x.shape[1] - len(text) + len(PROMPT) + 2
     recomputed = model.lm_head(model.norm["und"](hidden[:, start : start + logits.shape[1]]))
     close(logits, recomputed)

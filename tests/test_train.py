@@ -11,11 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-import data
 import train
-from losses import Encoder
 from phantoms.dataset import Phantoms
-from vae import sample_posterior
+from speed.feature_cache import FeatureCache
+from vae import VAE, sample_posterior
 from weights import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -100,7 +99,7 @@ def test_latents_are_normalised_by_what_was_measured(trained):
     checkpoint = load_checkpoint(trained / "out/stage-vae")
     images = torch.tensor(np.stack(train.squares(Phantoms(12), 12, 64)[1]))
     with torch.no_grad():
-        latents = checkpoint.vae.encode(data.vae_pixels(images))
+        latents = checkpoint.vae.encode(VAE.preprocess(images))
     assert latents.mean().item() == pytest.approx(0, abs=1e-3)
     assert latents.std().item() == pytest.approx(1, abs=1e-3)
 
@@ -133,10 +132,17 @@ def test_the_defaults_are_table_1_of_the_paper():
 
 
 def test_kept_posteriors_are_the_computed_ones(micro):
-    encode = Encoder(micro, 12, torch.bfloat16, micro.model.vit)
+    vae, calls = micro.vae, []
+
+    def posterior(images):
+        calls.append(len(images))
+        return tuple(part.to(torch.bfloat16) for part in vae.posterior(vae.preprocess(images)))
+
+    features = FeatureCache(posterior, 12)
     images = torch.tensor(np.stack(train.squares(Phantoms(12), 4, 64)[1]))
     index = torch.tensor([7, 3, 11, 0])
-    computed, kept = encode(index, images), encode(index.flip(0), images * 0)
+    computed, kept = features(index, images), features(index.flip(0), images * 0)
+    assert calls == [4]
     for first, second in zip(computed, kept, strict=True):
         assert first.dtype == torch.bfloat16 and torch.equal(first.flip(0), second)
 

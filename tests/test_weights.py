@@ -304,8 +304,8 @@ def test_janus_as_transformers_computes_it(hf_janus):
     pixels, before, after = torch.randn(1, 3, 64, 64), [5, 17, 200, 33], [7, 8, 9, 150, 12]
     ids = torch.tensor([[*before, *[IMAGE_TOKEN] * 16, *after]])
     expected = reference(input_ids=ids, pixel_values=pixels).logits[0]
-    x, positions, mask = model.prefix(model.embed_image(pixels, before), torch.tensor([after]))
-    hidden, _, _ = model.decode(x, None, positions, mask)
+    x, position_ids, mask = model.prefix(model.embed_image(pixels, before), torch.tensor([after]))
+    hidden, _, _ = model.run_layers(x, None, position_ids, mask)
     logits = model.lm_head(model.norm["und"](hidden))[0]
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
 

@@ -78,5 +78,5 @@ def test_bad_input_is_refused_in_one_line(monkeypatch, quick):
 @pytest.mark.slow
 def test_kl_f16_draws_512_px_in_less_than_2_gb():
     """At full size: 84 million parameters, a picture of 512 x 512."""
-    code = "import sys, bench; bench.decode_once(*sys.argv[1:])"
+    code = "import sys; from speed import bench; bench.decode_once(*sys.argv[1:])"
     assert float(bench.in_child(code, "ours", "512", str(torch.get_num_threads()), "False")[0]) < 2.0

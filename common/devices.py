@@ -1,0 +1,23 @@
+"""Which device and dtype a command computes with."""
+
+from __future__ import annotations
+
+import torch
+
+from common.errors import UserError
+
+
+def pick_device(name: str | None) -> torch.device:
+    """`--device`; without it cuda if there is one, else cpu. Raises UserError if torch cannot compute there."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).sum().item()  # "meta" holds no numbers, and some backends only exist by name
+    except Exception as error:  # each backend raises its own kind, and says much
+        raise UserError(f"--device {name}: not available here; cpu always is") from error
+    return device
+
+
+def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """`--dtype`; without it bfloat16 on cuda, else float32."""
+    return getattr(torch, name or ("bfloat16" if device.type == "cuda" else "float32"))
