@@ -263,9 +263,9 @@ def train(args: argparse.Namespace, team: Team) -> None:
 
     # ---- the loop ------------------------------------------------------------------------------------------------
     stop, clock = StopSignal(), Clock(device, args.profile)
-    log = Log(out, state.step, args.tensorboard) if team.leader and not args.profile else None
+    log = Log(out, state.step, args.tensorboard) if team.is_main and not args.profile else None
     began, before, first = time.time(), state.seconds, state.step
-    with tqdm(total=recipe.steps, initial=first, unit="step", dynamic_ncols=True, disable=not team.leader) as bar:
+    with tqdm(total=recipe.steps, initial=first, unit="step", dynamic_ncols=True, disable=not team.is_main) as bar:
         for step in range(first, recipe.steps):
             with clock("data"):
                 step_batches = [next(micro_batches) for _ in range(accumulation)]
@@ -310,7 +310,7 @@ def train(args: argparse.Namespace, team: Team) -> None:
             done, leaving = state.step == recipe.steps, stops > 0
             if log and (done or state.step % sample_every == 0):
                 show(args.stage, checkpoint, source, recipe, log.records, out)
-            if done and args.stage == "vae" and team.leader:  # which alone saves
+            if done and args.stage == "vae" and team.is_main:  # which alone saves
                 measure_latents(vae, source, recipe, device)
             if done or leaving or state.step % args.save_every == 0:
                 save(args, team, checkpoint, state, optimizer, trained, heads, originals, out)
@@ -324,7 +324,7 @@ def train(args: argparse.Namespace, team: Team) -> None:
 
 
 def say(team: Team, text: str) -> None:
-    if team.leader:
+    if team.is_main:
         print(text, flush=True)
 
 
@@ -567,7 +567,7 @@ def save(
     """The whole model and the state of the run into OUT/checkpoint, which serves as `--weights` and `--init` too."""
     if args.zero and team.size > 1:
         optimizer.consolidate_state_dict(to=0)
-    if not team.leader:
+    if not team.is_main:
         return
     recipe = state.settings["recipe"]
     entry = {"stage": args.stage, "steps": state.step, "batch": recipe["batch"], "size": recipe["size"]}

@@ -20,9 +20,6 @@ WORDS = {  # a label as a report would say it, where its name in small letters w
 }
 
 
-# ---- your own ----------------------------------------------------------------------------------------------------
-
-
 OWN_COLUMNS = ("image", "report", "findings", "impression", "split", "patient", "view", "question")
 
 

@@ -1,4 +1,4 @@
-"""Our folder of a checkpoint, and that of a run that holds it."""
+"""The folder of a checkpoint: where it lies inside the folder of a run, and how its files are read and flushed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from pathlib import Path
 from common.errors import UserError
 
 CHECKPOINT = "checkpoint"  # inside the folder of a training run; the one before it is CHECKPOINT.old
-
-
-# ---- configs from files ------------------------------------------------------------------------------------------
 
 
 def read_json(path: Path) -> dict:

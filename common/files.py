@@ -1,4 +1,4 @@
-"""Files are whole or absent: written under a name that nobody else has, then renamed."""
+"""Files that are whole or absent, a folder that can be written, and the hash that names a cache."""
 
 from __future__ import annotations
 
@@ -38,8 +38,22 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="replace", newline="")
 
 
+def make_writable(folder: Path, flag: str = "--out") -> None:
+    """Make `folder`, and find out before minutes of work whether anything can be written there.
+
+    Raises UserError that names `flag`. Several processes may ask at once.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = folder / f".writable.{secrets.token_hex(4)}"
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise UserError(f"{flag} {folder}: cannot write there ({error.strerror}); name another folder") from error
+
+
 def source_hash(*folders: str | Path) -> str:
-    """10 hex digits of the Python files in `folders`: a cache named by them never meets other code's content."""
+    """10 hex digits of the Python files in `folders`. A cache named by them is made again when the code changes."""
     digest = hashlib.sha256()
     for file in sorted(file for folder in folders for file in Path(folder).glob("*.py")):
         digest.update(file.name.encode() + file.read_bytes())

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.errors import UserError
-from common.files import write_text
+from common.files import make_writable, write_text
 from common.observations import OBSERVATIONS
 from evaluation import metrics, page
 from evaluation.results import (
     OURS_ONLY,
     Scored,
     footer,
-    make_folder,
     mean_and_interval,
     paper_table,
     thumbnail,
@@ -42,7 +41,7 @@ TABLE3 = ("fd", "kd", "alignment", "precision", "recall", "density", "coverage")
 
 
 def image_command(args: argparse.Namespace) -> None:
-    make_folder(args.out)
+    make_writable(args.out)
     from judges.features import features, load_encoder, open_images
 
     if (args.fake is None) == (args.weights is None):
@@ -53,7 +52,7 @@ def image_command(args: argparse.Namespace) -> None:
     weights = None
     if args.weights:
         drawn, weights = together(args, lambda args, team: draw_prompts(args, team, real))
-        if drawn is None:  # the leader scores
+        if drawn is None:  # the main process scores
             return
         fake = open_images(drawn)
     else:
@@ -122,14 +121,14 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
     version = weights_hash(args.weights)
     room = checkpoint.model.config.context_length - 2
     fitting = [prompt for prompt in prompts if len(checkpoint.encode(prompt)) <= room]
-    if team.leader and len(fitting) < len(prompts):
+    if team.is_main and len(fitting) < len(prompts):
         print(f"{len(prompts) - len(fitting)} of {len(prompts)} prompts are too long for the model; left out")
     settings = {name: getattr(args, name) for name in ("seed", "steps", "solver", "guidance", "size", "dtype")}
     digest = hashlib.sha256("\n".join(fitting).encode()).hexdigest()[:12]
     settings = json.dumps({**settings, "weights": version, "prompts": digest})
     folder, names = args.out / "generated", [f"{index:06d}.png" for index in range(len(fitting))]
-    if team.leader:
-        make_folder(folder)
+    if team.is_main:
+        make_writable(folder)
         stamp = folder / "settings.json"
         if not (args.resume and stamp.is_file() and stamp.read_text() == settings):
             for file in folder.glob("*.png"):
@@ -138,7 +137,7 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
     team.sum([0.0])
     mine = [index for index in range(team.rank, len(fitting), team.size) if not (folder / names[index]).is_file()]
     batch = args.batch or 16
-    with tqdm(total=len(mine), unit="image", desc="drawing", disable=not team.leader) as bar:
+    with tqdm(total=len(mine), unit="image", desc="drawing", disable=not team.is_main) as bar:
         for start in range(0, len(mine), batch):
             rows = mine[start : start + batch]
             seeds = [args.seed + index for index in rows]
@@ -150,7 +149,7 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
                 save_png(Image.fromarray(picture), folder / names[index])
             bar.update(len(rows))
     team.sum([0.0])
-    if not team.leader:
+    if not team.is_main:
         return None, None
     return write_generated(folder, names, fitting), f"{args.weights} ({version})"
 

@@ -25,10 +25,10 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import UserError
-from common.files import write_atomically, write_text
+from common.files import make_writable, write_atomically, write_text
 from common.observations import OBSERVATIONS
 from evaluation import metrics, page
-from evaluation.results import footer, make_folder, mean_and_interval, thumbnail, write_results
+from evaluation.results import footer, mean_and_interval, thumbnail, write_results
 from sample import DISCLAIMER, check_device, check_size
 
 TRAINING_SEED, PROBE_SEED = 0, 2  # phantoms of these seeds have been seen: data.TRAIN_SEED, probe.Recipe.seed
@@ -77,7 +77,7 @@ def true_sides(findings: Sequence) -> dict[str, str]:
 def phantom_command(args: argparse.Namespace) -> None:
     if args.seed in (TRAINING_SEED, PROBE_SEED):
         raise UserError(f"--seed {args.seed}: the model trains on seed 0, the probe on seed 2; give 1, 3, 4, ...")
-    make_folder(args.out)
+    make_writable(args.out)
     import torch
     from PIL import Image
 

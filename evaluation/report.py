@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.errors import UserError
-from common.files import write_text
+from common.files import make_writable, write_text
 from common.observations import OBSERVATIONS
 from evaluation import metrics, page
 from evaluation.results import (
     OURS_ONLY,
     Scored,
     footer,
-    make_folder,
     mean_and_interval,
     paper_table,
     scored,
@@ -46,13 +45,13 @@ MEASURES = {"bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4"
 
 
 def report_command(args: argparse.Namespace) -> None:
-    make_folder(args.out)
+    make_writable(args.out)
     started, source, weights = time.perf_counter(), None, None
     if args.predictions:
         rows = read_predictions(args.predictions)[: args.n]
     else:
         rows, source, weights = together(args, write_reports)
-        if rows is None:  # the leader scores
+        if rows is None:  # the main process scores
             return
     generated_in = time.perf_counter() - started
     if len(rows) < 2:
@@ -97,7 +96,7 @@ def read_predictions(path: Path) -> list[dict]:
 
 
 def write_reports(args: argparse.Namespace, team: Team) -> tuple[list[dict] | None, object, str | None]:
-    """The model's report of every image, each process its share; (None, None, None) on all but the leader.
+    """The model's report of every image, each process its share; (None, None, None) on all but the main one.
 
     Every report is a line in OUT/reports.RANK.jsonl as soon as it is written, so a run that was cut off goes on with
     --resume, on any number of processes.
@@ -119,7 +118,7 @@ def write_reports(args: argparse.Namespace, team: Team) -> tuple[list[dict] | No
     settings["weights"] = version
     known = read_shards(args.out, settings) if args.resume else {}
     team.sum([0.0])  # all have read, now one may delete
-    if team.leader and not args.resume:
+    if team.is_main and not args.resume:
         for shard in args.out.glob("reports.*.jsonl"):
             shard.unlink()
     team.sum([0.0])
@@ -133,7 +132,7 @@ def write_reports(args: argparse.Namespace, team: Team) -> tuple[list[dict] | No
     batches = [(q, rows[i : i + size]) for q, rows in asked.items() for i in range(0, len(rows), size)]
     with open(args.out / f"reports.{team.rank}.jsonl", "a") as file:
         file.write("\n" + json.dumps({"settings": settings}) + "\n")
-        with tqdm(total=len(mine), unit="report", desc="reading", disable=not team.leader) as bar:
+        with tqdm(total=len(mine), unit="report", desc="reading", disable=not team.is_main) as bar:
             for question, batch in batches:
                 images = [Image.fromarray(source.image(index)) for index in batch]
                 for index, text in zip(batch, sample.read(checkpoint, images, question, batch=len(batch)), strict=True):
@@ -142,7 +141,7 @@ def write_reports(args: argparse.Namespace, team: Team) -> tuple[list[dict] | No
                 file.flush()
                 bar.update(len(batch))
     team.sum([0.0])
-    if not team.leader:
+    if not team.is_main:
         return None, None, None
     rows = read_shards(args.out, settings)
     return [rows[index] for index in range(count)], source, f"{args.weights} ({version})"

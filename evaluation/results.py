@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import shlex
 import sys
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import UserError
 from common.files import write_text
 from evaluation import metrics, page
 from sample import check_device
@@ -108,14 +106,3 @@ def without_nan(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [without_nan(item) for item in value]
     return None if isinstance(value, float) and np.isnan(value) else value
-
-
-def make_folder(path: Path) -> None:
-    """Before minutes of work: can anything be written there?"""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f"writable.{os.getpid()}"  # of this process alone: others of its team look as well
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"--out {path}: cannot write there ({error.strerror}); name another folder") from error

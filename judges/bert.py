@@ -1,10 +1,6 @@
-"""The published judges, frozen: what they make of an image or a report is what generated ones are measured by.
+"""BERT (Devlin et al. 2018) and its WordPiece tokenizer: what CheXbert and CXR-BERT are built on.
 
-    RadDino    an image -> patch and class features: REPA's target, and the space of Fréchet distances    load_raddino
-    CheXbert   a report -> 14 labels (Smit et al. 2020)                                                  load_chexbert
-    BioViL     an image and a text -> how well they agree (Boecking et al. 2022)                         load_aligner
-
-Each loader takes the folder as it was published (README says where from). Nothing here is trained.
+The sizes come from a checkpoint's own tensors. `judges/chexbert.py` and `judges/biovil.py` load the published files.
 """
 
 from __future__ import annotations
@@ -25,8 +21,6 @@ from checkpoints.layouts import Layout, Translate, translate_bert
 from checkpoints.plan import empty, load_tensors
 from checkpoints.tensors import PICKLES, Tensors, recognise
 from common.errors import UserError
-
-# ---- text: BERT --------------------------------------------------------------------------------------------------
 
 
 class BertBlock(nn.Module):

@@ -123,9 +123,6 @@ def to_pixels(images: np.ndarray) -> torch.Tensor:
     return pixels if pixels.shape[-1] == SIZE else F.interpolate(pixels, (SIZE, SIZE), mode="area")
 
 
-# ---- phantoms ----------------------------------------------------------------------------------------------------
-
-
 def draw_phantoms(
     seed: int, indices: Sequence[int], size: int, workers: int | None = None, progress: bool = False
 ) -> list[Phantom]:
@@ -143,9 +140,6 @@ def draw_phantoms(
 def truth_array(phantoms: Sequence[Phantom]) -> np.ndarray:
     """(N, 14) bool: what is drawn."""
     return np.array([list(p.labels().values()) for p in phantoms], dtype=bool)
-
-
-# ---- training ----------------------------------------------------------------------------------------------------
 
 
 def load_or_train(

@@ -87,9 +87,6 @@ def of_records(source: Records) -> Images:
     return Images(str(source.root), source.kind, files, texts, labels, source.image)
 
 
-# ---- encoders ----------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Encoder:
     name: str

@@ -1,13 +1,14 @@
 """Reports cleaned for training: what a picture cannot show goes, what it shows stays.
 
 The paper (sections 3 and 5.1) strips "underscores, technical metadata, and conversational fillers" from reports with an
-LLM, since a model that learns to write "___" or "unchanged from the prior" hallucinates. Two ways to do it:
+LLM, since a model that learns to write "___" or "unchanged from the prior" hallucinates. There are two ways to do it:
 
-    rules   tables of regular expressions, free and offline                     clean_text, clean_report
-    an LLM  any OpenAI-compatible server, each answer checked by the labeler    ChatServer
+    reports/rules.py   tables of regular expressions, free and offline
+    reports/llm.py     any OpenAI-compatible server
 
-Neither may lose a finding. `labeler.label_report` must read the same observations and sides before and after; where the
-LLM's answer fails that, the rules' text is kept and the difference is written down.
+This file holds what both share: neither may lose a finding. The labeler must read the same observations and sides
+before and after. Where an LLM's answer fails that, the rules' text is kept and the difference is written down.
+`python data.py clean DATA --out FILE` is the command.
 """
 
 from __future__ import annotations
@@ -31,9 +32,6 @@ def differences(before: str, after: str) -> list[str]:
     """The observations that `label_report` reads differently (value or side) in the two texts."""
     old, new = label_report(before), label_report(after)
     return [name for name in OBSERVATIONS if old[name] != new[name]]
-
-
-# 3. From records to cleaned records.
 
 
 def clean_records(

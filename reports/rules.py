@@ -1,13 +1,15 @@
-"""Reports cleaned for training: what a picture cannot show goes, what it shows stays.
+"""Cleaning by rules: tables of regular expressions, free and offline. `clean_text` and `clean_report` apply them.
 
-The paper (sections 3 and 5.1) strips "underscores, technical metadata, and conversational fillers" from reports with an
-LLM, since a model that learns to write "___" or "unchanged from the prior" hallucinates. Two ways to do it:
+What a picture cannot show goes (blanks, dates, comparisons, calls, advice), what it shows stays. Each sentence passes
+through the tables in this order: ADVICE, DROPPED, REWRITES, REPAIRS; TECHNIQUE and ANATOMY then find the sentences that
+say nothing any more.
 
-    rules   tables of regular expressions, free and offline                     clean_text, clean_report
-    an LLM  any OpenAI-compatible server, each answer checked by the labeler    ChatServer
+How a table is written: an entry a line. An indented line continues the entry above it. `<NAME>` stands for an entry of
+PIECES, `#` begins a comment. Three signs stand for what was taken out of a sentence, and REPAIRS removes them again:
 
-Neither may lose a finding. `labeler.label_report` must read the same observations and sides before and after; where the
-LLM's answer fails that, the rules' text is kept and the difference is written down.
+    □  a word that was taken out before us ("___", "XXXX")
+    ◇  a comparison that a rule took out ("unchanged")
+    ▷  a "remains" that becomes "is" or "are"
 """
 
 from __future__ import annotations
