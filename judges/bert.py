@@ -17,8 +17,7 @@ from torch import nn
 
 from checkpoints.configs import depth, our_shapes, read_tokenizer
 from checkpoints.folders import read_json
-from checkpoints.layouts import Layout, Translate, translate_bert
-from checkpoints.plan import empty, load_tensors
+from checkpoints.layouts import Layout, Translate
 from checkpoints.tensors import PICKLES, Tensors, recognise
 from common.errors import UserError
 
@@ -101,15 +100,6 @@ def bert_shapes(tensors: Tensors, translate: Translate, folder: Path) -> tuple[d
     if not {"word.weight", "position.weight", "token_type.weight", "blocks.0.fc1.weight"} <= shapes.keys():
         raise UserError(f"{tensors.path}: no whole BERT in it")
     return shapes, read_json(folder / "config.json").get("num_attention_heads")
-
-
-def load_bert(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Bert, Tokenizer]:
-    """A plain BERT's folder (model.safetensors or pytorch_model.bin, config.json, tokenizer.json or vocab.txt)."""
-    tensors = Tensors(folder)
-    shapes, heads = bert_shapes(tensors, translate_bert, Path(folder))
-    bert = empty(lambda: Bert(shapes, heads), device, torch.float32)
-    load_tensors(bert, tensors, translate_bert)
-    return bert.eval().requires_grad_(False), read_wordpiece(folder)
 
 
 def one_of_layout(folder: str | Path, wanted: Layout) -> Tensors:
