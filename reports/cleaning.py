@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.files import write_atomically
 from common.observations import OBSERVATIONS
 from reports.labeler import label_report
 from reports.llm import ChatServer, ask_all
@@ -67,17 +67,18 @@ def clean_records(
                     f'record {number}: "{field}" is no text; every record needs image, findings, impression'
                 )
     counts = dict.fromkeys(("read", "changed", "emptied", "disagreements", "fallbacks"), 0)
-    temporary = out.with_name(out.name + ".tmp")
     shown = []
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    disagreements = out.with_name(out.name + ".disagreements.jsonl")
+    with write_atomically(out) as temporary, write_atomically(disagreements) as temporary_disagreements:
         answers = {}
         if llm:
             reports = [(item["findings"], item["impression"]) for item in items]
             path = out.with_name(out.name + ".answers.jsonl")
             answers = ask_all(ChatServer(llm, model, **server), reports, path, concurrency, progress, prices)
-        disagreements = out.with_name(out.name + ".disagreements.jsonl")
-        with open(temporary, "w", encoding="utf-8") as file, open(disagreements, "w", encoding="utf-8") as differing:
+        with (
+            open(temporary, "w", encoding="utf-8") as file,
+            open(temporary_disagreements, "w", encoding="utf-8") as differing,
+        ):
             for item in tqdm(items, disable=not progress or bool(llm), unit="report"):
                 before = (item["findings"], item["impression"])
                 rules = after = clean_report(*before)
@@ -106,9 +107,6 @@ def clean_records(
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
                 if changed and len(shown) < examples:
                     shown.append((" | ".join(before), " | ".join(after)))
-        os.replace(temporary, out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     show_examples(shown, examples)
     print(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     return counts
