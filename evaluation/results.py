@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -17,11 +18,15 @@ from common.files import write_text
 from evaluation import metrics, page
 from sample import check_device
 
+if TYPE_CHECKING:
+    from common.distributed import Team
+
+Result = TypeVar("Result")
 Scored = tuple[float, float, float]  # a number and its 95 % interval
 OURS_ONLY = "compares with nothing outside this repository"
 
 
-def together(args: argparse.Namespace, work: Callable) -> object:
+def together(args: argparse.Namespace, work: Callable[[argparse.Namespace, Team], Result]) -> Result:
     """work(args, team) on every process of a torchrun, or alone."""
     import torch
 
@@ -47,7 +52,7 @@ def scored(value: float, low: float, high: float) -> Scored:
     return float(value), float(low), float(high)
 
 
-def paper_table(number: int, ours: Sequence, judged: str, second: str = "params", note: str = "") -> str:
+def paper_table(number: int, ours: Sequence[page.Cell], judged: str, second: str = "params", note: str = "") -> str:
     """This run's row above the paper's. ours: its cells, in the order of the paper's columns. judged: by what."""
     table = page.paper_table(number)
     columns, rows, group = table["columns"], [f"This run; {judged}", ["this run", None, *ours]], None

@@ -134,7 +134,12 @@ def open_answers(path: Path) -> tuple[dict[str, tuple[str, str]], IO[str]]:
 
 
 def ask_all(
-    server: ChatServer, reports: Iterable[tuple[str, str]], path: Path, concurrency: int, progress: bool, prices: tuple
+    server: ChatServer,
+    reports: Iterable[tuple[str, str]],
+    path: Path,
+    concurrency: int,
+    progress: bool,
+    prices: tuple[float, float],
 ) -> dict[tuple[str, str], tuple[str, str]]:
     """Every report's answer, from the file at `path` or the server; reports answered malformed are missing."""
     answers, file = open_answers(path)
