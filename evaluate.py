@@ -48,15 +48,21 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "phantom",
         help="on drawn chest X-rays the model was never trained on",
         description="Read and draw phantoms the model was never trained on, and compare with what they really show. "
-        "The first run trains the probe that judges drawings (about five minutes on two idle cores); "
+        "The first run trains the classifier that judges drawings (about five minutes on two idle cores); "
         "later runs load it.",
         epilog="example: python evaluate.py phantom --n 100   # a quick look. " + DISCLAIMER,
     )
     add = phantom.add_argument
     add("--n", type=int, default=500, help="phantoms to read and impressions to draw, at least 2 (default 500)")
     add("--weights", type=Path, default=SHIPPED, help="weights folder, or a run's (default: the shipped tiny model)")
-    add("--seed", type=int, default=1, help="which phantoms; not 0 (trained on) nor 2 (the probe's) (default 1)")
-    add("--probe", type=Path, metavar="FILE", help="the probe's weights; default: a file in ~/.cache/open-unix")
+    add("--seed", type=int, default=1, help="which phantoms; not 0 (trained on) nor 2 (the classifier's) (default 1)")
+    add(
+        "--classifier",
+        "--probe",
+        type=Path,
+        metavar="FILE",
+        help="the classifier's weights; default: a file in ~/.cache/open-unix",
+    )
     add("--out", type=Path, default=Path("out/evaluate"), help="folder for the results (default out/evaluate)")
 
     report = commands.add_parser(

@@ -1,17 +1,14 @@
-"""Checkpoints: ours, and the published ones. Strict, streamed, and no code is ever unpickled.
-
-A checkpoint is a bag of named tensors. Loading one takes four steps, each a part of this file:
-
-    1. files      .safetensors, shards with an index, or a pickle of tensors only       Tensors
-    2. names      their name -> ours, or "skip this one", or never heard of it          layouts.py
-    3. plan       every tensor of theirs and of ours is accounted for, or it is refused  make_plan
-    4. copy       from the mapped file straight into place, in the target's dtype       load_tensors
-
-Nothing is loaded by halves: the plan is complete before the first tensor moves. Our own folder holds config.json,
-model.safetensors, vae.safetensors and tokenizer.json; the config travels with the weights.
+"""Checkpoints as a command and an import: load, save, look into, convert. Ours, and the published ones.
 
     python weights.py inspect PATH                what is this, and what would be read, copied, new, skipped?
     python weights.py convert SOURCE FOLDER       write our folder, for example from Janus-Pro
+
+Our own folder holds config.json, model.safetensors, vae.safetensors and tokenizer.json; the config travels with the
+weights. A checkpoint is a bag of named tensors, and loading one takes three steps, each a file of checkpoints/:
+
+    tensors.py   .safetensors, shards with an index, or a pickle of tensors only; no code is ever unpickled
+    layouts.py   their name -> ours, or "skip this one", or an error that names it
+    plan.py      every tensor of theirs and of ours is accounted for, then copied one by one into place
 """
 
 from __future__ import annotations

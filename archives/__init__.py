@@ -1,1 +1,1 @@
-"""Real data sets, read into one kind of record. Nothing in here knows a model."""
+"""Real data sets, read into one kind of record. Nothing that knows a model goes in here."""

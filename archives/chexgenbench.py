@@ -14,8 +14,6 @@ from archives.tables import Listing, find_image, read_header, read_table
 from common.errors import UserError
 from common.files import write_text
 
-# ---- CheXGenBench ------------------------------------------------------------------------------------------------
-
 
 def read_chexgenbench(root: Path, files: list[Path], problems: Problems, need_images: bool) -> Iterator[Record]:
     column = "synthetic_filename" if "synthetic_filename" in read_header(files[0]) else "path"

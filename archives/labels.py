@@ -9,6 +9,8 @@ import re
 from archives.records import Problems
 from common.observations import OBSERVATIONS
 
+Json = str | int | float | list | dict | None  # what a cell of a table or a value of a JSON file holds
+
 NIH = {  # ChestX-ray14's names (Wang et al. 2017) -> CheXpert's; equal names need no line
     "Effusion": "Pleural Effusion",
     "Infiltration": "Lung Opacity",
@@ -67,7 +69,7 @@ def mesh_labels(terms: list[str]) -> dict[str, int]:
     return labels | ({"No Finding": 1} if terms and len(begin(MESH_NEUTRAL)) == len(terms) else {})
 
 
-def label_value(value: object) -> int | None:
+def label_value(value: Json) -> int | None:
     """1, 0 or -1; None for nothing and for anything else."""
     try:
         number = float(value)
@@ -76,7 +78,7 @@ def label_value(value: object) -> int | None:
     return int(number) if number in (1, 0, -1) else None
 
 
-def named_values(given: object) -> dict[str, object]:
+def named_values(given: Json) -> dict[str, Json]:
     """{"Edema": 1} as it is or as text, or NIH's "Edema|Effusion" -> {"Edema": 1, "Effusion": 1}."""
     if isinstance(given, str) and given.lstrip().startswith("{"):
         text = re.sub(r"\bnan\b", "None", given[:10000])
@@ -94,7 +96,7 @@ def named_values(given: object) -> dict[str, object]:
     return {name.strip(): 1 for name in str(given).split("|") if name.strip()}
 
 
-def read_labels(given: object, row: str, problems: Problems) -> dict[str, int]:
+def read_labels(given: Json, row: str, problems: Problems) -> dict[str, int]:
     """The labels of a row under CheXpert's names; of two that mean one, positive beats uncertain beats negative."""
     labels: dict[str, int] = {}
     for name, value in named_values(given).items():

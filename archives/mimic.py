@@ -15,9 +15,6 @@ from common.observations import OBSERVATIONS
 MIMIC = "mimic-cxr-2.0.0-{}.csv"
 
 
-# ---- MIMIC-CXR ---------------------------------------------------------------------------------------------------
-
-
 def read_mimic(root: Path, files: list[Path], problems: Problems, need_images: bool) -> Iterator[Record]:
     tables = {part: plain_or_gzipped(root / MIMIC.format(part)) for part in ("split", "metadata", "chexpert")}
     if not tables["metadata"]:

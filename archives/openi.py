@@ -19,9 +19,6 @@ from common.errors import UserError
 MAX_XML = 2**20  # bytes; a report has 10 kB
 
 
-# ---- Open-i ------------------------------------------------------------------------------------------------------
-
-
 def read_openi(root: Path, files: list[Path], problems: Problems, need_images: bool) -> Iterator[Record]:
     def key(name: str) -> str:  # CXR1_1_IM-0001-3001, and 1_IM-0001-3001.dcm.png where the prefix was cut off
         match = re.search(r"\d+_IM-[\w-]+", name)

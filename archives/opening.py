@@ -99,9 +99,6 @@ def recognise(path: Path) -> tuple[str, Path, list[Path]]:
     return recognise(found[0])
 
 
-# ---- the cache ---------------------------------------------------------------------------------------------------
-
-
 def fingerprint(path: Path, root: Path, files: list[Path], need_images: bool, cache: Path) -> str:
     """A name for what is in the set: changes with this package's code, the tables, and folders down to two levels."""
     folders = level = [root]

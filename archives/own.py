@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from archives.labels import label_value, named_values, read_labels
+from archives.labels import Json, label_value, named_values, read_labels
 from archives.records import SPLITS, Problems, Record, RowError
 from archives.sections import split_report
 from archives.tables import Listing, find_image, read_json_rows, read_table, whole_characters
@@ -18,9 +18,6 @@ WORDS = {  # a label as a report would say it, where its name in small letters w
     "Nodule": "lung nodule",
     "Pleural Other": "pleural abnormality",
 }
-
-
-# ---- your own ----------------------------------------------------------------------------------------------------
 
 
 OWN_COLUMNS = ("image", "report", "findings", "impression", "split", "patient", "view", "question")
@@ -59,7 +56,7 @@ def read_own(root: Path, files: list[Path], problems: Problems, need_images: boo
             yield Record(image, findings, impression, split, read_labels(given, name, problems), patient, view, extra)
 
 
-def report_of_labels(labels: dict[str, object]) -> tuple[str, str]:
+def report_of_labels(labels: dict[str, Json]) -> tuple[str, str]:
     """Labels under CheXpert's or NIH's names -> (findings, impression); ("", "") if none is given."""
     values = {WORDS.get(name, name.replace("_", " ").lower()): label_value(value) for name, value in labels.items()}
     values = {word: value for word, value in values.items() if value is not None}

@@ -17,9 +17,6 @@ SPLITS = {"val": "validate", "valid": "validate", "validation": "validate", "dev
 SPLITS |= {name: name for name in ("train", "validate", "test")}
 
 
-# ---- what was read -----------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Record:
     image: str  # relative to Records.root, "/" between folders; "" in a set of reports without images

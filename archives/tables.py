@@ -16,8 +16,6 @@ from pathlib import Path
 from archives.records import Problems, RowError
 from common.errors import UserError
 
-# ---- files -------------------------------------------------------------------------------------------------------
-
 
 class Listing:
     """Which files lie under a folder, by one directory listing for each folder that is asked about."""

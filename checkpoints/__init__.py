@@ -1,1 +1,1 @@
-"""How published files are read: their tensors, their names, and a plan that accounts for every one. No command."""
+"""How checkpoints are read: files, their names, and a plan that accounts for every tensor. No command goes in here."""

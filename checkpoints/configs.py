@@ -1,4 +1,4 @@
-"""The config of a published model, from the shapes of its tensors and its config.json."""
+"""Sizes of a published model: from the shapes of its tensors, and from its config.json for what no shape tells."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from checkpoints.layouts import (
-    Layout,
-    Translate,
-    translate_vae,
-)
+from checkpoints.layouts import Layout, Translate, translate_vae
 from checkpoints.plan import translate_names
 from checkpoints.tensors import Tensors
 from common.errors import UserError

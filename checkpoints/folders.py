@@ -1,4 +1,4 @@
-"""Our folder of a checkpoint, and that of a run that holds it."""
+"""The folder of a checkpoint: where it lies inside the folder of a run, and how its files are read and flushed."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Everybody's names translated to ours: one function a published layout, and the table that tells layouts apart.
 
-A translation answers, for the name of a tensor in their file, where it goes: (our name, part, parts), meaning that it
-fills the part-th of `parts` equal slices along the first axis, since we keep in one matrix what is multiplied together
-(Q, K, V; gate and up). None: known, and not needed. KeyError: never heard of it. `weights.py` does the rest.
+A translation answers where a tensor of their file goes: (our name, part, parts). It fills slice `part` of `parts` equal
+slices along the first axis, since we keep in one matrix what is multiplied together (Q, K, V; gate and up). None: the
+name is known and not needed. KeyError: the name is unknown. `checkpoints/plan.py` does the rest.
 
-To add a layout: write its translation, add a line to LAYOUTS, and a test in tests/test_weights.py.
+To add a layout: write its translation, add a line to LAYOUTS, and a test in tests/checkpoints/test_layouts.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Every tensor of a file and of a model is accounted for, then copied one by one; nothing is loaded by halves."""
+"""A plan for loading: every tensor of the file and of the model is accounted for before the first is copied.
+
+`make_plan` decides, `load_tensors` copies one tensor at a time into place, `start_from_janus` also makes what a
+Janus-Pro does not have.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +14,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from checkpoints.layouts import (
-    Place,
-    Translate,
-)
+from checkpoints.layouts import Place, Translate
 from checkpoints.tensors import Tensors, listed
 from common.errors import UserError
 from model import UniX
-
-# ---- 3. plan -----------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -105,9 +104,6 @@ def without_leading_ones(shape: Iterable[int]) -> list[int]:
     while shape and shape[0] == 1:
         shape.pop(0)
     return shape
-
-
-# ---- 4. copy -----------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()

@@ -1,4 +1,7 @@
-"""Files of named tensors: .safetensors, shards with an index, pickles of tensors only. No code is ever unpickled."""
+"""Files of named tensors: .safetensors, shards with an index, and pickles of tensors only.
+
+Names and shapes are read at once, values when they are asked for. No code is ever unpickled.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from checkpoints import layouts
-from checkpoints.layouts import (
-    Layout,
-)
+from checkpoints.layouts import Layout
 from common.errors import UserError
-
-# ---- 1. files ----------------------------------------------------------------------------------------------------
 
 PUBLISHED_FILES = (  # how a published folder calls its weights, the preferred first
     "model.safetensors",
@@ -141,9 +140,6 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
     if not tensors:
         raise UserError(f"{path}: no named tensors in it; is it the right file?")
     return tensors
-
-
-# ---- 2. names: layouts.py -----------------------------------------------------------------------------------------
 
 
 def recognise(tensors: Tensors) -> Layout:

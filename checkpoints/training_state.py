@@ -1,4 +1,8 @@
-"""What a run needs to go on: training.json and training.safetensors beside the weights. No pickle."""
+"""What a run needs to go on, beside its weights: training.json and training.safetensors. No pickle.
+
+What a run does follows from its settings, its seed and the number of the step alone (`data.py` gives every example a
+generator of its own). So the state is small: the step, and the optimizer's moments.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,6 @@ from checkpoints.folders import find_checkpoint
 from common.errors import UserError
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of one parameter
-
-
-# ---- the state on disk -------------------------------------------------------------------------------------------
 
 
 @dataclass

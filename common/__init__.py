@@ -1,1 +1,1 @@
-"""What everybody may use and what knows nobody: nothing in here imports another part of the project."""
+"""What every part may use. Nothing that imports another part of the project goes in here."""

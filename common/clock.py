@@ -22,9 +22,6 @@ def memory_used(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-# ---- time --------------------------------------------------------------------------------------------------------
-
-
 class Clock:
     """Seconds a part of the step. Off, it costs nothing and does not wait for the GPU."""
 

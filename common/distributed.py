@@ -1,8 +1,6 @@
-"""A run that survives: the processes that share it, the signals that stop it, and the state on disk to go on from.
+"""The processes that share a run, and the signals that ask it to stop.
 
-What a run is going to do follows from its settings, its seed and the number of the step alone (`data.py` gives every
-example a generator of its own), so the state is small: weights, the optimizer's moments, and training.json. It lies
-beside the weights in OUT/checkpoint; the one before is kept as OUT/checkpoint.old. No pickle anywhere.
+`join_team` gives every command the same `Team`, under torchrun and alone; nobody asks torch.distributed again.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ class Team:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this process writes the files and prints."""
         return self.rank == 0
 
     def sum(self, values: list[float]) -> list[float]:
@@ -57,7 +55,10 @@ def join_team(device: torch.device) -> Team:
 
 
 def leave_team(together: bool) -> None:
-    """together: everybody is leaving, so wait for the last (the leader still saves); otherwise one has failed."""
+    """Leave the process group. together: every process leaves, so each waits until the main one has saved.
+
+    Not together means that this process failed: then nobody waits.
+    """
     if dist.is_initialized():
         if together:
             dist.barrier()
@@ -65,7 +66,10 @@ def leave_team(together: bool) -> None:
 
 
 class StopSignal:
-    """SIGTERM (schedulers, torchrun) and SIGINT (Ctrl-C) ask the loop to save and leave; a second SIGINT insists."""
+    """`asked` becomes True at SIGTERM (schedulers, torchrun) or SIGINT (Ctrl-C); the loop then saves and leaves.
+
+    A second SIGINT raises KeyboardInterrupt at once.
+    """
 
     def __init__(self) -> None:
         self.asked = False

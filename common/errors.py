@@ -1,4 +1,4 @@
-"""How every command of this repository refuses: one line that says what is wrong and the mend, exit code 2."""
+"""How every command refuses bad input: one line that says what is wrong and what to do, and exit code 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image files to grey pixels: opened, converted, padded to a square. Needs no torch."""
+"""Image files -> grey pixels: opened, converted, padded to a square. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from PIL import Image, UnidentifiedImageError
 from common.errors import UserError
 
 MAX_PIXELS = 100_000_000  # a decompression bomb is not an X-ray
-
-# ---- images ------------------------------------------------------------------------------------------------------
 
 
 def load_image(path: str | Path, size: int | None = None) -> Image.Image:

@@ -1,8 +1,7 @@
-"""The fourteen observations of CheXpert (Irvin et al. 2019), in its order."""
+"""The fourteen observations of CheXpert (Irvin et al. 2019, table 1), in the order in which CheXbert reports them."""
 
 from __future__ import annotations
 
-# CheXpert's fourteen observations (Irvin et al., 2019, table 1) in the order CheXbert reports them.
 OBSERVATIONS: tuple[str, ...] = (
     "Enlarged Cardiomediastinum",
     "Cardiomegaly",

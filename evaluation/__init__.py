@@ -1,1 +1,1 @@
-"""The paper's tables: measures, results and pages. Nothing in here is needed to train or to sample."""
+"""The paper's tables: measures, results and pages. Nothing that training or sampling needs goes in here."""

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.errors import UserError
-from common.files import write_text
+from common.files import make_writable, write_text
 from common.observations import OBSERVATIONS
 from evaluation import metrics, page
 from evaluation.results import (
     OURS_ONLY,
     Scored,
     footer,
-    make_folder,
     mean_and_interval,
     paper_table,
     thumbnail,
@@ -42,8 +41,8 @@ TABLE3 = ("fd", "kd", "alignment", "precision", "recall", "density", "coverage")
 
 
 def image_command(args: argparse.Namespace) -> None:
-    make_folder(args.out)
-    from judges.features import features, load_encoder, open_images
+    make_writable(args.out)
+    from judges.features import features, load_feature_extractor, open_images
 
     if (args.fake is None) == (args.weights is None):
         raise UserError("give either --fake, pictures to score, or --weights, a model to draw them first")
@@ -53,7 +52,7 @@ def image_command(args: argparse.Namespace) -> None:
     weights = None
     if args.weights:
         drawn, weights = together(args, lambda args, team: draw_prompts(args, team, real))
-        if drawn is None:  # the leader scores
+        if drawn is None:  # the main process scores
             return
         fake = open_images(drawn)
     else:
@@ -65,15 +64,15 @@ def image_command(args: argparse.Namespace) -> None:
     for flag, images in (("--real", real), ("--fake", fake)):
         if len(images) <= NEIGHBOURS:
             raise UserError(f"{flag} {images.name}: {len(images)} images; at least {NEIGHBOURS + 1} are needed")
-    encoder = load_encoder(args.raddino, args.device)
+    extractor = load_feature_extractor(args.raddino, args.device)
     took = time.perf_counter()
-    sets = [features(images, encoder, args.cache, args.batch or 32, progress=True) for images in (real, fake)]
-    results = {"encoder": encoder.name, "comparable": encoder.comparable, **score_images(*sets, real, fake)}
+    sets = [features(images, extractor, args.cache, args.batch or 32, progress=True) for images in (real, fake)]
+    results = {"extractor": extractor.name, "comparable": extractor.comparable, **score_images(*sets, real, fake)}
     results["alignment"], pairs = alignment(args, fake)
     train, closest = None, None
     if args.train:
         train = open_images(args.train, "train", args.cache)
-        closest = memorisation(*sets, features(train, encoder, args.cache, args.batch or 32, progress=True))
+        closest = memorisation(*sets, features(train, extractor, args.cache, args.batch or 32, progress=True))
         results["memorisation"] = {k: v for k, v in closest.items() if isinstance(v, float)}
     about = {
         "real": f"{real.name} ({len(real)})",
@@ -129,7 +128,7 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
     settings = json.dumps({**settings, "weights": version, "prompts": digest})
     folder, names = args.out / "generated", [f"{index:06d}.png" for index in range(len(fitting))]
     if team.is_main:
-        make_folder(folder)
+        make_writable(folder)
         stamp = folder / "settings.json"
         if not (args.resume and stamp.is_file() and stamp.read_text() == settings):
             for file in folder.glob("*.png"):
@@ -216,7 +215,7 @@ def memorisation(real: np.ndarray, fake: np.ndarray, train: np.ndarray) -> dict:
 
 def image_heading(results: dict) -> str:
     note = "" if results["comparable"] else f"; {OURS_ONLY}"
-    return f"features of {results['encoder']}{note}"
+    return f"features of {results['extractor']}{note}"
 
 
 def image_text(results: dict, about: dict) -> str:

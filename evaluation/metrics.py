@@ -1,10 +1,10 @@
 """Every measure of the evaluation, as plain functions of arrays and strings. Knows no model, no file and no flag.
 
 - labels: `f1_scores`, and `chexbert_scores` for the eight columns of Table 2
-- reports, word by word: `bleu`, `rouge_l`
-- pictures, as sets of features (RadDino's class token in Table 3): `frechet_distance`, `kernel_distance`, `prdc`, and
-  `nearest`, which finds out what has been memorised
-- how far to trust a score: `bootstrap`, and `bootstrap_sums` for scores made of counts
+- reports, word by word: `bleu_counts` and `bleu_from_counts`, `rouge_l`
+- pictures, as sets of features (RadDino's class token in Table 3): `frechet_distance`, `kernel_distance`,
+  `prdc_samples`, and `nearest`, which finds out what has been memorised
+- how far to trust a score: `bootstrap_sums`
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _ratio(above: np.ndarray, below: np.ndarray, undefined: float) -> np.ndarray
     return np.divide(above, below, out=np.full(above.shape, undefined), where=below > 0)
 
 
-# In the order of phantom.OBSERVATIONS: cardiomegaly, edema, consolidation, atelectasis, pleural effusion.
+# In the order of common.observations: cardiomegaly, edema, consolidation, atelectasis, pleural effusion.
 FIVE = (1, 4, 5, 7, 9)
 
 
@@ -76,7 +76,7 @@ class ChexbertF1(NamedTuple):
 def chexbert_scores(truth: np.ndarray, prediction: np.ndarray) -> dict[str, ChexbertF1]:
     """The columns of Table 2: {"negative": ..., "positive": ...}, by what an uncertain label counts as.
 
-    truth, prediction: the labels of the true and the generated reports, (N, 14) in the order of phantom.OBSERVATIONS:
+    truth, prediction: the labels of the true and the generated reports, (N, 14) in the order of OBSERVATIONS:
     1 positive, 0 negative, -1 uncertain, nan blank. Blank counts as negative; a class neither true nor predicted has
     F1 0, and counts. Raises ValueError for other shapes or values.
     """
@@ -108,22 +108,12 @@ def tokenize(text: str | Sequence[str]) -> Sequence[str]:
     return re.findall("[a-z0-9]+", text.lower()) if isinstance(text, str) else text
 
 
-def bleu(
-    references: Sequence[str | Sequence[str]], hypotheses: Sequence[str | Sequence[str]], corpus: bool = False
-) -> np.ndarray:
-    """BLEU-1, -2, -3, -4 (Papineni et al. 2002), one reference each: (4,) in [0, 1].
-
-    The mean over the reports of nltk's `sentence_bleu` with smoothing method 4, as UniX's evaluation takes it. (Others,
-    R2Gen among them, report `corpus=True`: counts pooled over all reports first.) Comparable only between equal
-    tokens: UniX's are nltk's `word_tokenize`, with case and punctuation; strings are split by `tokenize` here, lists
-    of tokens are taken as they are. An empty hypothesis scores 0. Raises ValueError for no reports or unequal numbers.
-    """
-    counts = bleu_counts(references, hypotheses)
-    return bleu_from_counts(counts.sum(axis=0)) if corpus else bleu_from_counts(counts).mean(axis=0)
-
-
 def bleu_counts(references: Sequence[str | Sequence[str]], hypotheses: Sequence[str | Sequence[str]]) -> np.ndarray:
-    """What each report adds to BLEU: (N, 10) int64, matches of 1- to 4-grams, their number, and both lengths."""
+    """What each report adds to BLEU: (N, 10) int64, matches of 1- to 4-grams, their number, and both lengths.
+
+    One reference each. Strings are split by `tokenize`, lists of tokens are taken as they are. Raises ValueError for no
+    reports or unequal numbers.
+    """
     rows = []
     for reference, hypothesis in _pairs(references, hypotheses):
         matches, totals = [], []
@@ -138,7 +128,12 @@ def bleu_counts(references: Sequence[str | Sequence[str]], hypotheses: Sequence[
 
 
 def bleu_from_counts(counts: np.ndarray) -> np.ndarray:
-    """BLEU-1..4 (..., 4) of counts (..., 10), of one report or summed over many. For `bootstrap_sums`.
+    """BLEU-1, -2, -3, -4 (Papineni et al. 2002) in [0, 1]: counts (..., 10) -> (..., 4). For `bootstrap_sums`.
+
+    The counts of each report give each report's BLEU; the mean of those is what UniX's evaluation takes, and is nltk's
+    `sentence_bleu`. Counts summed over the reports first give `corpus_bleu`, which others report, R2Gen among them.
+    Numbers compare only between equal tokens: UniX's are nltk's `word_tokenize`, with case and punctuation. An empty
+    hypothesis scores 0.
 
     Smoothing (Chen and Cherry 2014, method 4, as nltk has it): the j-th order without a match gets
     ln(length) / (5 * 2^j) matches. nltk leaves an order without matches out if the hypothesis is a single token.
@@ -247,25 +242,6 @@ def kernel_distance(features_a: Features, features_b: Features) -> float:
     return 2 * _pair_sum(a) / (n * (n - 1)) + 2 * _pair_sum(b) / (m * (m - 1)) - 2 * between / (n * m)
 
 
-def kernel_distance_subsets(
-    features_a: Features, features_b: Features, subsets: int = 100, size: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """Mean and standard deviation of `kernel_distance` over random subsets: torchmetrics' KernelInceptionDistance.
-
-    The same subsets as torchmetrics after torch.manual_seed(seed), on a CPU. Raises ValueError if a set is smaller than
-    `size`, or `size` smaller than 2.
-    """
-    a, b = _features(features_a, features_b, rows=max(size, 2))
-    if size < 2 or subsets < 1:
-        raise ValueError(f"subsets {subsets} must be at least 1, size {size} at least 2")
-    generator = torch.Generator().manual_seed(seed)
-    values = []
-    for _ in range(subsets):
-        chosen = [one[torch.randperm(len(one), generator=generator)[:size].to(one.device)] for one in (a, b)]
-        values.append(kernel_distance(*chosen))
-    return float(np.mean(values)), float(np.std(values))
-
-
 def _kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a @ b.T).div_(a.shape[1]).add_(1).pow_(3)
 
@@ -286,28 +262,21 @@ def _row_blocks(rows: int, columns: int) -> Iterator[slice]:
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
-class PRDC(NamedTuple):
-    precision: float  # share of fakes inside some real ball
-    recall: float  # share of reals inside some fake ball
-    density: float  # real balls around a fake, in units of k; may exceed 1
-    coverage: float  # share of real balls with a fake inside
-
-
-def prdc(real: Features, fake: Features, k: int = 5) -> PRDC:
-    """Precision, recall (Kynkäänniemi et al. 2019), density, coverage (Naeem et al. 2020), as the package `prdc`.
+def prdc_samples(real: Features, fake: Features, k: int = 5) -> dict[str, np.ndarray]:
+    """What each sample adds to precision, recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
     real: (N, D) and fake: (M, D), both of more than k rows; CheXGenBench, which made Table 3's numbers, takes k = 5.
-    Raises ValueError for k < 1, k >= N or M, or as `frechet_distance`.
-    """
-    return PRDC(**{name: float(values.mean()) for name, values in prdc_samples(real, fake, k).items()})
+    The measures are the means over the samples, as in the package `prdc`:
 
-
-def prdc_samples(real: Features, fake: Features, k: int = 5) -> dict[str, np.ndarray]:
-    """What each sample adds to `prdc`, whose numbers are the means: precision and density (M,), recall, coverage (N,).
+        precision  (M,)  is the fake inside some real ball?
+        recall     (N,)  is the real inside some fake ball?
+        density    (M,)  how many real balls are around the fake, in units of k; may exceed 1
+        coverage   (N,)  is a fake inside the real's ball?
 
     Every sample has a ball, open, that reaches to its k-th nearest neighbour in its own set. No N x M matrix is kept.
     Distances come from float32 products; each one that is too close to its radius for those is computed again from
     differences in float64. So every decision is float64's, and what equals a radius up to 1e-12 is not inside.
+    Raises ValueError for k < 1, k >= N or M, or as `frechet_distance`.
     """
     real, fake = _features(real, fake)
     if not 1 <= k < min(len(real), len(fake)):
@@ -407,21 +376,6 @@ def _exact(a: torch.Tensor, b: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -
 # ---- how far to trust a score ------------------------------------------------------------------------------------
 
 
-def bootstrap(
-    statistic: Callable[[np.ndarray], float | np.ndarray],
-    n: int,
-    repeats: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval (low, high) of a statistic of n examples (Efron 1979), each shaped like the statistic.
-
-    statistic: takes n indices, drawn with replacement, and gives a number or an array. Draws where it is nan (a class
-    that none of the drawn examples has) are left out. Raises ValueError for n or repeats < 1, or a level not in (0, 1).
-    """
-    return _interval([statistic(draw) for draw in _draws(n, repeats, seed)], level)
-
-
 def bootstrap_sums(
     statistic: Callable[[np.ndarray], np.ndarray],
     counts: np.ndarray,
@@ -429,12 +383,13 @@ def bootstrap_sums(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`bootstrap`, with the same draws, for a statistic of counts summed over the examples: one matrix product.
+    """Percentile interval (low, high) of a statistic of sums over the examples (Efron 1979), by one matrix product.
 
         bootstrap_sums(lambda sums: f1_from_counts(sums, 0.0).macro, f1_counts(truth, prediction))
 
     counts: (N, ...), what each example adds. statistic: takes the sums of all draws, (repeats, ...), gives
-    (repeats, ...). The mean of scores (N,) is `lambda sums: sums / N`.
+    (repeats, ...). The mean of scores (N,) is `lambda sums: sums / N`. Draws where the statistic is nan (a class that
+    none of the drawn examples has) are left out. Raises ValueError for N or repeats < 1, or a level not in (0, 1).
     """
     counts = np.asarray(counts, dtype=np.float64)
     n = len(counts)

@@ -1,6 +1,6 @@
 """One HTML page of tables, bars, histograms and pictures in a single file: it loads nothing and runs no script.
 
-Each function returns a piece of HTML as a string, `page` joins the pieces, `write_text` writes the result:
+Each function returns a piece of HTML as a string, `page` joins the pieces, common/files.py writes the result:
 
     blocks = [heading("Reading"), table(["class", "F1"], [["Edema", (0.912, 0.898, 0.925)]])]
     write_text("report.html", page("Scores", blocks))

@@ -2,9 +2,9 @@
 
 - reading: the model writes the report of a phantom it was never trained on; the labeler (`reports/labeler.py`) says
   what the report claims, and the claims are compared with what was drawn
-- drawing: the model draws from a phantom's impression; a probe (`judges/classifier.py`) trained on other phantoms says
-  what the picture shows, and that is compared with what was asked for; the distances of Table 3 compare the probe's
-  features of all generated pictures with those of drawn ones
+- drawing: the model draws from a phantom's impression; a classifier (`judges/classifier.py`) trained on other phantoms
+  says what the picture shows, and that is compared with what was asked for; the distances of Table 3 compare the
+  classifier's features of all generated pictures with those of drawn ones
 
 Every score stands between two others that say what it is worth: a *ceiling*, the same judge on the true reports or
 pictures, and a *control*, the same answers held against the truth of other phantoms. A model that ignores its input
@@ -20,18 +20,25 @@ import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from common.errors import UserError
-from common.files import write_atomically, write_text
+from common.files import make_writable, write_atomically, write_text
 from common.observations import OBSERVATIONS
 from evaluation import metrics, page
-from evaluation.results import footer, make_folder, mean_and_interval, thumbnail, write_results
+from evaluation.results import footer, mean_and_interval, thumbnail, write_results
 from sample import DISCLAIMER, check_device, check_size
 
-TRAINING_SEED, PROBE_SEED = 0, 2  # phantoms of these seeds have been seen: data.TRAIN_SEED, probe.Recipe.seed
+if TYPE_CHECKING:
+    from judges.classifier import PhantomClassifier
+    from phantoms.dataset import Phantom
+    from phantoms.truth import Finding
+    from reports.labeler import Label
+
+# Phantoms of these seeds have been seen: phantoms.dataset.TRAIN_SEED, ClassifierRecipe.seed.
+TRAINING_SEED, CLASSIFIER_SEED = 0, 2
 COLUMNS = ("generated", "control", "ceiling")
 
 
@@ -51,7 +58,7 @@ class SideAccuracy(NamedTuple):
         return self.right / self.asked if self.asked else float("nan")
 
 
-def side_accuracy(truth: Sequence[dict[str, str]], labels: Sequence[dict]) -> SideAccuracy:
+def side_accuracy(truth: Sequence[dict[str, str]], labels: Sequence[dict[str, Label]]) -> SideAccuracy:
     """Of the findings that a report affirms rightly, how many does it put on the right side?
 
     truth: for each phantom, observation -> "left" | "right" | "bilateral", as `true_sides`. labels: for each report, as
@@ -66,7 +73,7 @@ def side_accuracy(truth: Sequence[dict[str, str]], labels: Sequence[dict]) -> Si
     return SideAccuracy(sum(said), len(said))
 
 
-def true_sides(findings: Sequence) -> dict[str, str]:
+def true_sides(findings: Sequence[Finding]) -> dict[str, str]:
     """Observation -> side, for those of a phantom's observations that are drawn on one side (or on both, as one)."""
     sides: dict[str, set] = {}
     for finding in findings:
@@ -75,9 +82,9 @@ def true_sides(findings: Sequence) -> dict[str, str]:
 
 
 def phantom_command(args: argparse.Namespace) -> None:
-    if args.seed in (TRAINING_SEED, PROBE_SEED):
-        raise UserError(f"--seed {args.seed}: the model trains on seed 0, the probe on seed 2; give 1, 3, 4, ...")
-    make_folder(args.out)
+    if args.seed in (TRAINING_SEED, CLASSIFIER_SEED):
+        raise UserError(f"--seed {args.seed}: the model trains on seed 0, the classifier on seed 2; give 1, 3, 4, ...")
+    make_writable(args.out)
     import torch
     from PIL import Image
 
@@ -95,12 +102,12 @@ def phantom_command(args: argparse.Namespace) -> None:
         timings[part] = round(time.perf_counter() - started, 2)
         started = time.perf_counter()
 
-    # The probe first: it needs minutes on the first run, and a mistake in a flag should not wait for the drawing.
+    # The classifier first: it needs minutes on the first run, and a mistake in a flag should not wait for the drawing.
     checkpoint = load_checkpoint(args.weights, args.device, getattr(torch, args.dtype))
     size = checkpoint.model.config.image_size if args.size is None else args.size
     check_size(size, checkpoint.model.config.max_latent_size)
-    probe, probe_file = classifier.load_or_train(args.probe, device=args.device)
-    done("probe")
+    phantom_classifier, classifier_file = classifier.load_or_train(args.classifier, device=args.device)
+    done("classifier")
 
     # The second half is only for the distance of real pictures to other real pictures.
     phantoms = classifier.draw_phantoms(args.seed, range(2 * args.n), classifier.DRAWN_SIZE, progress=True)
@@ -137,9 +144,9 @@ def phantom_command(args: argparse.Namespace) -> None:
     partner = derangement(args.n, args.seed)
     reading = score_reading(phantoms, reports, partner)
     other_real = np.stack([p.image for p in others])
-    drawing = score_drawing(probe, phantoms, real, other_real, drawings, partner)
+    drawing = score_drawing(phantom_classifier, phantoms, real, other_real, drawings, partner)
     done("scoring")
-    drawing["probe"] = {"file": probe_file, "recipe": vars(classifier.Recipe())}
+    drawing["classifier"] = {"file": classifier_file, "recipe": vars(classifier.ClassifierRecipe())}
     results = {
         "settings": {**settings, "device": args.device, "batch": args.batch},
         "seconds": timings,
@@ -156,7 +163,7 @@ def phantom_command(args: argparse.Namespace) -> None:
     print(f"\n{args.out}: results.json, report.html, reading.jsonl, drawing.png ({sum(timings.values()):.0f} s)")
 
 
-def score_reading(phantoms: Sequence, reports: Sequence[str], partner: np.ndarray) -> dict:
+def score_reading(phantoms: Sequence[Phantom], reports: Sequence[str], partner: np.ndarray) -> dict:
     """Generated reports, the same ones exchanged between phantoms (control), and the true ones (ceiling)."""
     from judges.classifier import truth_array
     from reports.labeler import label_report
@@ -179,8 +186,8 @@ def score_reading(phantoms: Sequence, reports: Sequence[str], partner: np.ndarra
 
 
 def score_drawing(
-    probe: object,
-    phantoms: Sequence,
+    phantom_classifier: PhantomClassifier,
+    phantoms: Sequence[Phantom],
     real: np.ndarray,
     other_real: np.ndarray,
     drawings: np.ndarray,
@@ -190,16 +197,16 @@ def score_drawing(
     from judges import classifier
 
     truth = classifier.truth_array(phantoms)
-    probabilities, features = classifier.judge(probe, drawings)
-    real_probabilities, real_features = classifier.judge(probe, real)
-    _, other_features = classifier.judge(probe, other_real)
-    seen = classifier.shown(probe, probabilities)
+    probabilities, features = classifier.judge(phantom_classifier, drawings)
+    real_probabilities, real_features = classifier.judge(phantom_classifier, real)
+    _, other_features = classifier.judge(phantom_classifier, other_real)
+    seen = classifier.shown(phantom_classifier, probabilities)
     scores = {
-        "judge": "probe (judges/classifier.py), a small CNN trained on phantoms of seed 2",
+        "judge": "classifier (judges/classifier.py), a small CNN trained on phantoms of seed 2",
         "drawn": truth.sum(axis=0).tolist(),
         "generated": f1_with_intervals(truth, seen),
         "control": f1_with_intervals(truth, seen[partner]),
-        "ceiling": f1_with_intervals(truth, classifier.shown(probe, real_probabilities)),
+        "ceiling": f1_with_intervals(truth, classifier.shown(phantom_classifier, real_probabilities)),
     }
     # The measures of Table 3: of the generated pictures, and of other real ones, which is as good as it gets.
     for name, these in (("generated", features), ("real", other_features)):
@@ -243,9 +250,11 @@ def drawing_table(scores: dict, args: argparse.Namespace) -> str:
     title = (
         f"Drawing: F1 of {args.n} pictures generated from impressions (phantoms of seed {args.seed}).\n"
         f"Judge: {scores['judge']}.\n"
-        "control: pictures of other prompts. ceiling: the probe on the phantoms themselves."
+        "control: pictures of other prompts. ceiling: the classifier on the phantoms themselves."
     )
-    lines = [f"{f'in the features of the probe, {args.n} against {args.n}':<46}{'generated':>11}{'other real':>11}"]
+    lines = [
+        f"{f'in the features of the classifier, {args.n} against {args.n}':<46}{'generated':>11}{'other real':>11}"
+    ]
     for measure, values in distances(scores).items():
         cells = (value[0] if isinstance(value, tuple) else value for value in values)
         lines.append(f"{measure:<46}" + "".join(f"{value:>11.3f}" for value in cells))
@@ -271,13 +280,18 @@ def f1_table(scores: dict) -> str:
     return "\n".join(lines)
 
 
-def row(name: str, count: object, values: Sequence[float]) -> str:
+def row(name: str, count: int | str, values: Sequence[float]) -> str:
     cells = ("-" if np.isnan(value) else f"{value:.3f}" for value in values)
     return f"{name:<28}{count:>7}" + "".join(f"{cell:>11}" for cell in cells)
 
 
 def phantom_page(
-    reading: dict, drawing: dict, phantoms: Sequence, real: np.ndarray, reports: Sequence[str], drawings: np.ndarray
+    reading: dict,
+    drawing: dict,
+    phantoms: Sequence[Phantom],
+    real: np.ndarray,
+    reports: Sequence[str],
+    drawings: np.ndarray,
 ) -> list[str]:
     """The blocks of report.html."""
     blocks = [page.text([f"{len(reports)} drawn chest X-rays that the model was never trained on.", DISCLAIMER])]
@@ -313,14 +327,14 @@ def phantom_page(
         page.table(
             ["measure", "generated", "other real"],
             [[measure, *values] for measure, values in distances(drawing).items()],
-            note="In the probe's features, against real phantoms. other real: further phantoms, as good as it gets.",
+            note="In the classifier's features, against real phantoms. other real: more phantoms, the best possible.",
         ),
         page.heading("The first twelve"),
         page.pictures(pairs),
     ]
 
 
-def write_reading(path: Path, phantoms: Sequence, reports: Sequence[str]) -> None:
+def write_reading(path: Path, phantoms: Sequence[Phantom], reports: Sequence[str]) -> None:
     lines = [
         json.dumps({"index": index, "truth": p.report, "generated": report})
         for index, (p, report) in enumerate(zip(phantoms, reports, strict=True))
@@ -328,7 +342,7 @@ def write_reading(path: Path, phantoms: Sequence, reports: Sequence[str]) -> Non
     write_text(path, "\n".join(lines) + "\n")
 
 
-def write_picture(path: Path, phantoms: Sequence, real: np.ndarray, drawings: np.ndarray, size: int) -> None:
+def write_picture(path: Path, phantoms: Sequence[Phantom], real: np.ndarray, drawings: np.ndarray, size: int) -> None:
     """Up to 16 prompts: the phantom on the left and the generated picture on the right of each pair."""
     from PIL import Image
 

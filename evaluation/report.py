@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.errors import UserError
-from common.files import write_text
+from common.files import make_writable, write_text
 from common.observations import OBSERVATIONS
 from evaluation import metrics, page
 from evaluation.results import (
     OURS_ONLY,
     Scored,
     footer,
-    make_folder,
     mean_and_interval,
     paper_table,
     scored,
@@ -36,8 +35,12 @@ from evaluation.results import (
 from sample import DISCLAIMER
 
 if TYPE_CHECKING:
+    from archives.records import Records
     from common.distributed import Team
+    from phantoms.dataset import Phantoms
     from weights import Checkpoint
+
+LabelReports = Callable[[Sequence[str]], np.ndarray]  # N texts -> (N, 14): 1, 0, -1 and nan
 
 PREDICTION_COLUMNS = ("Ground Truth", "Report Impression")  # of the CSV that UniX's own evaluation writes
 MODES = ("negative", "positive")  # what "uncertain" counts as
@@ -46,13 +49,13 @@ MEASURES = {"bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4"
 
 
 def report_command(args: argparse.Namespace) -> None:
-    make_folder(args.out)
+    make_writable(args.out)
     started, source, weights = time.perf_counter(), None, None
     if args.predictions:
         rows = read_predictions(args.predictions)[: args.n]
     else:
         rows, source, weights = together(args, write_reports)
-        if rows is None:  # the leader scores
+        if rows is None:  # the main process scores
             return
     generated_in = time.perf_counter() - started
     if len(rows) < 2:
@@ -96,8 +99,10 @@ def read_predictions(path: Path) -> list[dict]:
     return rows
 
 
-def write_reports(args: argparse.Namespace, team: Team) -> tuple[list[dict] | None, object, str | None]:
-    """The model's report of every image, each process its share; (None, None, None) on all but the leader.
+def write_reports(
+    args: argparse.Namespace, team: Team
+) -> tuple[list[dict] | None, Records | Phantoms | None, str | None]:
+    """The model's report of every image, each process its share; (None, None, None) on all but the main one.
 
     Every report is a line in OUT/reports.RANK.jsonl as soon as it is written, so a run that was cut off goes on with
     --resume, on any number of processes.
@@ -148,7 +153,7 @@ def write_reports(args: argparse.Namespace, team: Team) -> tuple[list[dict] | No
     return [rows[index] for index in range(count)], source, f"{args.weights} ({version})"
 
 
-def report_source(args: argparse.Namespace, checkpoint: Checkpoint) -> object:
+def report_source(args: argparse.Namespace, checkpoint: Checkpoint) -> Records | Phantoms:
     """What to read: a data set, or phantoms that no model was trained on."""
     from archives.opening import open_source
     from phantoms.dataset import Phantoms
@@ -163,13 +168,13 @@ def report_source(args: argparse.Namespace, checkpoint: Checkpoint) -> object:
     return Phantoms(int(count or 200), 256, seed=1, cache=args.cache)
 
 
-def question_of(source: object, index: int) -> str | None:
+def question_of(source: Records | Phantoms, index: int) -> str | None:
     """The data set's own question, where it has one (UniX's test files)."""
     records = getattr(source, "records", None)
     return records[index].extra.get("question") if records else None
 
 
-def file_of(source: object, index: int) -> str:
+def file_of(source: Records | Phantoms, index: int) -> str:
     records = getattr(source, "records", None)
     return str(source.root / records[index].image) if records else ""
 
@@ -193,7 +198,7 @@ def read_shards(out: Path, settings: dict) -> dict[int, dict]:
     return rows
 
 
-def report_judge(args: argparse.Namespace) -> tuple[str, Callable[[Sequence[str]], np.ndarray]]:
+def report_judge(args: argparse.Namespace) -> tuple[str, LabelReports]:
     """(name, texts -> labels (N, 14): 1, 0, -1 and nan): CheXbert if its folder is given, else our rules."""
     from reports.labeler import label_reports
 
@@ -210,7 +215,7 @@ def report_judge(args: argparse.Namespace) -> tuple[str, Callable[[Sequence[str]
     return "CheXbert", label
 
 
-def score_reports(truths: Sequence[str], written: Sequence[str], judge: str, label: Callable) -> dict:
+def score_reports(truths: Sequence[str], written: Sequence[str], judge: str, label: LabelReports) -> dict:
     """Table 2 and the texts' likeness, every number with its 95 % interval (1,000 bootstrap draws of the reports)."""
     truth, claims = label(truths), label(written)
     chexbert = metrics.chexbert_scores(truth, claims)
@@ -283,7 +288,7 @@ def report_text(results: dict, about: dict) -> str:
     return "\n".join([*lines, "", ", ".join(words)])
 
 
-def report_page(rows: Sequence[dict], results: dict, source: object, about: dict) -> str:
+def report_page(rows: Sequence[dict], results: dict, source: Records | Phantoms | None, about: dict) -> str:
     ours = [tuple(100 * part for part in results["table_2"][mode][name]) for mode in MODES for name in TABLE2]
     bars = [
         (name, *scores[mode], f"{scores[f'support_{mode}']} true")
@@ -313,7 +318,7 @@ def report_page(rows: Sequence[dict], results: dict, source: object, about: dict
     return page.page("Reading chest X-rays", blocks, footer=footer(about))
 
 
-def report_cases(rows: Sequence[dict], chosen: Sequence[int], results: dict, source: object) -> str:
+def report_cases(rows: Sequence[dict], chosen: Sequence[int], results: dict, source: Records | Phantoms | None) -> str:
     """Pictures with both reports, or only the reports where there are no pictures."""
     if source is None:
         cells = [[rows[i]["truth"], rows[i]["generated"], results["agreement"][i]] for i in chosen]

@@ -5,25 +5,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from common.errors import UserError
 from common.files import write_text
 from evaluation import metrics, page
 from sample import check_device
 
+if TYPE_CHECKING:
+    from common.distributed import Team
+
+Result = TypeVar("Result")
 Scored = tuple[float, float, float]  # a number and its 95 % interval
 OURS_ONLY = "compares with nothing outside this repository"
 
 
-def together(args: argparse.Namespace, work: Callable) -> object:
+def together(args: argparse.Namespace, work: Callable[[argparse.Namespace, Team], Result]) -> Result:
     """work(args, team) on every process of a torchrun, or alone."""
     import torch
 
@@ -49,7 +52,7 @@ def scored(value: float, low: float, high: float) -> Scored:
     return float(value), float(low), float(high)
 
 
-def paper_table(number: int, ours: Sequence, judged: str, second: str = "params", note: str = "") -> str:
+def paper_table(number: int, ours: Sequence[page.Cell], judged: str, second: str = "params", note: str = "") -> str:
     """This run's row above the paper's. ours: its cells, in the order of the paper's columns. judged: by what."""
     table = page.paper_table(number)
     columns, rows, group = table["columns"], [f"This run; {judged}", ["this run", None, *ours]], None
@@ -108,14 +111,3 @@ def without_nan(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [without_nan(item) for item in value]
     return None if isinstance(value, float) and np.isnan(value) else value
-
-
-def make_folder(path: Path) -> None:
-    """Before minutes of work: can anything be written there?"""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f"writable.{os.getpid()}"  # of this process alone: others of its team look as well
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"--out {path}: cannot write there ({error.strerror}); name another folder") from error

@@ -1,1 +1,1 @@
-"""Frozen networks that judge pictures and reports. Nothing in here is trained by train.py."""
+"""Frozen networks that judge pictures and reports. Nothing that train.py trains goes in here."""

@@ -1,10 +1,6 @@
-"""The published judges, frozen: what they make of an image or a report is what generated ones are measured by.
+"""BERT (Devlin et al. 2018) and its WordPiece tokenizer: what CheXbert and CXR-BERT are built on.
 
-    RadDino    an image -> patch and class features: REPA's target, and the space of Fréchet distances    load_raddino
-    CheXbert   a report -> 14 labels (Smit et al. 2020)                                                  load_chexbert
-    BioViL     an image and a text -> how well they agree (Boecking et al. 2022)                         load_aligner
-
-Each loader takes the folder as it was published (README says where from). Nothing here is trained.
+The sizes come from a checkpoint's own tensors. `judges/chexbert.py` and `judges/biovil.py` load the published files.
 """
 
 from __future__ import annotations
@@ -21,12 +17,9 @@ from torch import nn
 
 from checkpoints.configs import depth, our_shapes, read_tokenizer
 from checkpoints.folders import read_json
-from checkpoints.layouts import Layout, Translate, translate_bert
-from checkpoints.plan import empty, load_tensors
+from checkpoints.layouts import Layout, Translate
 from checkpoints.tensors import PICKLES, Tensors, recognise
 from common.errors import UserError
-
-# ---- text: BERT --------------------------------------------------------------------------------------------------
 
 
 class BertBlock(nn.Module):
@@ -107,15 +100,6 @@ def bert_shapes(tensors: Tensors, translate: Translate, folder: Path) -> tuple[d
     if not {"word.weight", "position.weight", "token_type.weight", "blocks.0.fc1.weight"} <= shapes.keys():
         raise UserError(f"{tensors.path}: no whole BERT in it")
     return shapes, read_json(folder / "config.json").get("num_attention_heads")
-
-
-def load_bert(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Bert, Tokenizer]:
-    """A plain BERT's folder (model.safetensors or pytorch_model.bin, config.json, tokenizer.json or vocab.txt)."""
-    tensors = Tensors(folder)
-    shapes, heads = bert_shapes(tensors, translate_bert, Path(folder))
-    bert = empty(lambda: Bert(shapes, heads), device, torch.float32)
-    load_tensors(bert, tensors, translate_bert)
-    return bert.eval().requires_grad_(False), read_wordpiece(folder)
 
 
 def one_of_layout(folder: str | Path, wanted: Layout) -> Tensors:

@@ -1,4 +1,8 @@
-"""BioViL v1.1 (Bannur et al. 2023): does a picture fit its text?"""
+"""BioViL (Boecking et al. 2022; Bannur et al. 2023): an image and a text -> how well they agree.
+
+Two networks project to one space: a ResNet-50 reads the image, CXR-BERT the text. `load_aligner` takes the published
+folder.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,6 @@ from checkpoints.configs import our_shapes
 from checkpoints.layouts import BIOVIL, CXR_BERT
 from checkpoints.plan import empty, load_tensors
 from judges.bert import Bert, bert_shapes, one_of_layout, read_wordpiece, tokenize
-
-# ---- images and text: BioViL -------------------------------------------------------------------------------------
 
 
 class Bottleneck(nn.Module):

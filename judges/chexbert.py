@@ -1,4 +1,4 @@
-"""CheXbert (Smit et al. 2020): 14 labels of a report."""
+"""CheXbert (Smit et al. 2020): a report -> the 14 labels that Table 2 compares. The folder is the published one."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """The judge of drawn phantoms: a small convolutional network that tells which of the 14 observations a picture shows.
 
-A room of its own because a judge must not depend on what it judges: it is trained on phantoms alone, of a seed that
-neither the model (seed 0) nor the evaluation (seed 1) uses, and never sees a generated picture. It plays the part that
-an Inception network plays for photographs (Heusel et al. 2017): its 14 probabilities say whether a picture shows what
-was asked for, its 128 features before them give the Fréchet distance.
+A judge must not depend on what it judges. This one is trained on phantoms alone, of a seed that neither the model
+(seed 0) nor the evaluation (seed 1) uses, and never sees a generated picture. It plays the part that an Inception
+network plays for photographs (Heusel et al. 2017): its 14 probabilities say whether a picture shows what was asked for,
+and the 128 features before them give the Fréchet distance.
 
-    load_or_train(path=None) -> Probe, from ~/.cache/open-unix if it was trained before
-    judge(probe, images)     -> (N, 14) probabilities, (N, 128) features
+    load_or_train(path=None)   -> PhantomClassifier, from ~/.cache/open-unix if it was trained before
+    judge(classifier, images)  -> (N, 14) probabilities, (N, 128) features
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from common.files import source_hash, write_atomically
 from common.observations import OBSERVATIONS
 from phantoms.dataset import Phantom, phantom
 
-SIZE = 128  # px a side of what the probe sees; larger pictures are averaged down to it
+SIZE = 128  # px a side of what the classifier sees; larger pictures are averaged down to it
 DRAWN_SIZE = 256  # px a side of the real phantoms before that
 FEATURES = 128
 CACHE = Path.home() / ".cache" / "open-unix"
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How the probe is trained. The defaults take about five minutes on two idle CPU cores."""
+class ClassifierRecipe:
+    """How the classifier is trained. The defaults take about five minutes on two idle CPU cores."""
 
     seed: int = 2  # of the phantoms
     train: int = 6000  # phantoms 0..train-1
@@ -75,7 +75,7 @@ class Block(nn.Module):
         return F.relu(self.shortcut(x) + self.norm2(self.conv2(out)))
 
 
-class Probe(nn.Module):
+class PhantomClassifier(nn.Module):
     """0.47 M parameters. `thresholds` (14,): the probability above which an observation counts as shown."""
 
     def __init__(self) -> None:
@@ -99,31 +99,28 @@ class Probe(nn.Module):
         return self.head(F.dropout(self.features(pixels), 0.2, self.training))
 
 
-def judge(probe: Probe, images: np.ndarray, batch: int = 100) -> tuple[np.ndarray, np.ndarray]:
+def judge(classifier: PhantomClassifier, images: np.ndarray, batch: int = 100) -> tuple[np.ndarray, np.ndarray]:
     """images: (N, S, S) uint8 -> probabilities (N, 14) float32, features (N, 128) float64."""
-    device = probe.head.weight.device
+    device = classifier.head.weight.device
     probabilities, features = [], []
-    probe.eval()
+    classifier.eval()
     with torch.inference_mode():
         for start in range(0, len(images), batch):
-            found = probe.features(to_pixels(images[start : start + batch]).to(device))
-            probabilities.append(probe.head(found).sigmoid().float().cpu().numpy())
+            found = classifier.features(to_pixels(images[start : start + batch]).to(device))
+            probabilities.append(classifier.head(found).sigmoid().float().cpu().numpy())
             features.append(found.double().cpu().numpy())
     return np.concatenate(probabilities), np.concatenate(features)
 
 
-def shown(probe: Probe, probabilities: np.ndarray) -> np.ndarray:
+def shown(classifier: PhantomClassifier, probabilities: np.ndarray) -> np.ndarray:
     """Probabilities (N, 14) -> bool (N, 14), by the thresholds chosen on the validation phantoms."""
-    return probabilities > probe.thresholds.cpu().numpy()
+    return probabilities > classifier.thresholds.cpu().numpy()
 
 
 def to_pixels(images: np.ndarray) -> torch.Tensor:
     """(N, S, S) uint8 -> (N, 1, 128, 128) float32 in [0, 1]; a larger S is averaged down."""
     pixels = torch.from_numpy(np.array(images))[:, None].float() / 255  # a copy: Pillow's arrays are read-only
     return pixels if pixels.shape[-1] == SIZE else F.interpolate(pixels, (SIZE, SIZE), mode="area")
-
-
-# ---- phantoms ----------------------------------------------------------------------------------------------------
 
 
 def draw_phantoms(
@@ -145,57 +142,55 @@ def truth_array(phantoms: Sequence[Phantom]) -> np.ndarray:
     return np.array([list(p.labels().values()) for p in phantoms], dtype=bool)
 
 
-# ---- training ----------------------------------------------------------------------------------------------------
-
-
 def load_or_train(
-    path: str | Path | None = None, recipe: Recipe | None = None, device: str = "cpu", progress: bool = True
-) -> tuple[Probe, str]:
-    """The probe in evaluation mode, and the file it lies in.
+    path: str | Path | None = None, recipe: ClassifierRecipe | None = None, device: str = "cpu", progress: bool = True
+) -> tuple[PhantomClassifier, str]:
+    """The classifier in evaluation mode, and the file it lies in.
 
     path: read from there, or trained and written there. None: a file in ~/.cache/open-unix whose name holds the hash of
-    all the probe depends on (the package phantoms, this file, the recipe): an old probe never judges new phantoms.
+    all that the classifier depends on (the package phantoms, this file, the recipe). So an old one never judges new
+    phantoms.
     Raises UserError if the file cannot be read or written.
     """
-    recipe = recipe or Recipe()
+    recipe = recipe or ClassifierRecipe()
     version = fingerprint(recipe)
-    file = Path(path) if path else CACHE / f"probe-{version}.safetensors"
+    file = Path(path) if path else CACHE / f"classifier-{version}.safetensors"
     if file.exists():
         return load(file, version).to(device).eval(), str(file)
     with write_atomically(file) as temporary:
         temporary.touch()  # a folder that cannot be written to is said before minutes of training, not after them
-        probe = train(recipe, device, progress)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in probe.state_dict().items()}
+        classifier = train(recipe, device, progress)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in classifier.state_dict().items()}
         save_file(tensors, temporary, metadata={"version": version, "recipe": json.dumps(asdict(recipe))})
-    return probe.eval(), str(file)
+    return classifier.eval(), str(file)
 
 
-def fingerprint(recipe: Recipe) -> str:
+def fingerprint(recipe: ClassifierRecipe) -> str:
     """12 hex digits of all that decides what is learned: the code that draws, the code that learns, the recipe."""
     digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
     digest.update(source_hash(Path(phantoms.__file__).parent).encode() + Path(__file__).read_bytes())
     return digest.hexdigest()[:12]
 
 
-def load(file: Path, version: str) -> Probe:
-    probe = Probe()
+def load(file: Path, version: str) -> PhantomClassifier:
+    classifier = PhantomClassifier()
     try:
         with safe_open(file, framework="pt") as stored:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
             written_for = (stored.metadata() or {}).get("version")
-        probe.load_state_dict(tensors)
+        classifier.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--probe {file}: not a probe of ours ({reason}); delete it to train anew") from error
+        raise UserError(f"--classifier {file}: not a classifier of ours ({reason}); delete it to train anew") from error
     if written_for != version:
         print(
-            f"--probe {file}: trained for other phantoms, or by another version of judges/classifier.py",
+            f"--classifier {file}: trained for other phantoms, or by another version of judges/classifier.py",
             file=sys.stderr,
         )
-    return probe
+    return classifier
 
 
-def train(recipe: Recipe, device: str = "cpu", progress: bool = True) -> Probe:
+def train(recipe: ClassifierRecipe, device: str = "cpu", progress: bool = True) -> PhantomClassifier:
     """Draw the phantoms, train, choose the thresholds. All randomness comes from `recipe.seed`."""
     count = recipe.train + recipe.validation
     phantoms = draw_phantoms(recipe.seed, range(count), DRAWN_SIZE, progress=progress)
@@ -206,20 +201,20 @@ def train(recipe: Recipe, device: str = "cpu", progress: bool = True) -> Probe:
     generator = torch.Generator().manual_seed(recipe.seed)
     with torch.random.fork_rng():  # the initial weights and dropout take torch's global generator
         torch.manual_seed(recipe.seed)
-        probe = Probe().to(device, memory_format=torch.channels_last)
-        optimizer = torch.optim.AdamW(probe.parameters(), weight_decay=recipe.weight_decay)
+        classifier = PhantomClassifier().to(device, memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=recipe.weight_decay)
         steps = recipe.epochs * (recipe.train // recipe.batch)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, recipe.learning_rate, total_steps=steps, pct_start=0.1
         )
-        bar = tqdm(total=steps, unit="step", desc="probe", disable=not progress)
+        bar = tqdm(total=steps, unit="step", desc="classifier", disable=not progress)
         for _ in range(recipe.epochs):
             order = torch.randperm(recipe.train, generator=generator)
             for rows in order[: recipe.train // recipe.batch * recipe.batch].split(recipe.batch):
                 pixels = augment(images[rows], generator).to(device, memory_format=torch.channels_last)
                 # bfloat16 convolutions halve the forward pass on a CPU; the weights and the loss stay float32.
                 with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
-                    logits = probe(pixels)
+                    logits = classifier(pixels)
                 loss = F.binary_cross_entropy_with_logits(logits.float(), truth[rows].to(device))
                 optimizer.zero_grad()
                 loss.backward()
@@ -230,10 +225,10 @@ def train(recipe: Recipe, device: str = "cpu", progress: bool = True) -> Probe:
         bar.close()
 
     validation = (images[recipe.train :, 0] * 255).round().to(torch.uint8).numpy()
-    probabilities, _ = judge(probe, validation)
+    probabilities, _ = judge(classifier, validation)
     best = best_thresholds(truth[recipe.train :].bool().numpy(), probabilities)
-    probe.thresholds.copy_(torch.from_numpy(best))
-    return probe
+    classifier.thresholds.copy_(torch.from_numpy(best))
+    return classifier
 
 
 def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -1,11 +1,11 @@
-"""Sets of images, and what a frozen encoder makes of them: what Fréchet distances and all the others are computed from.
+"""Sets of images and their features: what the Fréchet distance and the other measures of Table 3 are computed from.
 
-    open_images(PATH)           a folder of images, a table of generated ones, or any data set of archives/
-    load_encoder(FOLDER | None) RadDino's class token; without its weights the tiny model's own ViT
-    features(images, encoder)   (N, width), kept by the content of the images and the encoder's weights
+    open_images(PATH)                      a folder of images, a table of generated ones, or a data set of archives/
+    load_feature_extractor(FOLDER | None)  RadDino's class token; without its weights the tiny model's own ViT
+    features(images, extractor)            (N, width), kept under a hash of the images and of the extractor's weights
 
-Numbers compare only if they come from one encoder, and only RadDino's compare with the paper's: an encoder has a `name`
-that stands beside every number, and says whether it is `comparable`.
+Numbers compare only if they come from one extractor, and only RadDino's compare with the paper's. So an extractor has a
+`name`, which stands beside every number, and says whether it is `comparable`.
 """
 
 from __future__ import annotations
@@ -86,52 +86,51 @@ def of_records(source: Records) -> Images:
     return Images(str(source.root), source.kind, files, texts, labels, source.image)
 
 
-# ---- encoders ----------------------------------------------------------------------------------------------------
-
-
 @dataclass
-class Encoder:
+class FeatureExtractor:
+    """A frozen network that turns images into features. Compare only numbers of one extractor."""
+
     name: str
     comparable: bool  # with published numbers?
     version: str  # which weights
     prepare: Callable[[np.ndarray], np.ndarray]  # (height, width) uint8 -> (S, S) uint8
-    encode: Callable[[torch.Tensor], torch.Tensor]  # (B, S, S) uint8 -> (B, width)
+    extract: Callable[[torch.Tensor], torch.Tensor]  # (B, S, S) uint8 -> (B, width)
 
 
-def load_encoder(raddino: Path | None, device: str | torch.device = "cpu") -> Encoder:
+def load_feature_extractor(raddino: Path | None, device: str | torch.device = "cpu") -> FeatureExtractor:
     """RadDino from its published folder, or the shipped tiny ViT (the average of its patches)."""
     if raddino is not None:
-        encoder = load_raddino(raddino, device)
+        network = load_raddino(raddino, device)
 
         def prepare(image: np.ndarray) -> np.ndarray:
             # CheXGenBench stretches every image to 299 x 299 first, for Inception's sake; RadDino then sees that.
             return np.asarray(Image.fromarray(image).resize((299, 299), Image.Resampling.BILINEAR))
 
-        return Encoder("RadDino", True, weights_hash(raddino), prepare, lambda images: encoder(images)[0])
+        return FeatureExtractor("RadDino", True, weights_hash(raddino), prepare, lambda images: network(images)[0])
     model = load_checkpoint(SHIPPED, device).model
     size = model.config.vit.image_size
 
-    def encode(images: torch.Tensor) -> torch.Tensor:
+    def extract(images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             return model.vit(model.vit.preprocess(images.to(device))).mean(dim=1)
 
-    return Encoder(
+    return FeatureExtractor(
         "the tiny model's ViT, trained on drawn X-rays",
         False,
         weights_hash(SHIPPED),
         lambda image: to_square(Image.fromarray(image), size),
-        encode,
+        extract,
     )
 
 
 def features(
-    images: Images, encoder: Encoder, cache: Path | None, batch: int = 32, progress: bool = False
+    images: Images, extractor: FeatureExtractor, cache: Path | None, batch: int = 32, progress: bool = False
 ) -> np.ndarray:
     """(N, width) float32, in the order of `images`. A file in `cache` is named by what it was computed from: the bytes
-    of every image and the encoder. Raises UserError naming an image that cannot be read."""
+    of every image and the extractor. Raises UserError naming an image that cannot be read."""
     with ThreadPoolExecutor(data.default_workers()) as pool:  # Pillow and hashlib let other threads run
         if cache is not None:
-            digest = hashlib.sha256(f"{encoder.name} {encoder.version}".encode())
+            digest = hashlib.sha256(f"{extractor.name} {extractor.version}".encode())
             for one in pool.map(file_hash, images.files):
                 digest.update(one)
             kept = Path(cache) / f"features-{digest.hexdigest()[:20]}.npy"
@@ -139,14 +138,14 @@ def features(
                 return np.load(kept)
 
         def prepared(index: int) -> np.ndarray:
-            return encoder.prepare(images.load(index))
+            return extractor.prepare(images.load(index))
 
         found = []
         with tqdm(total=len(images), unit="image", desc=f"features of {images.name}", disable=not progress) as bar:
             for start in range(0, len(images), batch):
                 rows = range(start, min(start + batch, len(images)))
                 pixels = torch.from_numpy(np.stack(list(pool.map(prepared, rows))))
-                found.append(encoder.encode(pixels).float().cpu().numpy())
+                found.append(extractor.extract(pixels).float().cpu().numpy())
                 bar.update(len(rows))
     result = np.concatenate(found)
     if cache is not None:

@@ -1,4 +1,4 @@
-"""RadDino, the paper's target of REPA and the eye of its Frechet distances."""
+"""RadDino (Pérez-García et al. 2025): the target of REPA, and the features of the Fréchet distances in Table 3."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The embedded data set: drawn chest X-rays whose truth is known. Nothing in here knows a model."""
+"""The embedded data set: drawn chest X-rays whose truth is known. Nothing that knows a model goes in here."""

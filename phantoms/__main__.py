@@ -1,4 +1,7 @@
-"""python -m phantoms: draw chest X-rays with their reports into a folder that `--data` reads."""
+"""Draw chest X-rays with their reports into a folder that `train.py --data` reads.
+
+python -m phantoms --n 64 --out out/phantoms
+"""
 
 from __future__ import annotations
 

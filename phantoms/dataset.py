@@ -1,4 +1,11 @@
-"""Phantoms as a data set: truth, picture and report of each index, drawn once and kept."""
+"""Phantoms as a data set: drawn chest X-rays with their reports, each made once and kept.
+
+A phantom is made in three steps. Each has its own random stream, so a change to one leaves the others as they are:
+
+    truth(seed, index)          -> Patient: the view, the cardiothoracic ratio and the findings     truth.py
+    draw(patient, rng, size)    -> (size, size) uint8                                               drawing.py
+    write_report(patient, rng)  -> "FINDINGS: ... IMPRESSION: ..." and the impression alone         wording.py
+"""
 
 from __future__ import annotations
 

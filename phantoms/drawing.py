@@ -1,15 +1,9 @@
-"""Drawn chest radiographs with known truth, and their reports: the data set that needs no download.
+"""The picture of a phantom: its patient's anatomy is summed up as attenuation, then exposed like a film.
 
-A phantom is made in three steps, each with its own random stream, so that a change to one leaves the others alone:
-
-    truth(seed, index)      -> Patient: the view, the cardiothoracic ratio and the findings
-    draw(patient, rng)      -> (size, size) uint8: attenuation is summed up, then exposed like a film
-    write_report(patient)   -> "FINDINGS: ... IMPRESSION: ..." and the impression alone
+    draw(patient, rng, size) -> (size, size) uint8
 
 Everything is drawn in patient coordinates: y runs down the picture from 0 to 1, and t is the distance from the
 midline, so both lungs share one set of formulas. The patient's left is on the RIGHT of the picture, as on film.
-
-    python -m phantoms --n 64 --out out/phantoms
 """
 
 from __future__ import annotations

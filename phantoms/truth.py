@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +54,7 @@ def streams(seed: int, index: int) -> list[np.random.Generator]:
     return [np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(3)]
 
 
-def pick(rng: np.random.Generator, options: tuple | list, p: tuple[float, ...] | None = None) -> str:
+def pick(rng: np.random.Generator, options: Sequence[str], p: tuple[float, ...] | None = None) -> str:
     return options[rng.choice(len(options), p=p)]
 
 

@@ -1,26 +1,27 @@
 """Reports cleaned for training: what a picture cannot show goes, what it shows stays.
 
 The paper (sections 3 and 5.1) strips "underscores, technical metadata, and conversational fillers" from reports with an
-LLM, since a model that learns to write "___" or "unchanged from the prior" hallucinates. Two ways to do it:
+LLM, since a model that learns to write "___" or "unchanged from the prior" hallucinates. There are two ways to do it:
 
-    rules   tables of regular expressions, free and offline                     clean_text, clean_report
-    an LLM  any OpenAI-compatible server, each answer checked by the labeler    ChatServer
+    reports/rules.py   tables of regular expressions, free and offline
+    reports/llm.py     any OpenAI-compatible server
 
-Neither may lose a finding. `labeler.label_report` must read the same observations and sides before and after; where the
-LLM's answer fails that, the rules' text is kept and the difference is written down.
+This file holds what both share: neither may lose a finding. The labeler must read the same observations and sides
+before and after. Where an LLM's answer fails that, the rules' text is kept and the difference is written down.
+`python data.py clean DATA --out FILE` is the command.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.files import write_atomically
 from common.observations import OBSERVATIONS
 from reports.labeler import label_report
 from reports.llm import ChatServer, ask_all
@@ -31,9 +32,6 @@ def differences(before: str, after: str) -> list[str]:
     """The observations that `label_report` reads differently (value or side) in the two texts."""
     old, new = label_report(before), label_report(after)
     return [name for name in OBSERVATIONS if old[name] != new[name]]
-
-
-# 3. From records to cleaned records.
 
 
 def clean_records(
@@ -69,17 +67,18 @@ def clean_records(
                     f'record {number}: "{field}" is no text; every record needs image, findings, impression'
                 )
     counts = dict.fromkeys(("read", "changed", "emptied", "disagreements", "fallbacks"), 0)
-    temporary = out.with_name(out.name + ".tmp")
     shown = []
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    disagreements = out.with_name(out.name + ".disagreements.jsonl")
+    with write_atomically(out) as temporary, write_atomically(disagreements) as temporary_disagreements:
         answers = {}
         if llm:
             reports = [(item["findings"], item["impression"]) for item in items]
             path = out.with_name(out.name + ".answers.jsonl")
             answers = ask_all(ChatServer(llm, model, **server), reports, path, concurrency, progress, prices)
-        disagreements = out.with_name(out.name + ".disagreements.jsonl")
-        with open(temporary, "w", encoding="utf-8") as file, open(disagreements, "w", encoding="utf-8") as differing:
+        with (
+            open(temporary, "w", encoding="utf-8") as file,
+            open(temporary_disagreements, "w", encoding="utf-8") as differing,
+        ):
             for item in tqdm(items, disable=not progress or bool(llm), unit="report"):
                 before = (item["findings"], item["impression"])
                 rules = after = clean_report(*before)
@@ -108,9 +107,6 @@ def clean_records(
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
                 if changed and len(shown) < examples:
                     shown.append((" | ".join(before), " | ".join(after)))
-        os.replace(temporary, out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     show_examples(shown, examples)
     print(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     return counts

@@ -1,4 +1,8 @@
-"""Cleaning by a language model behind an OpenAI-compatible server; its answers are kept and checked."""
+"""Cleaning by a language model behind an OpenAI-compatible server.
+
+`ChatServer` asks for one report, `ask_all` for many at a time. Every answer is kept in a file as it comes, so a run
+that was cut off asks only for the rest. `reports/cleaning.py` checks the answers.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,6 @@ from typing import IO
 from tqdm import tqdm
 
 from common.errors import UserError
-
-# 2. An LLM behind an OpenAI-compatible server.
 
 PROMPT_VERSION = "1"  # a part of the cache's keys: raise it with every change of PROMPT
 PROMPT = """\
@@ -132,7 +134,12 @@ def open_answers(path: Path) -> tuple[dict[str, tuple[str, str]], IO[str]]:
 
 
 def ask_all(
-    server: ChatServer, reports: Iterable[tuple[str, str]], path: Path, concurrency: int, progress: bool, prices: tuple
+    server: ChatServer,
+    reports: Iterable[tuple[str, str]],
+    path: Path,
+    concurrency: int,
+    progress: bool,
+    prices: tuple[float, float],
 ) -> dict[tuple[str, str], tuple[str, str]]:
     """Every report's answer, from the file at `path` or the server; reports answered malformed are missing."""
     answers, file = open_answers(path)

@@ -1,13 +1,15 @@
-"""Reports cleaned for training: what a picture cannot show goes, what it shows stays.
+"""Cleaning by rules: tables of regular expressions, free and offline. `clean_text` and `clean_report` apply them.
 
-The paper (sections 3 and 5.1) strips "underscores, technical metadata, and conversational fillers" from reports with an
-LLM, since a model that learns to write "___" or "unchanged from the prior" hallucinates. Two ways to do it:
+What a picture cannot show goes (blanks, dates, comparisons, calls, advice), what it shows stays. Each sentence passes
+through the tables in this order: ADVICE, DROPPED, REWRITES, REPAIRS; TECHNIQUE and ANATOMY then find the sentences that
+say nothing any more.
 
-    rules   tables of regular expressions, free and offline                     clean_text, clean_report
-    an LLM  any OpenAI-compatible server, each answer checked by the labeler    ChatServer
+How a table is written: an entry a line. An indented line continues the entry above it. `<NAME>` stands for an entry of
+PIECES, `#` begins a comment. Three signs stand for what was taken out of a sentence, and REPAIRS removes them again:
 
-Neither may lose a finding. `labeler.label_report` must read the same observations and sides before and after; where the
-LLM's answer fails that, the rules' text is kept and the difference is written down.
+    □  a word that was taken out before us ("___", "XXXX")
+    ◇  a comparison that a rule took out ("unchanged")
+    ▷  a "remains" that becomes "is" or "are"
 """
 
 from __future__ import annotations
@@ -17,14 +19,10 @@ from collections.abc import Iterator
 
 from reports.labeler import label_report
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 1. The rules. In the tables □ is a word that was taken out before us, ◇ a comparison that we took out, ▷ a "remains"
-# that becomes "is" or "are": what is left hanging around them ("is ◇.") is repaired at the end. An indented line
-# goes on with the one before.
-
 BLANK = "□"
 
-# Pieces that the patterns below name in <>.
+# What the entries of the other tables, and later pieces, name in <>. A long entry breaks only before a bar, so that
+# every word can be searched.
 PIECES = r"""
 MONTH (?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?
 DATE (?:\d{1,4}[/-]\d{1,2}[/-][\d□]+|[\d□]+/[\d□]+(?:/[\d□]+)?|<MONTH> \d{1,2},? \d{4}|\d{1,2} <MONTH> \d{4})
@@ -33,10 +31,9 @@ AGO (?:one|two|three|\d+) (?:day|week|month|year)s? (?:ago|earlier|prior)
 EXAM (?:study|studies|exam(?:ination)?s?|radiographs?|radiography|films?|cts?|x-?rays?|images?|imaging|scans?|tomogram)
 OLD (?:(?:most |more )?recent|prior|previous|earlier|remote|old(?:er)?|last|outside|comparison|preceding|available)
 CHEST (?:chest|portable|frontal|pa|ap|lateral|computed)
-PRIOR (?:(?:the|a|an|any|multiple|her|his|its) )?(?:(?:<OLD>|□|<CHEST>)[ ,]+)*
-    (?:<EXAM>\b|□|yesterday|before\b|(?:prior|previous|comparison|last)s?(?=\s*(?:[,.;]|$|with|and|from|of)))
-    (?: (?:<CHEST>|<OLD>|<EXAM>)\b)*
-    (?:,? (?:from|of|on|in|dated|performed|obtained)(?: on| in)? (?:the )?(?:□|<DATE>|<CLOCK>)
+PRIOR (?:(?:the|a|an|any|multiple|her|his|its) )?(?:(?:<OLD>|□|<CHEST>)[ ,]+)*(?:<EXAM>\b|□|yesterday|before\b
+    |(?:prior|previous|comparison|last)s?(?=\s*(?:[,.;]|$|with|and|from|of)))(?: (?:<CHEST>|<OLD>
+    |<EXAM>)\b)*(?:,? (?:from|of|on|in|dated|performed|obtained)(?: on| in)? (?:the )?(?:□|<DATE>|<CLOCK>)
     |,? (?:<DATE>|<CLOCK>|<AGO>)| □)*
 SINCE (?:(?:as |when |in )?(?:compared|comparison) (?:to|with)|relative to|since|from)
 VERSUS (?:<SINCE>|(?:than|as) (?:on|in)|over|than|as|to|on|in)
@@ -68,24 +65,25 @@ DROPPED = r"""
 ^please\b|^(?:please )?see\b|^(?:findings )?as (?:above|below|described)\b
 # priors
 \bcomparisons? (?:is|are|was|were) (?:made|available)|^comparison\b|^compared? (?:to|with) <PRIOR>[.\s]*$
-^(?:there (?:is|are) )?no (?:<OLD> )*(?:comparisons?|<OLD>) ?(?:chest )?<EXAM>?\b(?: (?:is|are|available
-    |for|currently|comparison)\b.*)?[.\s]*$
+^(?:there (?:is|are) )?no (?:<OLD> )*(?:comparisons?|<OLD>) ?(?:chest )?<EXAM>?\b(?: (?:is|are|available|for|currently
+    |comparison)\b.*)?[.\s]*$
 \bnot available (?:for|at)\b|\bavailable for (?:direct )?comparison\b
-^(?:overall,? )?(?:there (?:is|are|has been|have been) )?(?:no|little|without) (?:<DEGREE>)(?:changes?)(?:◇
-    |\s)*[.\s]*$
+^(?:overall,? )?(?:there (?:is|are|has been|have been) )?(?:no|little|without) (?:<DEGREE>)(?:changes?)(?:◇|\s)*[.\s]*$
 # advice
 \b(?:recommend\w*|advised|follow-? ?up|correlat(?:e|ion)\b|followed up|further (?:evaluat|imag|characteri[sz])\w+)
     |if not already performed|^if\b.*\b(?:consider|desired)
-\b(?:if|as) clinically (?:indicated|warranted)\b|^(?:consider|suggest)\b|\b(?:would|may|could) be (?:helpful
-    |useful|of benefit)\b
+\b(?:if|as) clinically (?:indicated|warranted)\b|^(?:consider|suggest)\b
+    |\b(?:would|may|could) be (?:helpful|useful|of benefit)\b
 """
 
-# From here on: pattern => replacement, in this order, upper and lower case alike. A ~ is a space at an end.
+# From here on an entry is `pattern => replacement`, applied in this order, upper and lower case alike. A ~ stands for a
+# space at the end.
 # Advice at the end of a sentence goes unless it names an observation ("..., correlate for pneumonia").
 ADVICE = r"""
 ^(?:no )?comparison(?: chest x-□|[ □,]*□)\s+ =>
-(?<!^)(?:[,;:]|,? and|,? however,?|,? but| -) *(?:(?:clinical )?correlat(?:e|ion)|(?:would |we |i )?recommend(?:ed
-    |ation)?\b|(?:ct )?follow-? ?up|consider (?:ct|follow|further|dedicated|chest))\b[^.;]* =>
+(?<!^)(?:[,;:]|,? and|,? however,?|,? but| -) *(?:(?:clinical )?correlat(?:e|ion)
+    |(?:would |we |i )?recommend(?:ed|ation)?\b|(?:ct )?follow-? ?up
+    |consider (?:ct|follow|further|dedicated|chest))\b[^.;]* =>
 \b(?:,? as )(?:above|below|described(?: above| below)?|discussed(?: above| below))\b =>
 """
 
@@ -94,60 +92,59 @@ REWRITES = r"""
 # The views before a finding: "Frontal and lateral views of the chest show ...".
 ^(?:the |an? )?(?:[\w()□-]+,? ){0,8}?(?:views?|radiographs?|x-rays?|examination|projection|images?
     |films?)(?: of the chest)?(?: with [\w ]{0,40})? (?:shows?|demonstrates?|reveals?|depicts?) (?:that )? =>
-^(?:portable |single |two |pa |ap |frontal |lateral |upright |supine |and |views? |of |the |chest[ ]
-    |radiographs?|x-rays? )*(?:views?|radiographs?|chest|x-rays?) ?: * =>
+^(?:portable |single |two |pa |ap |frontal |lateral |upright |supine |and |views? |of |the |chest |radiographs?
+    |x-rays? )*(?:views?|radiographs?|chest|x-rays?) ?: * =>
 # Where and when.
 ,? ?\b(?:at|on|from|dated|of|around|approximately) (?:<CLOCK>|<DATE>)(?: on <DATE>| at <CLOCK>)? =>
 \b<DATE>\b =>
 ^<CLOCK>\s+ =>
 # "Resolved" and "removed" are absences; an absence needs no prior.
-^(?:there (?:is|has been) )?(?:a )?(?:interval )?(?:complete )?(?:resolution|removal|clearing) of (?:the[ ]
-    |an? |\d+ |two |three )?(?:<OLD> |previously (?:<SEEN>|described) )? => No~
-^(?:in the interval,? |interval,? )?(?:the |an? )?(?:<OLD> |previously (?:<SEEN>|described) )?((?:(?!\b(?:no
-    |not|and|is|are|with|but)\b)[^,;.])+?) (?:has|have)(?: now| since| completely| been| also| in the interval
-    | fully)* (?:resolved|cleared|removed)(?=[.\s]*$) => No \1
-^(?:the |an? )?(?:previously (?:<SEEN>|described) )?((?:(?!\b(?:no|not|and|is|are|with|but)\b)[^,;.])+?)
-     (?:is|are) no longer (?:<SEEN>|visible|evident)(?=[.\s]*$) => No \1
+^(?:there (?:is|has been) )?(?:a )?(?:interval )?(?:complete )?(?:resolution|removal
+    |clearing) of (?:the |an? |\d+ |two |three )?(?:<OLD> |previously (?:<SEEN>|described) )? => No~
+^(?:in the interval,? |interval,? )?(?:the |an? )?(?:<OLD> |previously (?:<SEEN>
+    |described) )?((?:(?!\b(?:no|not|and|is|are|with|but)\b)[^,;.])+?) (?:has|have)(?: now| since| completely| been
+    | also| in the interval| fully)* (?:resolved|cleared|removed)(?=[.\s]*$) => No \1
+^(?:the |an? )?(?:previously (?:<SEEN>|described) )?((?:(?!\b(?:no|not|and|is|are|with|but)\b)[^,;.])+?) (?:is
+    |are) no longer (?:<SEEN>|visible|evident)(?=[.\s]*$) => No \1
 # Larger, as a comparison, of what has no other word for its finding.
-(?:there(?: is| has been|'s been) )?(?:an? )?<DEGREE>\binterval (?:\w+ )?enlargement (?:of|in) (?:the )?(heart
-    |cardiac|cardiomediastinal|mediastin\w+)( silhouette| size| contours?)? => enlarged \1\2
-\b(heart|cardiac silhouette|cardiomediastinal silhouette|mediastinum)( size)? (?:has|have) (?:\w+ )?(?:increased
-    |enlarged)(?: in size)? => \1\2 is enlarged
+(?:there(?: is| has been|'s been) )?(?:an? )?<DEGREE>\binterval (?:\w+ )?enlargement (?:of|in) (?:the )?(heart|cardiac
+    |cardiomediastinal|mediastin\w+)( silhouette| size| contours?)? => enlarged \1\2
+\b(heart|cardiac silhouette|cardiomediastinal silhouette
+    |mediastinum)( size)? (?:has|have) (?:\w+ )?(?:increased|enlarged)(?: in size)? => \1\2 is enlarged
 # No change in X: X is there.
-(?:there (?:is|are|has been) )?\b(?:no|without)(?: evidence of| evidence for)? <DEGREE>(?:changes?
-    |increase|decrease|improvement|worsening) (?:in|of)(?: the)?(?: (?:appearance|size|position|extent
-    |severity|degree)(?: and (?:size|extent))? of)?(?: the)?\b =>
+(?:there (?:is|are|has been) )?\b(?:no|without)(?: evidence of| evidence for)? <DEGREE>(?:changes?|increase|decrease
+    |improvement|worsening) (?:in|of)(?: the)?(?: (?:appearance|size|position|extent|severity
+    |degree)(?: and (?:size|extent))? of)?(?: the)?\b =>
 (?:,|\b(?:or|and|with)) (?:no |without )?(?:<DEGREE>)(?:interval )(?:changes?)(?=[,.;\s]*$) =>
 ,? ?\b(?:with )?(?:no|without) <DEGREE>changes?\b<ASPECT>(?: <VERSUS> <PRIOR>)? => ◇
 # Compared to what nobody sees.
 ^(?:(?:as |when |in )?(?:compared|comparison) (?:to|with)|since|relative to) <PRIOR>[^,]{0,30}, * =>
 ^in the interval,? (?:since <PRIOR>,? )?|,? ?\bin the interval\b =>
-,? ?\b(?:not )?<ADVERB>(?:(?:increased|decreased|improved|worse(?:ned)?|larger|smaller|progressed
-    |better|changed|greater|similar|<SAME>)\b<ASPECT>(?: and| or)? ?)+(?:(?:slightly|somewhat|markedly
-    |significantly|□) )*<VERSUS> <PRIOR> => ◇
+,? ?\b(?:not )?<ADVERB>(?:(?:increased|decreased|improved|worse(?:ned)?|larger|smaller|progressed|better|changed|greater
+    |similar|<SAME>)\b<ASPECT>(?: and| or)? ?)+(?:(?:slightly|somewhat|markedly|significantly|□) )*<VERSUS> <PRIOR> => ◇
 ,? ?\b(?:as )?<SINCE> <PRIOR> => ◇
-,? ?\b(?:(?:that|which) )?(?:(?:is|are|was|were) )?not (?:\w+ )?<SEEN> (?:on|in) (?:the )?(?:<OLD> )+(?:chest )?
-    <EXAM>\b => ◇
-,? ?\b(?:(?:as )?(?:also )?(?:seen|noted|present) )?(?:on|in) (?:the )?(?:<OLD> )+(?:chest )?<EXAM>\b(?: (?:chest
-    |<EXAM>))* => ◇
+,? ?\b(?:(?:that|which) )?(?:(?:is|are|was|were) )?not (?:\w+ )?<SEEN> (?:on
+    |in) (?:the )?(?:<OLD> )+(?:chest )?<EXAM>\b => ◇
+,? ?\b(?:(?:as )?(?:also )?(?:seen|noted|present) )?(?:on
+    |in) (?:the )?(?:<OLD> )+(?:chest )?<EXAM>\b(?: (?:chest|<EXAM>))* => ◇
 ^(?:without|no) (?:prior )?comparisons?,?~ =>
 \b(?:previously|already|recently) (?:<SEEN>|described|reported|mentioned)~ =>
 ,? ?\b(?:(?:as )?(?:<SEEN>|described|identified) )?previously(?=[\s,.]|$) =>
 # Growth and decline.
-,? ?\b(?:with )?<DEGREE>\binterval <DEGREE>(?:increase|decrease|enlargement) in (?:size|extent|number)(?: and (?:s
-    ize|extent|number))?(?=[.,;]|$| from| since| compared) => ◇
-(?:<ADVERB>(?:interval )?improved aeration|(?:interval )?improvement in aeration) (?:of|in|at) (?:(?!with\b)[\w-]+
-    [ ]?)+?(?: with (?=\w)|(?=[.,;]|$)) =>
-(?:there (?:is|are|has been|have been) )?(?:an? )?<DEGREE>\binterval <DEGREE>(?:increase|decrease
-    |worsening|improvement|progression|enlargement|reduction|development|appearance|placement|insertion
-    |performance)(?: ?(?:and|/|or) ?(?:increase|decrease|worsening|improvement|progression))?(?: (?:in
-    |of)\b| and\b|(?= \w))(?: the)?(?: (?:size|extent|number|amount|degree|severity|appearance)(?: and (?:size
-    |extent|number))? of)?(?: (?:the|an?)\b)? =>
+,? ?\b(?:with )?<DEGREE>\binterval <DEGREE>(?:increase|decrease|enlargement) in (?:size|extent
+    |number)(?: and (?:size|extent|number))?(?=[.,;]|$| from| since| compared) => ◇
+(?:<ADVERB>(?:interval )?improved aeration|(?:interval )?improvement in aeration) (?:of|in
+    |at) (?:(?!with\b)[\w-]+ ?)+?(?: with (?=\w)|(?=[.,;]|$)) =>
+(?:there (?:is|are|has been|have been) )?(?:an? )?<DEGREE>\binterval <DEGREE>(?:increase|decrease|worsening|improvement
+    |progression|enlargement|reduction|development|appearance|placement|insertion
+    |performance)(?: ?(?:and|/|or) ?(?:increase|decrease|worsening|improvement
+    |progression))?(?: (?:in|of)\b| and\b|(?= \w))(?: the)?(?: (?:size|extent|number|amount|degree|severity
+    |appearance)(?: and (?:size|extent|number))? of)?(?: (?:the|an?)\b)? =>
 ^(?:development|worsening|progression|improvement|placement) (?:of|in) (?:the |an? )? =>
 ,? ?\b(?:with )?<DEGREE>\binterval <DEGREE>(?:increase|decrease|worsening|improvement|progression
     |enlargement)\b<ASPECT> => ◇
-\b(?:has|have) (?:not )?<ADVERB>(?:increased|decreased|improved|worsened|progressed|changed)<ASPECT>(?: (?:slightl
-    y|somewhat|markedly|considerably|significantly))?\b => is ◇
+\b(?:has|have) (?:not )?<ADVERB>(?:increased|decreased|improved|worsened|progressed
+    |changed)<ASPECT>(?: (?:slightly|somewhat|markedly|considerably|significantly))?\b => is ◇
 \bhas (?:since )?developed (?=in\b|at\b|within\b) => is seen~
 \bhave (?:since )?developed (?=in\b|at\b|within\b) => are seen~
 \b(?:stable|unchanged) to <ADVERB>(?:increased|decreased|improved|worse(?:ned)?|larger|smaller)\b => unchanged
@@ -159,24 +156,25 @@ REWRITES = r"""
 \bhas become\b => is
 \bhave become\b => are
 ^(?:there (?:is|are) )?again,? (?:<SEEN>) (is|are)~ => there \1~
-^(?:there (?:is|are) )?(?:again|redemonstration|re-?demonstrated)(?:,? <SEEN>)?(?: of|,)? (?:without [\w ]* of )?
-    (?:the )?(is|are)? ? =>
+^(?:there (?:is|are) )?(?:again|redemonstration|re-?demonstrated)(?:,? <SEEN>)?(?: of
+    |,)? (?:without [\w ]* of )?(?:the )?(is|are)? ? =>
 \b(is|are) re-?demonstrated\b => \1 seen
 ,? ?\bagain\b,? =>
 \b(?:remains?|continues? to be)\b(?= (?!stable|unchanged)) => ▷
 \bcontinues? to (show|demonstrate)\b => \1
 \b(?:persists?|persisting)\b => ◇
-(?<!there )\b(appears?|is|are|remains?|has|have|was|were)(?: remained| been)? (?:not )?<ADVERB><SAME>\b<ASPECT>(?!
-    [ ](?:normal|mild|moderate|severe|marked|enlarged|borderline|within|prominent|post|elevat)) => \1 ◇
+(?<!there )\b(appears?|is|are|remains?|has|have|was|were)(?: remained
+    | been)? (?:not )?<ADVERB><SAME>\b<ASPECT>(?! (?:normal|mild|moderate|severe|marked|enlarged|borderline|within
+    |prominent|post|elevat)) => \1 ◇
 \bin <ADVERB>(?:stable|unchanged|similar|□,? stable) (?:position|location|appearance|configuration|alignment)\b => ◇
 \b(normal|unremarkable|clear|enlarged|mild|moderate) and (?:stable|unchanged)\b => \1
-(?:^|,? and |, )<ADVERB>(?:stable|unchanged)(?: (?:mediastin\w+|hilar|cardiomediastinal|and|cardiac
-    |contours?|silhouettes?|size|heart|appearance|of|the|chest))+(?=[,.;]|$) =>
+(?:^|,? and |, )<ADVERB>(?:stable|unchanged)(?: (?:mediastin\w+|hilar|cardiomediastinal|and|cardiac|contours?
+    |silhouettes?|size|heart|appearance|of|the|chest))+(?=[,.;]|$) =>
 ,? and <ADVERB>(?:stable|unchanged)\b<ASPECT>(?=[.,;\s]*$|,| from) =>
-\b<ADVERB>(?:stable|unchanged)\b<ASPECT>(?: and|,)? (?=(?:normal|within|mild|moderate|enlarged|clear
-    |not|borderline|top|at)\w*) =>
-(?:^|\b)<ADVERB>(?:stable|unchanged)(?: interval)? (?:radiographic )?(?:appearance|position|size|configuration
-    |location|placement) of(?: the)?\b =>
+\b<ADVERB>(?:stable|unchanged)\b<ASPECT>(?: and|,)? (?=(?:normal|within|mild|moderate|enlarged|clear|not|borderline|top
+    |at)\w*) =>
+(?:^|\b)<ADVERB>(?:stable|unchanged)(?: interval)? (?:radiographic )?(?:appearance|position|size|configuration|location
+    |placement) of(?: the)?\b =>
 ,? ?\b<ADVERB>(?:stable|unchanged)\b<ASPECT>(?=[.,;]|\s*$) => ◇
 \b(?:relatively |grossly |essentially )?(?:stable|unchanged)(?:[- ]appearing)?\b,? =>
 \b<ADVERB>(?:new|newly|progressive|worsening|worsened|improved|improving|increasing|decreasing|enlarging|persistent
@@ -198,8 +196,7 @@ REPAIRS = r"""
 (?:\b(?:at|on|from|of|by|in|to|with|since|dated|than|per) (?:the )?)(?:□[ ,/]*)+(?=[.,;]|$) =>
 □(?:'?[st]\b)? =>
 \b(is|are|▷|appears?|remains?) ◇+ ?(?:and|but) (?!there|the |no ) => \1~
-,? ?\b(?:which|that|this)? ?\b(?:also )?(?:is|are|▷|appears?|remains?|has|have|was|were)(?: been| also
-    | being)* *◇+ => ◇
+,? ?\b(?:which|that|this)? ?\b(?:also )?(?:is|are|▷|appears?|remains?|has|have|was|were)(?: been| also| being)* *◇+ => ◇
 ◇+ ?(?:and|but|,)? ?(?=[.;]|$) =>
  ?◇+ ? => ~
 (\w)s ▷ => \1s are
@@ -239,7 +236,7 @@ _PIECES: dict[str, str] = {}
 
 
 def _lines(table: str) -> list[str]:
-    """The entries of a table, with the pieces put in; an indented line goes on with the one before."""
+    """The entries of a table, with the pieces put in; an indented line continues the entry above it."""
     lines = [line for line in table.replace("\n    ", "").splitlines() if line and not line.startswith("#")]
     return [re.sub(r"<([A-Z]+)>", lambda name: _PIECES[name[1]], line) for line in lines]
 
@@ -271,7 +268,7 @@ def clean_text(text: str) -> str:
 
     A sentence of advice, calls or courtesy goes unless it is the only one to name some observation.
     """
-    for _ in range(4):  # a word taken out may bring another rule into reach; cleaned text is to stay as it is
+    for _ in range(4):  # a word taken out may let another rule match; a text cleaned twice must equal one cleaned once
         before, text = text, _clean_once(text)
         if text == before:
             break

@@ -539,7 +539,7 @@ def test_the_cache_is_used_and_equal(tmp_path, monkeypatch):
     root, cache = mimic(tmp_path / "mimic"), tmp_path / "cache"
     first = open_source(root, split="all", cache=cache)
     with monkeypatch.context() as patch:
-        patch.setattr(opening, "_mimic", None)  # reading again would fail
+        patch.setattr(opening, "read_mimic", None)  # reading again would fail
         again = open_source(root, split="all", cache=cache)
         assert len(open_source(root, cache=cache)) == 2  # the same file serves every split
     assert again.records == first.records and again.problems.found == first.problems.found

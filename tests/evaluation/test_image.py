@@ -49,13 +49,13 @@ def test_scores_are_those_of_the_features(sets, monkeypatch, capsys):
     table = sets / "fake/generations_with_metadata.csv"
     command(monkeypatch, "--real", sets / "real", "--fake", table, *flags)
     results = json.loads((sets / "out/results.json").read_text())
-    encoder = features.load_encoder(None)
-    real = encoder.encode(torch.from_numpy(np.stack([picture(i, 1) for i in range(12)]))).numpy()
-    fake = encoder.encode(torch.from_numpy(np.stack([picture(i, 3) for i in range(8)]))).numpy()
+    extractor = features.load_feature_extractor(None)
+    real = extractor.extract(torch.from_numpy(np.stack([picture(i, 1) for i in range(12)]))).numpy()
+    fake = extractor.extract(torch.from_numpy(np.stack([picture(i, 3) for i in range(8)]))).numpy()
     scores = results["table_3"]
     assert scores["fd"] == pytest.approx(metrics.frechet_distance(real, fake), rel=1e-4)
     assert scores["kd"] == pytest.approx(metrics.kernel_distance(real, fake), rel=1e-4)
-    for name, value in metrics.prdc(real, fake)._asdict().items():
+    for name, value in ((name, each.mean()) for name, each in metrics.prdc_samples(real, fake).items()):
         assert scores[name][0] == pytest.approx(value) and scores[name][1] <= value <= scores[name][2]
     # A generated picture shows what the real one with its prompt shows: number 0 and 4, of 0, 4 and 8.
     assert results["per_class"]["Cardiomegaly"] == {
@@ -75,14 +75,14 @@ def test_the_second_run_computes_no_features_and_a_changed_picture_new_ones(sets
     command(monkeypatch, *flags)
     first = json.loads((sets / "out/results.json").read_text())["table_3"]
     calls = []
-    load = features.load_encoder
+    load = features.load_feature_extractor
 
     def counting(*arguments):
-        encoder = load(*arguments)
-        encode, encoder.encode = encoder.encode, lambda images: calls.append(len(images)) or encode(images)
-        return encoder
+        extractor = load(*arguments)
+        extract, extractor.extract = extractor.extract, lambda images: calls.append(len(images)) or extract(images)
+        return extractor
 
-    monkeypatch.setattr(features, "load_encoder", counting)
+    monkeypatch.setattr(features, "load_feature_extractor", counting)
     command(monkeypatch, *flags)
     assert calls == [] and json.loads((sets / "out/results.json").read_text())["table_3"] == first
     Image.fromarray(picture(50)).save(sets / "fake/3.png")
@@ -160,9 +160,9 @@ def test_raddino_sees_what_chexgenbench_shows_it(monkeypatch, tmp_path):
 
     monkeypatch.setattr(features, "load_raddino", lambda folder, device: raddino)
     Image.fromarray(picture(0)[:100]).save(tmp_path / "0.png")
-    encoder = features.load_encoder(tmp_path)
-    found = features.features(features.open_images(tmp_path), encoder, None)
-    assert encoder.comparable and seen == [(1, 299, 299)] and found.shape == (1, 1)
+    extractor = features.load_feature_extractor(tmp_path)
+    found = features.features(features.open_images(tmp_path), extractor, None)
+    assert extractor.comparable and seen == [(1, 299, 299)] and found.shape == (1, 1)
 
 
 @pytest.mark.parametrize(

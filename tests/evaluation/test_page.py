@@ -203,17 +203,6 @@ def test_one_value_has_a_histogram():
     assert Reader(page.histogram({"ours": [3.0]})).all("svg")
 
 
-def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "report.html"
-    page.write_text(path, "<p>Größe ≥ 1</p>")
-    assert path.read_bytes().decode("utf-8") == "<p>Größe ≥ 1</p>"
-    monkeypatch.setattr(page.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        page.write_text(path, "new")
-    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
-    assert "Größe" in path.read_text(encoding="utf-8")
-
-
 # ---- the paper's tables ------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Sides and controls, the probe's file, and `evaluate.py phantom` on a model that knows the truth."""
+"""Sides and controls, the classifier's file, and `evaluate.py phantom` on a model that knows the truth."""
 
 import json
 import sys
@@ -13,13 +13,13 @@ import sample
 import weights
 from common.errors import UserError
 from common.observations import OBSERVATIONS
-from evaluation.phantom import PROBE_SEED, TRAINING_SEED, derangement, side_accuracy, true_sides
+from evaluation.phantom import CLASSIFIER_SEED, TRAINING_SEED, derangement, side_accuracy, true_sides
 from judges import classifier
 from phantoms.dataset import TRAIN_SEED, phantom
 from phantoms.truth import Finding
 from reports.labeler import label_report
 
-TINY = classifier.Recipe(train=16, validation=8, epochs=1, batch=8)
+TINY = classifier.ClassifierRecipe(train=16, validation=8, epochs=1, batch=8)
 
 
 # ---- sides and controls
@@ -48,12 +48,12 @@ def test_the_control_leaves_nothing_in_its_place(n):
     assert (partner != np.arange(n)).all()
 
 
-# ---- the probe
+# ---- the classifier
 
 
-def test_no_data_is_shared_between_training_probe_and_evaluation():
-    assert (TRAIN_SEED, classifier.Recipe().seed) == (TRAINING_SEED, PROBE_SEED)
-    assert evaluate.parse_args(["phantom"]).seed not in (TRAINING_SEED, PROBE_SEED)
+def test_no_data_is_shared_between_training_classifier_and_evaluation():
+    assert (TRAIN_SEED, classifier.ClassifierRecipe().seed) == (TRAINING_SEED, CLASSIFIER_SEED)
+    assert evaluate.parse_args(["phantom"]).seed not in (TRAINING_SEED, CLASSIFIER_SEED)
 
 
 def test_thresholds_take_the_middle_of_the_best_range():
@@ -68,8 +68,8 @@ def test_large_pictures_are_averaged_down():
     np.testing.assert_allclose(classifier.to_pixels(image)[0, 0], expected, atol=1e-6)
 
 
-def test_the_probe_is_trained_once_and_read_back_the_same(tmp_path, monkeypatch, capsys):
-    file = tmp_path / "probe.safetensors"
+def test_the_classifier_is_trained_once_and_read_back_the_same(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "classifier.safetensors"
     trained, where = classifier.load_or_train(file, TINY, progress=False)
     assert where == str(file) and [f.name for f in tmp_path.iterdir()] == [file.name]
     monkeypatch.setattr(classifier, "train", lambda *_: pytest.fail("trained twice"))
@@ -77,21 +77,21 @@ def test_the_probe_is_trained_once_and_read_back_the_same(tmp_path, monkeypatch,
     images = np.stack([phantom(1, 0, 256).image])
     np.testing.assert_array_equal(classifier.judge(trained, images)[0], classifier.judge(loaded, images)[0])
     assert capsys.readouterr().err == ""
-    classifier.load_or_train(file, classifier.Recipe(train=24), progress=False)
+    classifier.load_or_train(file, classifier.ClassifierRecipe(train=24), progress=False)
     assert "another version" in capsys.readouterr().err
 
 
-def test_a_file_that_is_no_probe_is_refused(tmp_path):
-    file = tmp_path / "probe.safetensors"
+def test_a_file_that_is_no_classifier_is_refused(tmp_path):
+    file = tmp_path / "classifier.safetensors"
     file.write_bytes(b"not tensors")
-    with pytest.raises(UserError, match="--probe"):
+    with pytest.raises(UserError, match="--classifier"):
         classifier.load_or_train(file, TINY, progress=False)
 
 
 def test_training_leaves_the_global_generator_alone():
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    classifier.train(classifier.Recipe(train=8, validation=4, epochs=1, batch=8), progress=False)
+    classifier.train(classifier.ClassifierRecipe(train=8, validation=4, epochs=1, batch=8), progress=False)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -120,7 +120,7 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "load_checkpoint", lambda *_: checkpoint)
     monkeypatch.setattr(sample, "read", read)
     monkeypatch.setattr(sample, "draw", draw)
-    classifier.load_or_train(tmp_path / "probe.safetensors", TINY, progress=False)
+    classifier.load_or_train(tmp_path / "classifier.safetensors", TINY, progress=False)
 
     def command(*extra):
         flags = [
@@ -129,7 +129,7 @@ def fake(tmp_path, monkeypatch):
             "--out",
             str(tmp_path / "out"),
             "--probe",
-            str(tmp_path / "probe.safetensors"),
+            str(tmp_path / "classifier.safetensors"),
         ]
         monkeypatch.setattr(sys, "argv", ["evaluate.py", "phantom", "--n", "12", *flags, *extra])
         evaluate.main()
@@ -151,7 +151,7 @@ def test_a_perfect_model_reaches_the_ceiling_and_its_control_does_not(fake, caps
 
     text = capsys.readouterr().out
     assert text.count("not a medical device") == 1
-    assert "rule-based labeler (labeler.py)" in text and "probe (probe.py)" in text
+    assert "rule-based labeler (reports/labeler.py)" in text and "classifier (judges/classifier.py)" in text
     assert all(text.count(name) == 2 for name in OBSERVATIONS)
     lines = [json.loads(line) for line in (fake.out / "reading.jsonl").read_text().splitlines()]
     assert len(lines) == 12 and lines[3]["truth"] == lines[3]["generated"] == phantom(1, 3).report
