@@ -17,7 +17,8 @@ WAITS_FOR_NO_TORCH |= {"evaluation/phantom.py", "evaluation/results.py"}
 OPTIONAL = {  # file -> packages that a user may lack, or whose import costs something that few runs need
     "archives/records.py": {"pydicom"},
     "common/clock.py": {"resource"},
-    "train.py": {"torch", "tensorboard"},
+    "common/training_log.py": {"torch"},  # torch.utils.tensorboard
+    "train.py": {"torch"},  # torch.distributed.optim
     "speed/bench.py": {"transformers", "importlib"},
     "speed/loader_speed.py": {"torchvision"},
     # Each of its measurements is a process of its own, which loads only what it measures.
