@@ -14,7 +14,9 @@ before and after. Where an LLM's answer fails that, the rules' text is kept and 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,6 +28,8 @@ from common.observations import OBSERVATIONS
 from reports.labeler import label_report
 from reports.llm import ChatServer, ask_all
 from reports.rules import clean_report
+
+MAX_LINE = 2**24  # bytes of a first line that is looked at for our mark
 
 
 def differences(before: str, after: str) -> list[str]:
@@ -55,6 +59,7 @@ def clean_records(
     Counts: read, changed, emptied (the original stays), disagreements, fallbacks (malformed answers: the rules').
     """
     out = Path(out)
+    check_target(out)
     if llm and not model:
         raise UserError("--llm: which model? add --model NAME")
     if concurrency < 1:
@@ -68,16 +73,16 @@ def clean_records(
                 )
     counts = dict.fromkeys(("read", "changed", "emptied", "disagreements", "fallbacks"), 0)
     shown = []
-    disagreements = out.with_name(out.name + ".disagreements.jsonl")
+    disagreements = beside(out, "disagreements")
     with write_atomically(out) as temporary, write_atomically(disagreements) as temporary_disagreements:
         answers = {}
         if llm:
             reports = [(item["findings"], item["impression"]) for item in items]
-            path = out.with_name(out.name + ".answers.jsonl")
+            path = beside(out, "answers")
             answers = ask_all(ChatServer(llm, model, **server), reports, path, concurrency, progress, prices)
         with (
-            open(temporary, "w", encoding="utf-8") as file,
-            open(temporary_disagreements, "w", encoding="utf-8") as differing,
+            open(temporary, "w", encoding="utf-8", errors="replace") as file,  # half characters become "?"
+            open(temporary_disagreements, "w", encoding="utf-8", errors="replace") as differing,
         ):
             for item in tqdm(items, disable=not progress or bool(llm), unit="report"):
                 before = (item["findings"], item["impression"])
@@ -110,6 +115,38 @@ def clean_records(
     show_examples(shown, examples)
     print(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     return counts
+
+
+def beside(out: Path, what: str) -> Path:
+    return out.with_name(f"{out.name}.{what}.jsonl")
+
+
+def check_target(out: Path, inputs: Iterable[Path] = ()) -> None:
+    """Raises UserError if `out` is one of `inputs`, or holds what no cleaning wrote; so with its disagreements."""
+    for target, mark in ((out, "changed"), (beside(out, "disagreements"), "observations")):
+        for source in inputs:
+            with contextlib.suppress(OSError):
+                if target.samefile(source):
+                    raise UserError(f"--out {out}: {target} is part of the set to be cleaned; name another file")
+        try:
+            kind = target.stat().st_mode
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise UserError(f"--out {out}: cannot be written ({error}); name another file") from error
+        if not stat.S_ISREG(kind) or not bears(target, mark):
+            raise UserError(f"--out {out}: {target} is there and no cleaning wrote it; name another file or move it")
+
+
+def bears(path: Path, mark: str) -> bool:
+    """Whether the first line of a file is a record with the field `mark`, as cleaning writes it, or there is none."""
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(MAX_LINE)
+        record = json.loads(line) if line else {mark: None}
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and mark in record
 
 
 def show_examples(before_after: Iterable[tuple[str, str]], n: int) -> None:
