@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a line is a shape
 """Draws docs/sequence.svg: the two sequences of UniX, who may look at whom, and whose weights (paper Figure 2, 3.2, 3.3).
 
     python docs/diagram.py
