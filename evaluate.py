@@ -112,7 +112,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         add("--size", type=int, help="pixels a side to draw, a multiple of 16; default: what the weights know best")
     for command in (phantom, report, image):
         add = command.add_argument
-        add("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps")
+        add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
         add("--dtype", choices=["float32", "bfloat16"], default="float32", help="to compute in (default float32)")
         add("--batch", type=int, help="images at a time; default: 32 to read, what is fastest on the device to draw")
         add("--cache", type=Path, default=Path("out/cache"), help="where indexes and features are kept")
@@ -130,9 +130,9 @@ def main() -> None:
         from evaluation.report import report_command as command
     else:
         from evaluation.image import image_command as command
-    from speed.cpu import keep_freed_memory
+    from common.devices import pick_device
 
-    keep_freed_memory()
+    args.device = str(pick_device(args.device))
     command(args)
 
 

@@ -35,6 +35,19 @@ SOLVER, STEPS = "ab2", 20
 GUIDED_ABOVE = 0.4  # time; below it guidance costs twice the work and does little (published)
 
 
+def load_model(weights: str | Path, device: str | torch.device, dtype: torch.dtype) -> Checkpoint:
+    """Weights that `draw` and `read` take, of any layout; on a CPU, sped up. A Janus-Pro reads as itself."""
+    import torch
+
+    from speed import cpu
+    from weights import load_checkpoint
+
+    checkpoint = load_checkpoint(weights, device, dtype, parity=True)
+    if torch.device(device).type == "cpu":
+        cpu.speed_up(checkpoint.model, checkpoint.vae)
+    return checkpoint
+
+
 def draw(
     checkpoint: Checkpoint,
     prompts: Sequence[str],
@@ -249,8 +262,6 @@ def main() -> None:
     from common.devices import pick_device, pick_dtype
     from common.images import load_image
     from common.pictures import grid, save_png
-    from speed import cpu
-    from weights import load_checkpoint
 
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
@@ -259,9 +270,7 @@ def main() -> None:
     clock.seconds["imports"] = time.perf_counter() - began
     images = [load_image(path) for path in args.image or ()]
     with clock("load"):
-        checkpoint = load_checkpoint(args.weights, device, dtype, parity=True)
-        if device.type == "cpu":
-            cpu.speed_up(checkpoint.model, checkpoint.vae)
+        checkpoint = load_model(args.weights, device, dtype)
     if args.image:
         with clock("read"):
             reports = read(checkpoint, images, args.question, progress=len(images) > 1)

@@ -112,12 +112,11 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
     from archives.chexgenbench import write_generated
     from common.pictures import save_png
     from judges.features import weights_hash
-    from weights import load_checkpoint
 
     prompts = list(dict.fromkeys(text for text in real.texts if text))
     if not prompts:
         raise UserError(f"--real {args.real}: has no texts to draw from; give a data set with reports, or --fake")
-    checkpoint = load_checkpoint(args.weights, team.device, getattr(torch, args.dtype))
+    checkpoint = sample.load_model(args.weights, team.device, getattr(torch, args.dtype))
     version = weights_hash(args.weights)
     room = checkpoint.model.config.context_length - 2
     fitting = [prompt for prompt in prompts if len(checkpoint.encode(prompt)) <= room]

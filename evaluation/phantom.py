@@ -29,7 +29,7 @@ from common.files import make_writable, write_atomically, write_text
 from common.observations import OBSERVATIONS
 from evaluation import metrics, page
 from evaluation.results import footer, mean_and_interval, thumbnail, write_results
-from sample import DISCLAIMER, check_device, check_size
+from sample import DISCLAIMER, check_size
 
 if TYPE_CHECKING:
     from judges.classifier import PhantomClassifier
@@ -91,9 +91,7 @@ def phantom_command(args: argparse.Namespace) -> None:
     import sample
     from judges import classifier
     from judges.features import weights_hash
-    from weights import load_checkpoint
 
-    check_device(args.device)
     print(DISCLAIMER)
     started, timings = time.perf_counter(), {}
 
@@ -103,7 +101,7 @@ def phantom_command(args: argparse.Namespace) -> None:
         started = time.perf_counter()
 
     # The classifier first: it needs minutes on the first run, and a mistake in a flag should not wait for the drawing.
-    checkpoint = load_checkpoint(args.weights, args.device, getattr(torch, args.dtype))
+    checkpoint = sample.load_model(args.weights, args.device, getattr(torch, args.dtype))
     size = checkpoint.model.config.image_size if args.size is None else args.size
     check_size(size, checkpoint.model.config.max_latent_size)
     phantom_classifier, classifier_file = classifier.load_or_train(args.classifier, device=args.device)

@@ -114,9 +114,8 @@ def write_reports(
     import data
     import sample
     from judges.features import weights_hash
-    from weights import load_checkpoint
 
-    checkpoint = load_checkpoint(args.weights, team.device, getattr(torch, args.dtype), parity=True)
+    checkpoint = sample.load_model(args.weights, team.device, getattr(torch, args.dtype))
     source = report_source(args, checkpoint)
     count = min(len(source), args.n or len(source))
     version = weights_hash(args.weights)

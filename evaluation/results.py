@@ -16,7 +16,6 @@ import numpy as np
 
 from common.files import write_text
 from evaluation import metrics, page
-from sample import check_device
 
 if TYPE_CHECKING:
     from common.distributed import Team
@@ -32,7 +31,6 @@ def together(args: argparse.Namespace, work: Callable[[argparse.Namespace, Team]
 
     from common.distributed import join_team, leave_team
 
-    check_device(args.device)
     team, finished = join_team(torch.device(args.device)), False
     try:
         result = work(args, team)

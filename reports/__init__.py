@@ -1,1 +1,1 @@
-"""The text of reports: labelled and cleaned. Nothing in here knows a model."""
+"""The text of reports: labelled and cleaned. Nothing that knows a model goes in here."""

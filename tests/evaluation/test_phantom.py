@@ -10,7 +10,6 @@ import torch
 
 import evaluate
 import sample
-import weights
 from common.errors import UserError
 from common.observations import OBSERVATIONS
 from evaluation.phantom import CLASSIFIER_SEED, TRAINING_SEED, derangement, side_accuracy, true_sides
@@ -117,7 +116,7 @@ def fake(tmp_path, monkeypatch):
         assert [phantom(1, index).impression for index in seeds] == prompts
         return np.stack([phantom(1, index, size).image for index in seeds])
 
-    monkeypatch.setattr(weights, "load_checkpoint", lambda *_: checkpoint)
+    monkeypatch.setattr(sample, "load_model", lambda *_: checkpoint)
     monkeypatch.setattr(sample, "read", read)
     monkeypatch.setattr(sample, "draw", draw)
     classifier.load_or_train(tmp_path / "classifier.safetensors", TINY, progress=False)

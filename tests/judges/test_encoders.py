@@ -22,9 +22,12 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from checkpoints.layouts import translate_bert
+from checkpoints.plan import load_tensors
+from checkpoints.tensors import Tensors
 from common.errors import UserError
 from common.observations import OBSERVATIONS
-from judges.bert import load_bert, read_wordpiece, tokenize
+from judges.bert import Bert, bert_shapes, read_wordpiece, tokenize
 from judges.biovil import load_aligner
 from judges.chexbert import load_chexbert
 from judges.raddino import load_raddino
@@ -113,7 +116,9 @@ def test_siglip(tmp_path, act):
 
 @torch.no_grad()
 def test_a_real_bert_on_real_text():
-    bert, tokenizer = load_bert(MINILM)
+    tensors, tokenizer = Tensors(MINILM), read_wordpiece(MINILM)
+    bert = Bert(*bert_shapes(tensors, translate_bert, MINILM)).eval()
+    load_tensors(bert, tensors, translate_bert)
     reference = BertModel.from_pretrained(MINILM, add_pooling_layer=False).eval()
     ids, visible = tokenize(tokenizer, SENTENCES, 512)
     hidden = bert(ids, visible)
