@@ -16,6 +16,7 @@ MIMIC = "mimic-cxr-2.0.0-{}.csv"
 
 
 def read_mimic(root: Path, files: list[Path], problems: Problems, need_images: bool) -> Iterator[Record]:
+    """The frontal images of every study that has findings or an impression, in the official split."""
     tables = {part: plain_or_gzipped(root / MIMIC.format(part)) for part in ("split", "metadata", "chexpert")}
     if not tables["metadata"]:
         raise UserError(f"{root}: {MIMIC.format('metadata')}.gz is missing; fetch it from MIMIC-CXR-JPG")

@@ -20,6 +20,8 @@ MAX_XML = 2**20  # bytes; a report has 10 kB
 
 
 def read_openi(root: Path, files: list[Path], problems: Problems, need_images: bool) -> Iterator[Record]:
+    """The frontal images of every report that has findings or an impression; all of them are for training."""
+
     def key(name: str) -> str:  # CXR1_1_IM-0001-3001, and 1_IM-0001-3001.dcm.png where the prefix was cut off
         match = re.search(r"\d+_IM-[\w-]+", name)
         return match[0] if match else name
@@ -90,6 +92,7 @@ def xml_files(sources: list[Path]) -> list[tuple[str, bytes]]:
 
 
 def parse_xml(data: bytes, name: str, problems: Problems) -> ET.Element:
+    """The root of one report. Raises RowError for what is malformed, too large, or could expand without bound."""
     text = decode_text(data, name, problems)
     if text is None or re.search(r"<!(?:DOCTYPE|ENTITY)", text, re.IGNORECASE):
         # Entities that name each other grow without bound, and Python's parser follows them.

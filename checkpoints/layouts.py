@@ -18,6 +18,7 @@ Translate = Callable[[str], "Place | None"]
 
 
 def translate_ours(name: str) -> Place | None:
+    """Our own names stay as they are."""
     return name, 0, 1
 
 
@@ -228,6 +229,8 @@ def translate_vae(name: str) -> Place | None:
 
 @dataclass(frozen=True)
 class Layout:
+    """A published way of naming tensors: how to know it, how to translate it, what it is for."""
+
     holds: str
     marks: tuple[str, ...]  # endings of names that together occur in no other layout
     translate: Translate
@@ -283,6 +286,7 @@ LAYOUTS = [OURS, PUBLISHED, JANUS, HF_JANUS, KL_VAE, SIGLIP, DINOV2, CHEXBERT, C
 
 
 def recognise(names: Iterable[str]) -> Layout | None:
+    """The layout whose names are among `names`; None if there is none."""
     names = list(names)
     for layout in LAYOUTS:
         if all(any(name.endswith(mark) for name in names) for mark in layout.marks):

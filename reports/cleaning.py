@@ -48,11 +48,14 @@ def clean_records(
     """Write `items` to `out` as JSON lines with cleaned texts and "changed"; returns and prints the counts.
 
     items: {"image", "findings", "impression", ...}, all str; other fields are kept as they are. llm, model: a server
-    and its model instead of the rules, `server` its timeout (s), retries, backoff (s) and max_wait (s). prices: $ per
-    million tokens in and out. Beside `out` lie OUT.disagreements.jsonl (the texts whose labels changed; an LLM's is
-    replaced by the rules') and, with an LLM, OUT.answers.jsonl, from which a cut-off run goes on.
+    and its model instead of the rules; `server`: timeout (s), retries, backoff (s) and max_wait (s) of `ChatServer`.
+    prices: $ per million tokens in and out. Two files may lie beside `out` afterwards:
 
-    Counts: read, changed, emptied (the original stays), disagreements, fallbacks (malformed answers: the rules').
+        OUT.disagreements.jsonl  the texts whose labels changed; where an LLM changed them, `out` has the rules' text
+        OUT.answers.jsonl        the LLM's answers, from which a run that was cut off goes on
+
+    The counts: read, changed, emptied (nothing was left, so the original stays), disagreements, and fallbacks (the
+    answer was malformed, so the rules cleaned the text).
     """
     out = Path(out)
     if llm and not model:
