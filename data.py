@@ -139,7 +139,7 @@ class Examples(Dataset):
 
     def __init__(
         self,
-        source: Phantoms,
+        source: Phantoms | Records,
         stage: str,
         size: int,
         seed: int,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from archives.labels import mesh_labels
 from archives.records import NO_SECTIONS, Problems, Record, RowError
-from archives.tables import decode_text, read_table
+from archives.tables import read_table, text_of_bytes
 from common.errors import UserError
 
 MAX_XML = 2**20  # bytes; a report has 10 kB
@@ -93,7 +93,7 @@ def xml_files(sources: list[Path]) -> list[tuple[str, bytes]]:
 
 def parse_xml(data: bytes, name: str, problems: Problems) -> ET.Element:
     """The root of one report. Raises RowError for what is malformed, too large, or could expand without bound."""
-    text = decode_text(data, name, problems)
+    text = text_of_bytes(data, name, problems)
     if text is None or re.search(r"<!(?:DOCTYPE|ENTITY)", text, re.IGNORECASE):
         # Entities that name each other grow without bound, and Python's parser follows them.
         raise RowError("bad", "unsafe XML (not plain text, or it declares a DOCTYPE or ENTITY)", name)

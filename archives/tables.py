@@ -61,7 +61,7 @@ def plain_or_gzipped(path: Path) -> Path | None:
     return next((p for p in (path.with_name(path.name + ".gz"), path) if p.is_file()), None)
 
 
-def decode_text(data: bytes, name: str, problems: Problems) -> str | None:
+def text_of_bytes(data: bytes, name: str, problems: Problems) -> str | None:
     """Bytes as UTF-8, or as Latin-1, which is counted as a note. None: they are no text."""
     if b"\0" in data:
         return None
@@ -76,7 +76,7 @@ def read_text(path: Path, problems: Problems) -> str:
     """A text file, gzipped or not. Raises UserError if it cannot be read or holds no text."""
     try:
         data = path.read_bytes()
-        text = decode_text(gzip.decompress(data) if path.suffix.lower() == ".gz" else data, path.name, problems)
+        text = text_of_bytes(gzip.decompress(data) if path.suffix.lower() == ".gz" else data, path.name, problems)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error}); fetch it again") from error
     if text is None:

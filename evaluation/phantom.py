@@ -64,7 +64,7 @@ def side_accuracy(truth: Sequence[dict[str, str]], labels: Sequence[dict[str, La
     """Of the findings that a report affirms rightly, how many does it put on the right side?
 
     truth: for each phantom, observation -> "left" | "right" | "bilateral", as `true_sides`. labels: for each report, as
-    `labeler.label_report`. A report that affirms such a finding and names no side, or another, is wrong.
+    `reports.labeler.label_report`. A report that affirms such a finding and names no side, or another, is wrong.
     """
     said = [
         labels_of_one[name].side == side
