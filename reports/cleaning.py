@@ -34,6 +34,25 @@ def differences(before: str, after: str) -> list[str]:
     return [name for name in OBSERVATIONS if old[name] != new[name]]
 
 
+def propose(
+    before: tuple[str, str], answers: dict[tuple[str, str], tuple[str, str]] | None
+) -> tuple[tuple[str, str], tuple[str, str], list[str]]:
+    """One report -> (proposed sections, the rules' sections, the observations that the proposed ones lose).
+
+    The proposal is the LLM's answer where `answers` has one, else the rules'. Words about a prior examination may go
+    with what they claim, so an observation counts as lost only if the rules keep it.
+    """
+    rules = proposed = clean_report(*before)
+    lost = differences("\n\n".join(before), "\n\n".join(rules))
+    if answers is not None and any(text.strip() for text in before):
+        proposed = answers.get(before, rules)
+        from_rules = differences("\n\n".join(rules), "\n\n".join(proposed))
+        lost = [name for name in differences("\n\n".join(before), "\n\n".join(proposed)) if name in from_rules]
+    if proposed == rules and not any(rules):
+        lost = []  # nothing is left, so the original stays
+    return proposed, rules, lost
+
+
 def clean_records(
     items: Iterable[dict],
     out: Path,
@@ -84,16 +103,9 @@ def clean_records(
         ):
             for item in tqdm(items, disable=not progress or bool(llm), unit="report"):
                 before = (item["findings"], item["impression"])
-                rules = after = clean_report(*before)
-                lost = differences("\n\n".join(before), "\n\n".join(rules))
+                after, rules, lost = propose(before, answers if llm else None)
                 if llm and any(text.strip() for text in before):
                     counts["fallbacks"] += before not in answers
-                    after = answers.get(before, rules)
-                    # What was said only of a prior may go: an answer may also agree with the rules.
-                    allowed = differences("\n\n".join(rules), "\n\n".join(after))
-                    lost = [name for name in differences("\n\n".join(before), "\n\n".join(after)) if name in allowed]
-                if after == rules and not any(rules):
-                    lost = []  # the original stays
                 if lost:
                     counts["disagreements"] += 1
                     record = {"image": item["image"], "by": "rules" if after == rules else "llm", "observations": lost}
