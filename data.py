@@ -1,4 +1,8 @@
-"""From pictures and reports to batches: image transforms, the tokenizer, the phantom data set, and training examples.
+"""From pictures and reports to batches: image transforms, the tokenizer, training examples. And a command:
+
+    python data.py stats DATA                       counts, labels, lengths of reports, a contact sheet
+    python data.py check DATA                       open every image
+    python data.py clean DATA --out cleaned.jsonl   reports without what no picture shows
 
 Everything random about an example (crop, noise, time, whether its prompt is dropped) comes from a generator seeded by
 (seed, position in the run), inside the loading workers. A run therefore does not depend on how many processes or
@@ -119,7 +123,7 @@ class Examples(Dataset):
 
     def __init__(
         self,
-        source: Phantoms,
+        source: Phantoms | Records,
         stage: str,
         size: int,
         seed: int,
@@ -214,6 +218,8 @@ def pack_text(
 
 
 class Collate:
+    """The DataLoader's hook from examples to batches."""
+
     def __init__(self, config: UniXConfig) -> None:
         self.config = config
 
@@ -290,6 +296,7 @@ def ignore_signals(worker: int) -> None:
 
 
 def default_workers() -> int:
+    """One process a core, at most 8."""
     return min(8, os.cpu_count() or 1)
 
 

@@ -41,6 +41,7 @@ TABLE3 = ("fd", "kd", "alignment", "precision", "recall", "density", "coverage")
 
 
 def image_command(args: argparse.Namespace) -> None:
+    """`evaluate.py image`: draw if asked to, score, and write results.json and report.html."""
     make_writable(args.out)
     from judges.features import features, load_feature_extractor, open_images
 
@@ -191,8 +192,9 @@ def alignment(args: argparse.Namespace, fake: Images) -> tuple[Scored | None, np
 def memorisation(real: np.ndarray, fake: np.ndarray, train: np.ndarray) -> dict:
     """Is a drawn picture a training picture again? Distances to the nearest training image, in feature space.
 
-    Real images that were not trained on say what is near: `share_nearer` of the drawn pictures are nearer to a training
-    image than all but one in a hundred of those are. Without memorisation it is about 0.01, or less.
+    Real images that were not trained on tell which distance is near: one in a hundred of them is nearer to a training
+    image. `share_nearer` is the share of drawn pictures that are nearer than that; without memorisation it is about
+    0.01, or less.
     """
     drawn, index = metrics.nearest(fake, train)
     unseen, _ = metrics.nearest(real, train)

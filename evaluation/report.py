@@ -49,6 +49,7 @@ MEASURES = {"bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4"
 
 
 def report_command(args: argparse.Namespace) -> None:
+    """`evaluate.py report`: write reports or read them, score, and write results.json and report.html."""
     make_writable(args.out)
     started, source, weights = time.perf_counter(), None, None
     if args.predictions:

@@ -78,6 +78,7 @@ def paper_table(number: int, ours: Sequence[page.Cell], judged: str, second: str
 
 
 def thumbnail(image: np.ndarray, size: int = 256) -> np.ndarray:
+    """(H, W) uint8 -> (size, size) uint8, aspect ratio kept."""
     from PIL import Image
 
     from common.images import to_square
@@ -86,6 +87,7 @@ def thumbnail(image: np.ndarray, size: int = 256) -> np.ndarray:
 
 
 def footer(about: dict) -> str:
+    """The last line of a page: the command, the versions and the weights."""
     import torch
 
     command = shlex.join(["python", *map(str, sys.argv)])

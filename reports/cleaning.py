@@ -34,6 +34,25 @@ def differences(before: str, after: str) -> list[str]:
     return [name for name in OBSERVATIONS if old[name] != new[name]]
 
 
+def propose(
+    before: tuple[str, str], answers: dict[tuple[str, str], tuple[str, str]] | None
+) -> tuple[tuple[str, str], tuple[str, str], list[str]]:
+    """One report -> (proposed sections, the rules' sections, the observations that the proposed ones lose).
+
+    The proposal is the LLM's answer where `answers` has one, else the rules'. Words about a prior examination may go
+    with what they claim, so an observation counts as lost only if the rules keep it.
+    """
+    rules = proposed = clean_report(*before)
+    lost = differences("\n\n".join(before), "\n\n".join(rules))
+    if answers is not None and any(text.strip() for text in before):
+        proposed = answers.get(before, rules)
+        from_rules = differences("\n\n".join(rules), "\n\n".join(proposed))
+        lost = [name for name in differences("\n\n".join(before), "\n\n".join(proposed)) if name in from_rules]
+    if proposed == rules and not any(rules):
+        lost = []  # nothing is left, so the original stays
+    return proposed, rules, lost
+
+
 def clean_records(
     items: Iterable[dict],
     out: Path,
@@ -48,11 +67,14 @@ def clean_records(
     """Write `items` to `out` as JSON lines with cleaned texts and "changed"; returns and prints the counts.
 
     items: {"image", "findings", "impression", ...}, all str; other fields are kept as they are. llm, model: a server
-    and its model instead of the rules, `server` its timeout (s), retries, backoff (s) and max_wait (s). prices: $ per
-    million tokens in and out. Beside `out` lie OUT.disagreements.jsonl (the texts whose labels changed; an LLM's is
-    replaced by the rules') and, with an LLM, OUT.answers.jsonl, from which a cut-off run goes on.
+    and its model instead of the rules; `server`: timeout (s), retries, backoff (s) and max_wait (s) of `ChatServer`.
+    prices: $ per million tokens in and out. Two files may lie beside `out` afterwards:
 
-    Counts: read, changed, emptied (the original stays), disagreements, fallbacks (malformed answers: the rules').
+        OUT.disagreements.jsonl  the texts whose labels changed; where an LLM changed them, `out` has the rules' text
+        OUT.answers.jsonl        the LLM's answers, from which a run that was cut off goes on
+
+    The counts: read, changed, emptied (nothing was left, so the original stays), disagreements, and fallbacks (the
+    answer was malformed, so the rules cleaned the text).
     """
     out = Path(out)
     if llm and not model:
@@ -81,16 +103,9 @@ def clean_records(
         ):
             for item in tqdm(items, disable=not progress or bool(llm), unit="report"):
                 before = (item["findings"], item["impression"])
-                rules = after = clean_report(*before)
-                lost = differences("\n\n".join(before), "\n\n".join(rules))
+                after, rules, lost = propose(before, answers if llm else None)
                 if llm and any(text.strip() for text in before):
                     counts["fallbacks"] += before not in answers
-                    after = answers.get(before, rules)
-                    # What was said only of a prior may go: an answer may also agree with the rules.
-                    allowed = differences("\n\n".join(rules), "\n\n".join(after))
-                    lost = [name for name in differences("\n\n".join(before), "\n\n".join(after)) if name in allowed]
-                if after == rules and not any(rules):
-                    lost = []  # the original stays
                 if lost:
                     counts["disagreements"] += 1
                     record = {"image": item["image"], "by": "rules" if after == rules else "llm", "observations": lost}

@@ -113,6 +113,7 @@ def parse_answer(content: str) -> tuple[str, str] | None:
 
 
 def answer_key(model: str, findings: str, impression: str) -> str:
+    """Under which an answer is kept: it changes with the prompt, the model and the report."""
     return hashlib.sha256(json.dumps([PROMPT_VERSION, PROMPT, model, findings, impression]).encode()).hexdigest()
 
 
