@@ -1,4 +1,8 @@
-"""From pictures and reports to batches: image transforms, the tokenizer, the phantom data set, and training examples.
+"""From pictures and reports to batches: image transforms, the tokenizer, training examples. And a command:
+
+    python data.py stats DATA                       counts, labels, lengths of reports, a contact sheet
+    python data.py check DATA                       open every image
+    python data.py clean DATA --out cleaned.jsonl   reports without what no picture shows
 
 Everything random about an example (crop, noise, time, whether its prompt is dropped) comes from a generator seeded by
 (seed, position in the run), inside the loading workers. A run therefore does not depend on how many processes or
@@ -15,7 +19,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -28,12 +32,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from archives.opening import open_source
+from archives.opening import open_source, recognise
 from archives.records import Records
 from checkpoints.configs import read_tokenizer
 from common.errors import UserError, run
 from common.images import to_square
 from common.observations import OBSERVATIONS
+from common.ownership import own_file
 from common.pictures import grid, save_png
 from losses import Batch
 from model import IGNORE, UniXConfig
@@ -119,7 +124,7 @@ class Examples(Dataset):
 
     def __init__(
         self,
-        source: Phantoms,
+        source: Phantoms | Records,
         stage: str,
         size: int,
         seed: int,
@@ -214,6 +219,8 @@ def pack_text(
 
 
 class Collate:
+    """The DataLoader's hook from examples to batches."""
+
     def __init__(self, config: UniXConfig) -> None:
         self.config = config
 
@@ -251,8 +258,10 @@ class Share:
                 yield range(first, first + self.micro)
 
 
-def batches(examples: Examples, share: Share, workers: int, pin: bool = False) -> Iterator[dict[str, Batch]]:
-    """The micro-batches of a share of the run."""
+def batches(
+    examples: Examples, share: Share, workers: int, pin: bool = False
+) -> Generator[dict[str, Batch], None, None]:
+    """The micro-batches of a share of the run. Closing the generator ends its loading processes."""
     loader = DataLoader(
         examples,
         batch_sampler=share,
@@ -262,7 +271,23 @@ def batches(examples: Examples, share: Share, workers: int, pin: bool = False) -
         pin_memory=pin,
         worker_init_fn=ignore_signals,
     )
-    return iter(loader)
+    iterator = iter(loader)
+    try:
+        yield from unbroken(iterator)
+    finally:
+        stop_workers(iterator)
+
+
+def stop_workers(iterator: Iterator) -> None:
+    """End the loading processes of a DataLoader's iterator, also one that is stuck.
+
+    They ignore SIGTERM, with which Python ends them at exit before it waits for them: an error would wait for ever.
+    """
+    if workers := getattr(iterator, "_workers", None):
+        iterator._shutdown_workers()  # asks each to leave and waits 5 s for it
+        for worker in workers:
+            if worker.is_alive():
+                worker.kill()
 
 
 def unbroken(batches: Iterator) -> Iterator:
@@ -290,6 +315,7 @@ def ignore_signals(worker: int) -> None:
 
 
 def default_workers() -> int:
+    """One process a core, at most 8."""
     return min(8, os.cpu_count() or 1)
 
 
@@ -381,10 +407,15 @@ def main() -> None:
         command.add_argument("--split", default="all", help="train, validate, test or all (default)")
     args = parser.parse_args()
 
+    if args.command == "clean":
+        cleaning.check_target(args.out, [args.source, *recognise(args.source)[2]])
     # Reports can be counted and cleaned before their images are there; an archive holds reports alone.
     archive = args.source.name.endswith((".tgz", ".tar", ".tar.gz"))
     source = open_source(args.source, split=args.split, need_images=args.command == "check" and not archive)
     if args.command == "stats":
+        own_file(args.out)
+        if args.out.resolve() in {(source.root / record.image).resolve() for record in source.records}:
+            raise UserError(f"--out {args.out}: is a picture of the set; name another file")
         stats(source, args.out, args.tokenizer)
     elif args.command == "check":
         if check(source, args.workers):

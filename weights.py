@@ -79,12 +79,12 @@ def load_checkpoint(
     parity: bool = False,
     vae: str | Path | None = None,
 ) -> Checkpoint:
-    """Our folder, that of a training run, a published UniX, or Janus-Pro -> model and VAE on `device` in `dtype`
-    (weights and compute).
+    """A weights folder -> model and VAE on `device`. Weights and computation are in `dtype`.
 
-    A UniX that starts from Janus-Pro gets its gen branch as a copy of the und branch. parity: load a Janus-Pro not as
-    such a start but as itself, without autoencoder; other folders do not care. vae: the kl-f16 file of a published
-    folder; default: the one in its folder vae/.
+    folder: ours, that of a training run, a published UniX, or Janus-Pro. A UniX that starts from Janus-Pro gets its gen
+    branch as a copy of the und branch. parity: load a Janus-Pro as Janus-Pro itself, without autoencoder, not as the
+    start of a UniX; it changes nothing for other folders. vae: the kl-f16 file of a published folder; default: the one
+    in its folder vae/.
     Raises UserError naming the file if one is missing, truncated or does not fit the config.
     """
     folder = Path(folder)
@@ -160,6 +160,7 @@ def load_vit(folder: str | Path, device: str | torch.device = "cpu") -> VisionTr
 
 
 def find_vae(folder: Path) -> Path:
+    """The one autoencoder in the folder's vae/. Raises UserError if there is none, or more than one."""
     found = [file for file in sorted((folder / "vae").glob("*")) if file.suffix in (".safetensors", *PICKLES)]
     if len(found) != 1:
         raise UserError(

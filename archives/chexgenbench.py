@@ -16,6 +16,7 @@ from common.files import write_text
 
 
 def read_chexgenbench(root: Path, files: list[Path], problems: Problems, need_images: bool) -> Iterator[Record]:
+    """The rows of a table of real or of generated images; the prompt is the impression."""
     column = "synthetic_filename" if "synthetic_filename" in read_header(files[0]) else "path"
     listing, split = Listing(root), split_of_name(files[0])
     for name, row in read_table(files[0], (column, "annotated_prompt"), problems):

@@ -8,7 +8,7 @@ from pathlib import Path
 from archives.labels import read_labels
 from archives.records import NO_SECTIONS, SPLITS, Problems, Record, RowError
 from archives.sections import split_report
-from archives.tables import Listing, decode_text, find_image, path_inside, plain_or_gzipped, read_table
+from archives.tables import Listing, find_image, path_inside, plain_or_gzipped, read_table, text_of_bytes
 from common.errors import UserError
 from common.observations import OBSERVATIONS
 
@@ -16,6 +16,7 @@ MIMIC = "mimic-cxr-2.0.0-{}.csv"
 
 
 def read_mimic(root: Path, files: list[Path], problems: Problems, need_images: bool) -> Iterator[Record]:
+    """The frontal images of every study that has findings or an impression, in the official split."""
     tables = {part: plain_or_gzipped(root / MIMIC.format(part)) for part in ("split", "metadata", "chexpert")}
     if not tables["metadata"]:
         raise UserError(f"{root}: {MIMIC.format('metadata')}.gz is missing; fetch it from MIMIC-CXR-JPG")
@@ -54,7 +55,7 @@ def mimic_report(root: Path, name: str, listing: Listing, problems: Problems) ->
     if not listing.has(name):
         return "report absent", "", ""
     try:
-        text = decode_text((root / name).read_bytes(), name, problems)
+        text = text_of_bytes((root / name).read_bytes(), name, problems)
     except OSError:
         return "report unreadable", "", ""
     if text is None or not text.strip():

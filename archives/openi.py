@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import posixpath
 import re
@@ -13,13 +14,15 @@ from pathlib import Path
 
 from archives.labels import mesh_labels
 from archives.records import NO_SECTIONS, Problems, Record, RowError
-from archives.tables import decode_text, read_table
+from archives.tables import read_table, text_of_bytes
 from common.errors import UserError
 
 MAX_XML = 2**20  # bytes; a report has 10 kB
 
 
 def read_openi(root: Path, files: list[Path], problems: Problems, need_images: bool) -> Iterator[Record]:
+    """The frontal images of every report that has findings or an impression; all of them are for training."""
+
     def key(name: str) -> str:  # CXR1_1_IM-0001-3001, and 1_IM-0001-3001.dcm.png where the prefix was cut off
         match = re.search(r"\d+_IM-[\w-]+", name)
         return match[0] if match else name
@@ -84,13 +87,16 @@ def xml_files(sources: list[Path]) -> list[tuple[str, bytes]]:
                 for member in archive:
                     if member.isfile() and member.name.endswith(".xml"):
                         found[posixpath.basename(member.name)] = archive.extractfile(member).read(MAX_XML + 1)
-        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        except tarfile.ReadError as error:  # its text is a list of all formats that were tried
+            raise UserError(f"{path}: not a tar archive, or cut off; fetch it again") from error
+        except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: cannot be read ({error}); fetch it again") from error
     return sorted(found.items())
 
 
 def parse_xml(data: bytes, name: str, problems: Problems) -> ET.Element:
-    text = decode_text(data, name, problems)
+    """The root of one report. Raises RowError for what is malformed, too large, or could expand without bound."""
+    text = text_of_bytes(data, name, problems)
     if text is None or re.search(r"<!(?:DOCTYPE|ENTITY)", text, re.IGNORECASE):
         # Entities that name each other grow without bound, and Python's parser follows them.
         raise RowError("bad", "unsafe XML (not plain text, or it declares a DOCTYPE or ENTITY)", name)

@@ -115,6 +115,7 @@ def fingerprint(path: Path, root: Path, files: list[Path], need_images: bool, ca
 
 
 def subfolders(folder: Path) -> list[Path]:
+    """The folders directly inside of `folder`, by name."""
     try:
         return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())
     except OSError:  # not ours to read, so no image of the set lies there

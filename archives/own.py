@@ -24,6 +24,7 @@ OWN_COLUMNS = ("image", "report", "findings", "impression", "split", "patient", 
 
 
 def read_own(root: Path, files: list[Path], problems: Problems, need_images: bool) -> Iterator[Record]:
+    """The rows of a user's own table, or of UniX's JSON of messages; columns that we do not know are left alone."""
     path, listing, named = files[0], Listing(root), split_of_name(files[0])
     columns, from_json = ("image",) if need_images else (), path.suffix.lower() in (".json", ".jsonl")
     rows = read_json_rows(path, problems) if from_json else read_table(path, columns, problems)

@@ -1,4 +1,7 @@
-"""What every archive is read into: records, and a count of what could not be used."""
+"""What every archive is read into: records, and a count of what could not be used.
+
+`Records` has the methods of `phantoms.dataset.Phantoms` (len, text, image), so training takes either.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ SPLITS |= {name: name for name in ("train", "validate", "test")}
 
 @dataclass(frozen=True, slots=True)
 class Record:
+    """One image with its report, under the names of no archive."""
+
     image: str  # relative to Records.root, "/" between folders; "" in a set of reports without images
     findings: str  # "" where the report has none; so is the impression, but never both
     impression: str
@@ -30,13 +35,13 @@ class Record:
 
 
 class RowError(Exception):
-    """A row cannot be used: severity, kind and name for Problems.add. Not seen outside of this file."""
+    """A row cannot be used: severity, kind and name for Problems.add. `Problems.row` catches it."""
 
 
 class Problems:
-    """Counts by kind, each with its first names. "bad" rows are lost by a fault, "dropped" ones by rule.
+    """Counts by kind, each with its first names.
 
-    "note": used, but worth knowing.
+    "bad": the row is lost by a fault. "dropped": it is left out by rule. "note": it is used, but worth knowing.
     """
 
     def __init__(self) -> None:

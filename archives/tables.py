@@ -16,6 +16,9 @@ from pathlib import Path
 from archives.records import Problems, RowError
 from common.errors import UserError
 
+MAX_FIELD = 2**20  # characters; a report has 3,000, Python's own limit is 131,072
+csv.field_size_limit(MAX_FIELD)
+
 
 class Listing:
     """Which files lie under a folder, by one directory listing for each folder that is asked about."""
@@ -52,16 +55,17 @@ def find_image(name: str, listing: Listing, need_images: bool, folders: tuple[st
 
 
 def whole_characters(text: str) -> str:
-    """JSON can hold half a character, which no tokenizer takes."""
+    """`text` with "?" for half a character (a lone surrogate), which JSON can hold and no tokenizer takes."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def plain_or_gzipped(path: Path) -> Path | None:
+    """`path` with .gz behind it or as it is, whichever is there; None if neither is."""
     return next((p for p in (path.with_name(path.name + ".gz"), path) if p.is_file()), None)
 
 
-def decode_text(data: bytes, name: str, problems: Problems) -> str | None:
-    """UTF-8, else Latin-1, which is counted; None for what is no text."""
+def text_of_bytes(data: bytes, name: str, problems: Problems) -> str | None:
+    """Bytes as UTF-8, or as Latin-1, which is counted as a note. None: they are no text."""
     if b"\0" in data:
         return None
     try:
@@ -72,9 +76,10 @@ def decode_text(data: bytes, name: str, problems: Problems) -> str | None:
 
 
 def read_text(path: Path, problems: Problems) -> str:
+    """A text file, gzipped or not. Raises UserError if it cannot be read or holds no text."""
     try:
         data = path.read_bytes()
-        text = decode_text(gzip.decompress(data) if path.suffix.lower() == ".gz" else data, path.name, problems)
+        text = text_of_bytes(gzip.decompress(data) if path.suffix.lower() == ".gz" else data, path.name, problems)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error}); fetch it again") from error
     if text is None:
@@ -83,6 +88,7 @@ def read_text(path: Path, problems: Problems) -> str:
 
 
 def read_header(path: Path) -> list[str]:
+    """The column names in the first line of a CSV file. Raises UserError if it cannot be read."""
     try:
         with (gzip.open if path.suffix.lower() == ".gz" else open)(
             path, "rt", encoding="utf-8-sig", errors="replace"
@@ -108,7 +114,11 @@ def read_table(path: Path, columns: tuple[str, ...], problems: Problems) -> Iter
         except StopIteration:
             return
         except csv.Error as error:
-            if "unexpected end" in str(error) or "field larger" in str(error):
+            long = "field larger" in str(error)
+            if long and reader.line_num == started:  # a quoted field would go on over more lines
+                problems.add("bad", f"field of more than {MAX_FIELD:,} characters", f"{path.name} line {started}")
+                continue
+            if long or "unexpected end" in str(error):
                 raise UserError(f"{path}: line {started}: a quote is opened but not closed; close it") from error
             problems.add("bad", "malformed row", f"{path.name} line {started}")
             continue

@@ -18,6 +18,7 @@ Translate = Callable[[str], "Place | None"]
 
 
 def translate_ours(name: str) -> Place | None:
+    """Our own names stay as they are."""
     return name, 0, 1
 
 
@@ -228,6 +229,8 @@ def translate_vae(name: str) -> Place | None:
 
 @dataclass(frozen=True)
 class Layout:
+    """A published way of naming tensors: how to know it, how to translate it, what it is for."""
+
     holds: str
     marks: tuple[str, ...]  # endings of names that together occur in no other layout
     translate: Translate
@@ -262,27 +265,28 @@ KL_VAE = Layout(
     "the --vae of python weights.py convert, or put into the folder vae/ beside published UniX weights",
 )
 SIGLIP = Layout(
-    "SigLIP, Hugging Face layout", ("embeddings.position_embedding.weight",), translate_siglip, "encoders.load_vit"
+    "SigLIP, Hugging Face layout", ("embeddings.position_embedding.weight",), translate_siglip, "weights.load_vit"
 )
-DINOV2 = Layout("RadDino (DINOv2)", ("embeddings.cls_token",), translate_dinov2, "encoders.load_vit: REPA's target")
-CHEXBERT = Layout("CheXbert", ("linear_heads.13.weight",), translate_chexbert, "encoders.load_chexbert")
+DINOV2 = Layout("RadDino (DINOv2)", ("embeddings.cls_token",), translate_dinov2, "weights.load_vit: REPA's target")
+CHEXBERT = Layout("CheXbert", ("linear_heads.13.weight",), translate_chexbert, "judges.chexbert.load_chexbert")
 CXR_BERT = Layout(
     "CXR-BERT, the aligner's text side",
     ("cls_projection_head.dense_to_hidden.weight",),
     translate_cxr_bert,
-    "encoders.load_aligner",
+    "judges.biovil.load_aligner",
 )
 BIOVIL = Layout(
     "BioViL's ResNet-50, the aligner's image side",
     ("encoder.encoder.conv1.weight", "projector.model.0.weight"),
     translate_biovil,
-    "encoders.load_aligner",
+    "judges.biovil.load_aligner",
 )
-BERT = Layout("BERT", ("embeddings.word_embeddings.weight",), translate_bert, "encoders.Bert")
+BERT = Layout("BERT", ("embeddings.word_embeddings.weight",), translate_bert, "judges.bert.Bert")
 LAYOUTS = [OURS, PUBLISHED, JANUS, HF_JANUS, KL_VAE, SIGLIP, DINOV2, CHEXBERT, CXR_BERT, BIOVIL, BERT]
 
 
 def recognise(names: Iterable[str]) -> Layout | None:
+    """The first layout all of whose marks end some name; None if there is none."""
     names = list(names)
     for layout in LAYOUTS:
         if all(any(name.endswith(mark) for name in names) for mark in layout.marks):

@@ -22,7 +22,7 @@ from model import UniX
 
 @dataclass
 class Plan:
-    """What becomes of every tensor: theirs are read or skipped; of ours the file lacks, some copied and some new."""
+    """What becomes of every tensor. Theirs are read or skipped; ours that the file lacks are copied or made new."""
 
     reads: dict[str, Place] = field(default_factory=dict)  # their name -> where it goes
     skipped: list[str] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Plan:
 
 
 def translate_names(tensors: Tensors, translate: Translate) -> tuple[dict[str, Place], list[str], list[str]]:
-    """Their names -> (places, those to skip, those never heard of)."""
+    """Their names -> (places, names to skip, unknown names)."""
     places, skipped, unknown = {}, [], []
     for name in tensors.shapes:
         try:
@@ -56,8 +56,10 @@ def make_plan(
     translate: Translate,
     absent: Callable[[str], str | None] = lambda name: None,
 ) -> Plan:
-    """targets: our names and tensors (on the meta device will do). absent: "copied" or "new" for a tensor of ours that
-    this layout does not have and that is made by a rule, None for one that must be there.
+    """Where every tensor goes, before any is copied.
+
+    targets: our names and tensors; the meta device is enough. absent: "copied" or "new" for a tensor of ours that this
+    layout does not have and that a rule makes, None for one that must be there.
 
     Raises UserError naming the file and the first tensors that are missing, unknown or of a wrong shape.
     """
@@ -80,7 +82,7 @@ def make_plan(
             twice.append(name)
         remaining.discard(part)
         plan.reads[name] = place
-    missing = [ours for ours, remaining in filled.items() if remaining]  # half a matrix is none
+    missing = [ours for ours, remaining in filled.items() if remaining]  # some of its parts do not make a tensor
     for ours in targets.keys() - filled.keys():
         {"copied": plan.copied, "new": plan.new, None: missing}[absent(ours)].append(ours)
     problems = [
@@ -99,7 +101,7 @@ def make_plan(
 
 
 def without_leading_ones(shape: Iterable[int]) -> list[int]:
-    """A table of positions is (1, n, width) here and (n, width) there."""
+    """A shape without its leading ones: a table of positions may be stored as (1, n, width) or as (n, width)."""
     shape = list(shape)
     while shape and shape[0] == 1:
         shape.pop(0)
@@ -113,10 +115,10 @@ def load_tensors(
     translate: Translate,
     absent: Callable[[str], str | None] = lambda name: None,
 ) -> Plan:
-    """Fill `module` tensor by tensor, in its own dtype and on its own device: besides the module itself, no more than
-    MAPPED_BYTES and a tensor are ever in memory.
+    """Fill `module` tensor by tensor, in its own dtype and on its own device.
 
-    What `absent` allows to be absent is left for the caller to make. Raises UserError before anything is copied.
+    Besides the module itself, at most MAPPED_BYTES and one tensor are in memory. The caller makes what `absent` allows
+    to be absent. Raises UserError before anything is copied.
     """
     tensors = source if isinstance(source, Tensors) else Tensors(source)
     targets = module.state_dict()
@@ -129,9 +131,12 @@ def load_tensors(
 
 
 def absent_in_janus(name: str, given: dict) -> str | None:
-    """What a UniX has and Janus-Pro has not. New: what touches latents and time. Copied: the gen branch, from the und
-    branch; QK norms and QKV biases begin as what Janus does without them, 1 and 0; an output layer that is tied to the
-    embedding (`given`, its config.json, says so)."""
+    """How a UniX gets the tensor `name` that Janus-Pro does not have: "new", "copied", or None if it must be there.
+
+    New: whatever touches latents and time. Copied: the gen branch, from the und branch; QK norms at 1 and QKV biases at
+    0, which changes nothing that Janus computes; an output layer that is tied to the embedding, if `given` (the file's
+    config.json) says so.
+    """
     if name.startswith(("time_embedder.", "vae2llm.", "llm2vae.")):
         return "new"
     if name == "lm_head.weight" and given.get("tie_word_embeddings"):
@@ -160,7 +165,7 @@ def start_from_janus(model: UniX, tensors: Tensors, translate: Translate, given:
 
 
 def empty(build: Callable[[], nn.Module], device: str | torch.device, dtype: torch.dtype) -> nn.Module:
-    """A module in real, uninitialised memory of `dtype`, never initialised on the way; fixed tables are computed."""
+    """The module that `build` makes, in uninitialised memory of `dtype`. Only its fixed tables are computed."""
     with torch.device("meta"):
         module = build()
     # Not `to_empty`: on the meta device torch's empty_like is Python code, whose first use imports torch's compiler.

@@ -30,15 +30,15 @@ MAPPED_BYTES = 512 * 2**20  # a mapped file's pages count as memory until it is 
 
 
 class Inert:
-    """Stands in for a class that a pickle names but whose code shall not run."""
+    """Takes the place of a class that a pickle names, so that the code of that class never runs."""
 
 
-# kl-f16's file names the callback that saved it. Known names may pass if nothing but this stands behind them.
+# kl-f16's file names the callback class that saved it. It is let through as Inert, so nothing of it can run.
 KNOWN_BYSTANDERS = [(Inert, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
 
 
 class Tensors:
-    """The named tensors of a checkpoint, whatever it is stored in. Names and shapes at once, values when asked for.
+    """The named tensors of a checkpoint. Names and shapes are read at once, values when they are asked for.
 
     path: a .safetensors file, a pickle of tensors, an index of shards (*.index.json), or a folder that holds one of
     these under a usual name. Raises UserError naming the file that is missing, broken, or would run code.
@@ -97,6 +97,7 @@ class Tensors:
 
 
 def open_safetensors(file: Path) -> safe_open:
+    """The file, mapped. Raises UserError if it is absent or broken."""
     try:
         return safe_open(file, framework="pt")
     except FileNotFoundError as error:
@@ -150,4 +151,5 @@ def recognise(tensors: Tensors) -> Layout:
 
 
 def listed(names: list[str]) -> str:
+    """The first three names, for a message."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

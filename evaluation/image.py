@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.errors import UserError
-from common.files import make_writable, write_text
+from common.files import write_text
 from common.observations import OBSERVATIONS
+from common.ownership import own_folder
 from evaluation import metrics, page
 from evaluation.results import (
     OURS_ONLY,
@@ -41,7 +42,8 @@ TABLE3 = ("fd", "kd", "alignment", "precision", "recall", "density", "coverage")
 
 
 def image_command(args: argparse.Namespace) -> None:
-    make_writable(args.out)
+    """`evaluate.py image`: draw if asked to, score, and write results.json and report.html."""
+    own_folder(args.out)
     from judges.features import features, load_feature_extractor, open_images
 
     if (args.fake is None) == (args.weights is None):
@@ -127,7 +129,7 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
     settings = json.dumps({**settings, "weights": version, "prompts": digest})
     folder, names = args.out / "generated", [f"{index:06d}.png" for index in range(len(fitting))]
     if team.is_main:
-        make_writable(folder)
+        own_folder(folder)
         stamp = folder / "settings.json"
         if not (args.resume and stamp.is_file() and stamp.read_text() == settings):
             for file in folder.glob("*.png"):
@@ -191,8 +193,9 @@ def alignment(args: argparse.Namespace, fake: Images) -> tuple[Scored | None, np
 def memorisation(real: np.ndarray, fake: np.ndarray, train: np.ndarray) -> dict:
     """Is a drawn picture a training picture again? Distances to the nearest training image, in feature space.
 
-    Real images that were not trained on say what is near: `share_nearer` of the drawn pictures are nearer to a training
-    image than all but one in a hundred of those are. Without memorisation it is about 0.01, or less.
+    Real images that were not trained on tell which distance is near: one in a hundred of them is nearer to a training
+    image. `share_nearer` is the share of drawn pictures that are nearer than that; without memorisation it is about
+    0.01, or less.
     """
     drawn, index = metrics.nearest(fake, train)
     unseen, _ = metrics.nearest(real, train)

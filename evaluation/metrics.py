@@ -22,6 +22,8 @@ import torch
 
 
 class F1(NamedTuple):
+    """F1 scores of C classes: each, their mean, and that of the pooled counts."""
+
     per_class: np.ndarray  # (C,) float64
     macro: float
     micro: float
@@ -65,6 +67,8 @@ FIVE = (1, 4, 5, 7, 9)
 
 
 class ChexbertF1(NamedTuple):
+    """One half of Table 2: over all 14 observations and over `FIVE`."""
+
     micro14: float
     micro5: float
     macro14: float

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from common.errors import UserError
-from common.files import make_writable, write_atomically, write_text
+from common.files import write_atomically, write_text
 from common.observations import OBSERVATIONS
+from common.ownership import own_folder
 from evaluation import metrics, page
 from evaluation.results import footer, mean_and_interval, thumbnail, write_results
 from sample import DISCLAIMER, check_size
@@ -51,6 +52,8 @@ def derangement(n: int, seed: int) -> np.ndarray:
 
 
 class SideAccuracy(NamedTuple):
+    """How many findings were affirmed on the right side, of those affirmed."""
+
     right: int
     asked: int
 
@@ -62,7 +65,7 @@ def side_accuracy(truth: Sequence[dict[str, str]], labels: Sequence[dict[str, La
     """Of the findings that a report affirms rightly, how many does it put on the right side?
 
     truth: for each phantom, observation -> "left" | "right" | "bilateral", as `true_sides`. labels: for each report, as
-    `labeler.label_report`. A report that affirms such a finding and names no side, or another, is wrong.
+    `reports.labeler.label_report`. A report that affirms such a finding and names no side, or another, is wrong.
     """
     said = [
         labels_of_one[name].side == side
@@ -82,9 +85,10 @@ def true_sides(findings: Sequence[Finding]) -> dict[str, str]:
 
 
 def phantom_command(args: argparse.Namespace) -> None:
+    """`evaluate.py phantom`: read and draw phantoms, score both, and write results.json and report.html."""
     if args.seed in (TRAINING_SEED, CLASSIFIER_SEED):
         raise UserError(f"--seed {args.seed}: the model trains on seed 0, the classifier on seed 2; give 1, 3, 4, ...")
-    make_writable(args.out)
+    own_folder(args.out)
     import torch
     from PIL import Image
 

@@ -29,15 +29,10 @@ def together(args: argparse.Namespace, work: Callable[[argparse.Namespace, Team]
     """work(args, team) on every process of a torchrun, or alone."""
     import torch
 
-    from common.distributed import join_team, leave_team
+    from common.distributed import joined_team
 
-    team, finished = join_team(torch.device(args.device)), False
-    try:
-        result = work(args, team)
-        finished = True
-    finally:
-        leave_team(finished)
-    return result
+    with joined_team(torch.device(args.device)) as team:
+        return work(args, team)
 
 
 def mean_and_interval(values: np.ndarray) -> Scored:
@@ -78,6 +73,7 @@ def paper_table(number: int, ours: Sequence[page.Cell], judged: str, second: str
 
 
 def thumbnail(image: np.ndarray, size: int = 256) -> np.ndarray:
+    """(H, W) uint8 -> (size, size) uint8, aspect ratio kept."""
     from PIL import Image
 
     from common.images import to_square
@@ -86,6 +82,7 @@ def thumbnail(image: np.ndarray, size: int = 256) -> np.ndarray:
 
 
 def footer(about: dict) -> str:
+    """The last line of a page: the command, the versions and the weights."""
     import torch
 
     command = shlex.join(["python", *map(str, sys.argv)])

@@ -42,6 +42,8 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
+    """ResNet-50 (He et al. 2016) without its classes. Names after torchvision."""
+
     def __init__(self) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False), nn.BatchNorm2d(64)

@@ -173,6 +173,7 @@ def fingerprint(recipe: ClassifierRecipe) -> str:
 
 
 def load(file: Path, version: str) -> PhantomClassifier:
+    """The classifier in `file`. Raises UserError if it is none; says so if it was trained by other code."""
     classifier = PhantomClassifier()
     try:
         with safe_open(file, framework="pt") as stored:

@@ -126,8 +126,11 @@ def load_feature_extractor(raddino: Path | None, device: str | torch.device = "c
 def features(
     images: Images, extractor: FeatureExtractor, cache: Path | None, batch: int = 32, progress: bool = False
 ) -> np.ndarray:
-    """(N, width) float32, in the order of `images`. A file in `cache` is named by what it was computed from: the bytes
-    of every image and the extractor. Raises UserError naming an image that cannot be read."""
+    """The features of N images, (N, width) float32, in their order.
+
+    A file in `cache` keeps them; its name is a hash of the bytes of every image and of the extractor. Raises UserError
+    naming an image that cannot be read.
+    """
     with ThreadPoolExecutor(data.default_workers()) as pool:  # Pillow and hashlib let other threads run
         if cache is not None:
             digest = hashlib.sha256(f"{extractor.name} {extractor.version}".encode())

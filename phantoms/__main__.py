@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from common.errors import UserError, run
 from common.files import write_atomically
+from common.ownership import own_folder
 from common.pictures import grid, save_png
 from phantoms.dataset import phantom
 
@@ -39,6 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.seed < 0 or args.start < 0:
         flag, value = ("--seed", args.seed) if args.seed < 0 else ("--start", args.start)
         raise UserError(f"{flag} {value}: must not be negative; give 0 or more")
+    own_folder(args.out)
     spent, samples = 0.0, []
     with write_atomically(args.out / "phantoms.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as lines:
         for index in tqdm(range(args.start, args.start + args.n), unit="image"):

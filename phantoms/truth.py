@@ -55,6 +55,7 @@ def streams(seed: int, index: int) -> list[np.random.Generator]:
 
 
 def pick(rng: np.random.Generator, options: Sequence[str], p: tuple[float, ...] | None = None) -> str:
+    """One of the options at random."""
     return options[rng.choice(len(options), p=p)]
 
 
@@ -123,6 +124,7 @@ def sample_finding(name: str, view: str, rng: np.random.Generator) -> tuple[Find
 
 
 def sample_devices(rng: np.random.Generator) -> list[Finding]:
+    """One device, or two in a quarter of the cases, each on its usual side more often."""
     kinds = ("endotracheal tube", "central venous catheter", "pacemaker")
     chosen = rng.choice(3, size=2 if rng.random() < 0.25 else 1, replace=False)
     sides = {1: pick(rng, ("right", "left"), (0.7, 0.3)), 2: pick(rng, ("left", "right"), (0.8, 0.2))}

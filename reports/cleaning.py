@@ -29,13 +29,34 @@ from reports.labeler import label_report
 from reports.llm import ChatServer, ask_all
 from reports.rules import clean_report
 
-MAX_LINE = 2**24  # bytes of a first line that is looked at for our mark
+MAX_LINE = 2**24  # bytes of a first line
+OUR_FIELDS = {"image", "findings", "impression", "changed"}
+OUR_DISAGREEMENTS = {"image", "by", "observations", "before", "after"}
 
 
 def differences(before: str, after: str) -> list[str]:
     """The observations that `label_report` reads differently (value or side) in the two texts."""
     old, new = label_report(before), label_report(after)
     return [name for name in OBSERVATIONS if old[name] != new[name]]
+
+
+def propose(
+    before: tuple[str, str], answers: dict[tuple[str, str], tuple[str, str]] | None
+) -> tuple[tuple[str, str], tuple[str, str], list[str]]:
+    """One report -> (proposed sections, the rules' sections, the observations that the proposed ones lose).
+
+    The proposal is the LLM's answer where `answers` has one, else the rules'. Words about a prior examination may go
+    with what they claim, so an observation counts as lost only if the rules keep it.
+    """
+    rules = proposed = clean_report(*before)
+    lost = differences("\n\n".join(before), "\n\n".join(rules))
+    if answers is not None and any(text.strip() for text in before):
+        proposed = answers.get(before, rules)
+        from_rules = differences("\n\n".join(rules), "\n\n".join(proposed))
+        lost = [name for name in differences("\n\n".join(before), "\n\n".join(proposed)) if name in from_rules]
+    if proposed == rules and not any(rules):
+        lost = []  # nothing is left, so the original stays
+    return proposed, rules, lost
 
 
 def clean_records(
@@ -52,11 +73,15 @@ def clean_records(
     """Write `items` to `out` as JSON lines with cleaned texts and "changed"; returns and prints the counts.
 
     items: {"image", "findings", "impression", ...}, all str; other fields are kept as they are. llm, model: a server
-    and its model instead of the rules, `server` its timeout (s), retries, backoff (s) and max_wait (s). prices: $ per
-    million tokens in and out. Beside `out` lie OUT.disagreements.jsonl (the texts whose labels changed; an LLM's is
-    replaced by the rules') and, with an LLM, OUT.answers.jsonl, from which a cut-off run goes on.
+    and its model instead of the rules; `server`: timeout (s), retries, backoff (s) and max_wait (s) of `ChatServer`.
+    prices: $ per million tokens in and out. Two files may lie beside `out` afterwards:
 
-    Counts: read, changed, emptied (the original stays), disagreements, fallbacks (malformed answers: the rules').
+        OUT.disagreements.jsonl  the texts whose labels changed; where an LLM changed them, `out` has the rules' text
+        OUT.answers.jsonl        the LLM's answers, from which a run that was cut off goes on
+
+    The counts: read, changed, emptied (nothing was left, so the original stays), disagreements, and fallbacks (the
+    answer was malformed, so the rules cleaned the text). Raises UserError if `out` or OUT.disagreements.jsonl is there
+    and no cleaning wrote it.
     """
     out = Path(out)
     check_target(out)
@@ -86,16 +111,9 @@ def clean_records(
         ):
             for item in tqdm(items, disable=not progress or bool(llm), unit="report"):
                 before = (item["findings"], item["impression"])
-                rules = after = clean_report(*before)
-                lost = differences("\n\n".join(before), "\n\n".join(rules))
+                after, rules, lost = propose(before, answers if llm else None)
                 if llm and any(text.strip() for text in before):
                     counts["fallbacks"] += before not in answers
-                    after = answers.get(before, rules)
-                    # What was said only of a prior may go: an answer may also agree with the rules.
-                    allowed = differences("\n\n".join(rules), "\n\n".join(after))
-                    lost = [name for name in differences("\n\n".join(before), "\n\n".join(after)) if name in allowed]
-                if after == rules and not any(rules):
-                    lost = []  # the original stays
                 if lost:
                     counts["disagreements"] += 1
                     record = {"image": item["image"], "by": "rules" if after == rules else "llm", "observations": lost}
@@ -122,31 +140,32 @@ def beside(out: Path, what: str) -> Path:
 
 
 def check_target(out: Path, inputs: Iterable[Path] = ()) -> None:
-    """Raises UserError if `out` is one of `inputs`, or holds what no cleaning wrote; so with its disagreements."""
-    for target, mark in ((out, "changed"), (beside(out, "disagreements"), "observations")):
+    """Raises UserError if `out` or its disagreements are one of `inputs`, or hold what no cleaning wrote."""
+    for target, fields in ((out, OUR_FIELDS), (beside(out, "disagreements"), OUR_DISAGREEMENTS)):
         for source in inputs:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):
                 if target.samefile(source):
                     raise UserError(f"--out {out}: {target} is part of the set to be cleaned; name another file")
         try:
-            kind = target.stat().st_mode
+            regular = stat.S_ISREG(target.stat().st_mode)
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            raise UserError(f"--out {out}: cannot be written ({error}); name another file") from error
-        if not stat.S_ISREG(kind) or not bears(target, mark):
+            what = getattr(error, "strerror", None) or error
+            raise UserError(f"--out {target}: cannot be written ({what}); name another file") from error
+        if not regular or not starts_with(target, fields):
             raise UserError(f"--out {out}: {target} is there and no cleaning wrote it; name another file or move it")
 
 
-def bears(path: Path, mark: str) -> bool:
-    """Whether the first line of a file is a record with the field `mark`, as cleaning writes it, or there is none."""
+def starts_with(path: Path, fields: set[str]) -> bool:
+    """Whether a file is empty or its first line is a record with all of `fields`, the mark of what cleaning writes."""
     try:
         with open(path, "rb") as file:
             line = file.readline(MAX_LINE)
-        record = json.loads(line) if line else {mark: None}
+        record = json.loads(line) if line else dict.fromkeys(fields)
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(record, dict) and mark in record
+    return isinstance(record, dict) and fields <= set(record)
 
 
 def show_examples(before_after: Iterable[tuple[str, str]], n: int) -> None:

@@ -311,7 +311,7 @@ _NORMAL = [
 def label_report(text: str) -> dict[str, Label]:
     """The 14 CheXpert labels of one report (or of its impression alone), each with its side.
 
-    Every observation of `phantom.OBSERVATIONS` is a key, in that order. Only what the report names is labelled:
+    Every observation of `common.observations` is a key, in that order. Only what the report names is labelled:
     pneumonia does not imply lung opacity. An empty report has 14 blanks; any other has "No Finding" 1 or blank, and 1
     if nothing is positive or uncertain but Support Devices (so "lungs clear, PICC in place" is 1). Findings outside of
     the 14, such as scoliosis, undo it too.
@@ -361,7 +361,7 @@ def _claims(clause: str) -> list[tuple[str, int, set[str]]]:
 
 
 def label_reports(texts: Sequence[str]) -> np.ndarray:
-    """Labels of N reports as (N, 14) float32, columns as `phantom.OBSERVATIONS`: 1, 0, -1, and nan for blank."""
+    """Labels of N reports as (N, 14) float32, columns as `common.observations`: 1, 0, -1, and nan for blank."""
     rows = [[label.value for label in label_report(text).values()] for text in texts]
     return np.array(rows, dtype=np.float32).reshape(len(texts), len(OBSERVATIONS))
 
@@ -496,7 +496,7 @@ def agreement(said: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def measure(path: Path, which: str = "even") -> str:
-    """A table of the labels of Open-i's reports against the MeSH terms that people gave them (`sources.MESH`).
+    """A table of the labels of Open-i's reports against the MeSH terms that people gave them (`archives.labels.MESH`).
 
     which: "even", "odd" or "all" report numbers. A report is labelled whole, findings and impression, as it was
     indexed; those without terms ("No Indexing") are left out. MeSH has no denials, so negative and blank are one.

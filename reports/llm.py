@@ -262,6 +262,7 @@ def read_sections(answer: dict) -> tuple[str, str] | None:
 
 
 def answer_key(model: str, findings: str, impression: str) -> str:
+    """Under which an answer is kept: it changes with the prompt, the model and the report."""
     return hashlib.sha256(json.dumps([PROMPT_VERSION, PROMPT, model, findings, impression]).encode()).hexdigest()
 
 
@@ -334,4 +335,7 @@ def ask_all(
         server.stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
         file.close()
+        with contextlib.suppress(OSError):
+            if not path.stat().st_size:
+                path.unlink()
     return {report: answers[key] for report, key in keys.items() if key in answers}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Remakes the shipped weights (assets/tiny): the autoencoder and the ViT from nothing, then the paper's three stages, on
-# drawn X-rays only. Its time on the machine that made them is in the README. Each finished stage stays under out/.
+# drawn X-rays only. Its time on the machine that made them is in docs/training.md. Each finished stage stays under out/.
 # DEVICE=cuda and DTYPE=float32 are the knobs worth turning. A look at all of it in a few minutes, leaving the shipped
 # weights alone: STEPS=20 bash runs/tiny.sh
 set -euo pipefail

@@ -4,30 +4,12 @@ import pytest
 import torch
 
 import data
-from model import UniX, UniXConfig
+from micro import micro_config
+from model import UniX
 from phantoms.dataset import Phantoms
+from published import golden_folder
 from vae import VAE, VAEConfig
-from vit import ViTConfig
 from weights import Checkpoint, save_checkpoint
-
-
-def micro_config():
-    return UniXConfig(
-        hidden_size=64,
-        intermediate_size=96,
-        num_layers=3,
-        num_heads=4,
-        vocab_size=400,
-        context_length=64,
-        max_latent_size=8,
-        repa_layer=2,
-        image_size=64,
-        bos=0,
-        eos=1,
-        boi=2,
-        eoi=3,
-        vit=ViTConfig(image_size=64, width=32, layers=2, heads=4, mlp_width=64),
-    )
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +34,8 @@ def micro_folder(micro, tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights") / "micro"
     save_checkpoint(folder, micro)
     return folder
+
+
+@pytest.fixture
+def janus(micro, tmp_path):
+    return golden_folder(tmp_path / "Janus-Pro", "janus_tiny", micro)

@@ -8,7 +8,7 @@ from PIL import Image
 import data
 from common.errors import UserError
 from common.images import load_image, to_square
-from conftest import micro_config
+from micro import micro_config
 from phantoms.dataset import Phantoms
 from vae import VAE
 from vit import VisionTransformer

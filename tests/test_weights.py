@@ -5,26 +5,18 @@ import os
 import shutil
 import subprocess
 import sys
-import types
-from copy import deepcopy
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 
 import data
 import sample
-from checkpoints.configs import unix_config
-from checkpoints.layouts import JANUS, translate_unix
-from checkpoints.plan import load_tensors
 from common.errors import UserError
-from golden.weights_by_rule import state_dict
-from model import count_parameters
 from phantoms.dataset import Phantoms
+from published import as_shards, edit, golden_folder
 from weights import inspect, load_checkpoint, save_checkpoint
 
 
@@ -55,12 +47,6 @@ def test_saving_replaces_a_checkpoint_and_leaves_nothing_else(micro, tmp_path):
 @pytest.fixture
 def folder(micro_folder, tmp_path):
     return shutil.copytree(micro_folder, tmp_path / "weights")
-
-
-def edit(path, change):
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path)
 
 
 @pytest.mark.parametrize(
@@ -98,94 +84,6 @@ def test_a_config_of_another_size_is_refused(folder):
         load_checkpoint(folder)
 
 
-def test_published_names_translate_one_to_one():
-    places = [translate_unix(name) for name in state_dict("unix_tiny")]
-    used = [place for place in places if place is not None]
-    assert len(used) == len(set(used))
-    with pytest.raises(KeyError):
-        translate_unix("language_model.model.layers.0.self_attn.rotary.weight")
-
-
-def test_a_name_that_two_spellings_share_may_come_once(micro, tmp_path):
-    layer = micro.model.connector
-    tensors = {f"connector.{name}": tensor for name, tensor in layer.state_dict().items()}
-    tensors["connector.fc1.bias"] = torch.zeros(64)
-    save_file(tensors, tmp_path / "twice.safetensors")
-
-    def translate(name):
-        ours, *rest = translate_unix(name)
-        return ours.removeprefix("connector."), *rest
-
-    with pytest.raises(UserError, match="1 tensors given twice"):
-        load_tensors(layer, tmp_path / "twice.safetensors", translate)
-
-
-def test_half_a_fused_tensor_counts_as_missing(micro, tmp_path):
-    """gate_proj without up_proj fills half of gate_up; a layer half loaded must not pass."""
-    layer = deepcopy(micro.model.layers[0])
-    tensors = {name: tensor for name, tensor in layer.state_dict().items() if name != "und.mlp.gate_up.weight"}
-    save_file({**tensors, "gate_proj": torch.zeros(96, 64)}, tmp_path / "half.safetensors")
-
-    def translate(name):
-        return ("und.mlp.gate_up.weight", 0, 2) if name == "gate_proj" else (name, 0, 1)
-
-    with pytest.raises(UserError, match=r"1 tensors missing \(und\.mlp\.gate_up\.weight\)"):
-        load_tensors(layer, tmp_path / "half.safetensors", translate)
-
-
-# ---- published layouts -------------------------------------------------------------------------------------------
-
-
-def golden_folder(folder, name, micro, **given):
-    """A published folder: the golden tensors, a config.json, a tokenizer, and an autoencoder in vae/."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(state_dict(name), folder / "model.safetensors")
-    (folder / "vae").mkdir()
-    save_file(state_dict("vae_tiny"), folder / "vae" / "kl-f16.safetensors")
-    source = Phantoms(50)
-    data.train_tokenizer([source.text(i)[0] for i in range(50)], 300).save(str(folder / "tokenizer.json"))
-    config = {"language_config": {"num_attention_heads": 4}, "vision_config": {"params": {"heads": 4}}} | given
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-@pytest.fixture
-def janus(micro, tmp_path):
-    return golden_folder(tmp_path / "Janus-Pro", "janus_tiny", micro)
-
-
-def test_a_unix_that_starts_from_janus(janus, capsys):
-    checkpoint = load_checkpoint(janus)
-    assert "read 63, copied 37, new 8, skipped 21" in capsys.readouterr().out
-    model, file = checkpoint.model, state_dict("janus_tiny")
-    state = model.state_dict()
-    for name, tensor in state.items():
-        if ".gen." in name:
-            assert torch.equal(tensor, state[name.replace(".gen.", ".und.")]), name
-        if name.endswith(("q_norm.weight", "k_norm.weight")):
-            assert (tensor == 1).all()
-        if "attn" in name and name.endswith("qkv.bias") and name.startswith("layers."):
-            assert (tensor == 0).all()
-    q, k, v = state["layers.1.attn.und.qkv.weight"].chunk(3)
-    for part, tensor in (("q", q), ("k", k), ("v", v)):
-        assert torch.equal(tensor, file[f"language_model.model.layers.1.self_attn.{part}_proj.weight"])
-    assert (state["llm2vae.weight"] == 0).all() and (state["llm2vae.bias"] == 0).all()
-    assert 0.01 < state["vae2llm.weight"].std() < 0.03
-    assert not model.config.causal and model.config.qk_norm and model.config.qkv_bias
-    x = torch.randn(1, 16, 4, 4)
-    velocity = model.velocity(x, torch.tensor([0.5]), model.read_prompt([[5, 6]]))
-    assert (velocity == 0).all()  # the output projection is zero: training starts without a jump
-
-
-def test_special_ids_come_by_name_from_janus_and_by_number_from_unix(janus, micro, tmp_path):
-    names = ("bos", "eos", "boi", "eoi")
-    tokenizer = Tokenizer.from_file(str(janus / "tokenizer.json"))
-    config = load_checkpoint(janus).model.config
-    assert [getattr(config, name) for name in names] == [tokenizer.token_to_id(f"<|{name}|>") for name in names]
-    unix = golden_folder(tmp_path / "UniX", "unix_tiny", micro)
-    assert [getattr(load_checkpoint(unix).model.config, name) for name in names] == [100000, 100001, 100003, 100580]
-
-
 def test_published_unix_converts_to_a_folder_of_ours(micro, tmp_path):
     unix = golden_folder(tmp_path / "UniX", "unix_tiny", micro)
     published = load_checkpoint(unix)
@@ -195,75 +93,6 @@ def test_published_unix_converts_to_a_folder_of_ours(micro, tmp_path):
     for a, b in ((ours.model, published.model), (ours.vae, published.vae)):
         assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
-
-def as_shards(folder, pickled):
-    """model.safetensors -> two shards with an index, as big models are published."""
-    tensors = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    names, stem = sorted(tensors), "pytorch_model" if pickled else "model"
-    suffix = "bin" if pickled else "safetensors"
-    weight_map = {}
-    for i, part in enumerate((names[::2], names[1::2])):  # interleaved: Q and V of a layer in different files
-        file = f"{stem}-{i + 1:05}-of-00002.{suffix}"
-        held = {name: tensors[name].clone() for name in part}
-        torch.save(held, folder / file) if pickled else save_file(held, folder / file)
-        weight_map |= dict.fromkeys(part, file)
-    (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-
-
-@pytest.mark.parametrize("stored", ["shards", "pickled shards", "bin", "old bin"])
-def test_it_does_not_matter_how_tensors_are_stored(janus, stored):
-    expected = load_checkpoint(janus).model.state_dict()
-    if "shards" in stored:
-        as_shards(janus, "pickled" in stored)
-    else:
-        tensors = load_file(janus / "model.safetensors")
-        (janus / "model.safetensors").unlink()
-        torch.save(tensors, janus / "pytorch_model.bin", _use_new_zipfile_serialization=stored == "bin")
-    state = load_checkpoint(janus).model.state_dict()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in expected.items())
-
-
-def test_kl_f16_from_the_published_ckpt(janus):
-    """As latent-diffusion saved it: under state_dict, with the loss, and naming a callback class of Lightning."""
-    expected = load_checkpoint(janus).vae.state_dict()
-    save_lightning_ckpt(janus / "vae" / "kl-f16d16.ckpt", load_file(janus / "vae" / "kl-f16.safetensors"))
-    (janus / "vae" / "kl-f16.safetensors").unlink()
-    state = load_checkpoint(janus).vae.state_dict()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in expected.items())
-
-
-def save_lightning_ckpt(path, tensors):
-    """Pickle a stand-in for pytorch_lightning's class under its real name, without the package."""
-    module = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
-    module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": module.__name__})
-    parents = {name: types.ModuleType(name) for name in ("pytorch_lightning", "pytorch_lightning.callbacks")}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, each in {**parents, module.__name__: module}.items():
-            patch.setitem(sys.modules, name, each)
-        callbacks = {module.ModelCheckpoint: {"best_model_score": 0.5}}
-        torch.save({"epoch": 1, "callbacks": callbacks, "state_dict": tensors}, path)
-
-
-def test_sizes_of_janus_pro_7b():
-    """30 layers, width 4096, MLP 11008: what its shapes and its terse config.json say, without allocating it."""
-    shapes = {
-        "language_model.model.embed_tokens.weight": (102400, 4096),
-        "vision_model.vision_tower.pos_embed": (1, 576, 1024),
-        "vision_model.vision_tower.patch_embed.proj.weight": (1024, 3, 16, 16),
-        **{f"vision_model.vision_tower.blocks.{i}.mlp.fc1.weight": (4096, 1024) for i in range(24)},
-        **{f"language_model.model.layers.{i}.mlp.gate_proj.weight": (11008, 4096) for i in range(30)},
-    }
-    given = {"language_config": {"max_position_embeddings": 16384, "num_hidden_layers": 30, "vocab_size": 102400}}
-    config = unix_config(SimpleNamespace(shapes=shapes, path="7B"), JANUS, given)
-    assert (config.hidden_size, config.intermediate_size, config.num_layers) == (4096, 11008, 30)
-    assert (config.num_heads, config.vit.heads, config.vit.image_size, config.vit.layers) == (32, 16, 384, 24)
-    assert count_parameters(config)["und layers"] == 30 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096) + 4096 + 30 * (
-        3 * 4096 + 2 * 128
-    )
-
-
-# ---- against transformers ----------------------------------------------------------------------------------------
 
 IMAGE_TOKEN = 299
 
@@ -351,9 +180,6 @@ def test_a_full_size_tokenizer(janus):
     assert len(report) == 1
 
 
-# ---- bad input ---------------------------------------------------------------------------------------------------
-
-
 class Bomb:
     def __reduce__(self):
         return os.system, ("touch exploded",)
@@ -425,9 +251,6 @@ def test_a_bad_published_folder_is_refused_by_name(janus, damage, words, monkeyp
     with pytest.raises(UserError, match=words):
         load_checkpoint(janus)
     assert not Path("exploded").exists()
-
-
-# ---- the command -------------------------------------------------------------------------------------------------
 
 
 def run_weights(*args):

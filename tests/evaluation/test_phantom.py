@@ -1,4 +1,4 @@
-"""Sides and controls, the classifier's file, and `evaluate.py phantom` on a model that knows the truth."""
+"""Sides and controls, and `evaluate.py phantom` on a model that knows the truth."""
 
 import json
 import sys
@@ -6,11 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 import evaluate
 import sample
-from common.errors import UserError
 from common.observations import OBSERVATIONS
 from evaluation.phantom import CLASSIFIER_SEED, TRAINING_SEED, derangement, side_accuracy, true_sides
 from judges import classifier
@@ -19,9 +17,6 @@ from phantoms.truth import Finding
 from reports.labeler import label_report
 
 TINY = classifier.ClassifierRecipe(train=16, validation=8, epochs=1, batch=8)
-
-
-# ---- sides and controls
 
 
 def test_sides_are_asked_only_of_rightly_affirmed_findings():
@@ -47,54 +42,9 @@ def test_the_control_leaves_nothing_in_its_place(n):
     assert (partner != np.arange(n)).all()
 
 
-# ---- the classifier
-
-
 def test_no_data_is_shared_between_training_classifier_and_evaluation():
     assert (TRAIN_SEED, classifier.ClassifierRecipe().seed) == (TRAINING_SEED, CLASSIFIER_SEED)
     assert evaluate.parse_args(["phantom"]).seed not in (TRAINING_SEED, CLASSIFIER_SEED)
-
-
-def test_thresholds_take_the_middle_of_the_best_range():
-    truth = np.array([[0], [0], [1], [1]], dtype=bool)
-    threshold = classifier.best_thresholds(truth, np.array([[0.1], [0.2], [0.6], [0.9]]))
-    assert threshold == pytest.approx([0.395], abs=0.01)  # anything from 0.20 to 0.59 separates them
-
-
-def test_large_pictures_are_averaged_down():
-    image = np.random.default_rng(0).integers(0, 256, (1, 256, 256), dtype=np.uint8)
-    expected = image.reshape(128, 2, 128, 2).mean(axis=(1, 3)) / 255
-    np.testing.assert_allclose(classifier.to_pixels(image)[0, 0], expected, atol=1e-6)
-
-
-def test_the_classifier_is_trained_once_and_read_back_the_same(tmp_path, monkeypatch, capsys):
-    file = tmp_path / "classifier.safetensors"
-    trained, where = classifier.load_or_train(file, TINY, progress=False)
-    assert where == str(file) and [f.name for f in tmp_path.iterdir()] == [file.name]
-    monkeypatch.setattr(classifier, "train", lambda *_: pytest.fail("trained twice"))
-    loaded, _ = classifier.load_or_train(file, TINY, progress=False)
-    images = np.stack([phantom(1, 0, 256).image])
-    np.testing.assert_array_equal(classifier.judge(trained, images)[0], classifier.judge(loaded, images)[0])
-    assert capsys.readouterr().err == ""
-    classifier.load_or_train(file, classifier.ClassifierRecipe(train=24), progress=False)
-    assert "another version" in capsys.readouterr().err
-
-
-def test_a_file_that_is_no_classifier_is_refused(tmp_path):
-    file = tmp_path / "classifier.safetensors"
-    file.write_bytes(b"not tensors")
-    with pytest.raises(UserError, match="--classifier"):
-        classifier.load_or_train(file, TINY, progress=False)
-
-
-def test_training_leaves_the_global_generator_alone():
-    torch.manual_seed(5)
-    before = torch.random.get_rng_state()
-    classifier.train(classifier.ClassifierRecipe(train=8, validation=4, epochs=1, batch=8), progress=False)
-    assert torch.equal(before, torch.random.get_rng_state())
-
-
-# ---- evaluate.py phantom
 
 
 @pytest.fixture

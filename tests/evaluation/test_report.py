@@ -15,7 +15,7 @@ import evaluate
 import sample
 from common.observations import OBSERVATIONS
 from evaluation import metrics
-from judges import bert
+from judges import chexbert
 from phantoms.dataset import phantom
 from reports.labeler import Label, label_reports
 
@@ -75,7 +75,7 @@ def test_with_its_weights_chexbert_judges(tmp_path, monkeypatch, capsys):
         seen.extend(texts)
         return [{name: Label(1 if name == "Edema" else None) for name in OBSERVATIONS} for _ in texts]
 
-    monkeypatch.setattr(bert, "load_chexbert", lambda folder, device: all_edema)
+    monkeypatch.setattr(chexbert, "load_chexbert", lambda folder, device: all_edema)
     TRUTHS_LONG = [TRUTHS[0] + " x" * 300, *TRUTHS[1:]]
     lines = [json.dumps({"truth": t, "generated": w}) for t, w in zip(TRUTHS_LONG, WRITTEN, strict=True)]
     (tmp_path / "p.jsonl").write_text("\n".join(lines))

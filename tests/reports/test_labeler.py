@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from archives.labels import mesh_labels
 from common.errors import UserError
 from common.observations import OBSERVATIONS
 from phantoms.truth import labels_of, streams, truth
@@ -32,6 +31,7 @@ SHORT = {
     "SD": "Support Devices",
     "NF": "No Finding",
 }
+
 
 # (report, all labels that are not blank). "+" positive, "-" negative, "?" uncertain, then the side: "PE+L".
 SENTENCES = [
@@ -207,26 +207,6 @@ def test_phantom_sides_are_read():
                 asked += 1
                 right += labels[finding.observation].side == finding.side
     assert asked > 300 and right >= 0.98 * asked
-
-
-@pytest.mark.parametrize(
-    ("terms", "labels"),
-    [
-        (["normal"], {"No Finding": 1}),
-        (["Lung/hypoinflation/mild", "Catheters, Indwelling/right"], {"Support Devices": 1, "No Finding": 1}),
-        (["Scoliosis/mild", "Calcified Granuloma/lung/left", "Surgical Instruments"], {}),
-        (["Opacity/lung/base/left/round", "Nodule/pleura/left"], {"Lung Lesion": 1}),
-        (["Opacity/left", "Density/thorax/left", "Opacity/ribs/left"], {"Lung Opacity": 1}),
-        (["Markings/lung/interstitial/prominent", "Cicatrix/pleura/left"], {"Lung Opacity": 1, "Pleural Other": 1}),
-        (["Pulmonary Congestion/mild", "Costophrenic Angle/left/blunted"], {"Edema": -1, "Pleural Effusion": -1}),
-        (["Pulmonary Congestion", "Pulmonary Edema/interstitial"], {"Edema": 1}),
-        (["Cardiomegaly/borderline", "Medical Devices"], {"Cardiomegaly": -1}),  # a heading is matched whole
-        (["No Indexing"], {}),
-        ([], {}),
-    ],
-)
-def test_mesh_terms_become_observations(terms, labels):
-    assert mesh_labels(terms) == labels
 
 
 def test_agreement_is_that_of_scikit_learn():

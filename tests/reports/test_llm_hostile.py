@@ -241,7 +241,7 @@ def test_a_run_without_any_good_answer_is_refused(serve, tmp_path, count):
     with pytest.raises(UserError, match=r"--llm .* answers are not the JSON that was asked for"):
         clean_records(items(count), tmp_path / "out.jsonl", server.url, "m", progress=False, **QUICK)
     assert len(server.requests) < 150
-    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl.answers.jsonl"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_rerun_whose_last_report_stays_malformed_ends_well(serve, tmp_path):

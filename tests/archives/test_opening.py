@@ -1,0 +1,123 @@
+"""A set is recognised, refused in one line if it cannot be used, and not read again while it is the same."""
+
+import os
+
+import pytest
+from archive_files import broken, mimic, own, picture, table
+
+from archives import opening
+from archives.opening import open_source
+from archives.own import read_own
+from common.errors import UserError
+
+
+def test_too_many_bad_rows_stop_the_set_in_one_line(tmp_path):
+    root = own(tmp_path / "own", [(f"{n}.png", "Clear.") for n in range(100)])
+    for n in range(19):
+        (root / f"{n}.png").unlink()
+    assert len(open_source(root)) == 81  # fewer than twenty
+    (root / "19.png").unlink()
+    with pytest.raises(UserError, match=r"20 of 100 rows cannot be used: bad: 20 image absent \(0\.png") as caught:
+        open_source(root)
+    assert "\n" not in str(caught.value)
+    assert len(open_source(root, limit_bad=0.2)) == 80
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("metadata.csv", "image\na.png\n", r"metadata\.csv: no column report"),
+        ("metadata.csv", "file,report\na.png,Clear.\n", r"metadata\.csv: no column image"),
+        ("metadata.csv", "", r"metadata\.csv: no column"),
+        ("metadata.csv", 'image,report\na.png,Clear.\nb.png,"Clear.\nc.png,Clear.\n', r"line 3: a quote is opened"),
+        ("metadata.csv", "image,report\na.png,Clear.\n".encode("utf-16"), r"metadata\.csv: not a text file"),
+        ("metadata.csv", "image,report,split\na.png,Clear.,trian\n", "1 unknown split"),
+        ("set.csv", "path,annotated_prompt\na.png,\n", "1 empty report"),
+        ("notes.txt", "hello", "no data set known here"),
+    ],
+)
+def test_a_set_that_cannot_be_used_says_why(tmp_path, name, content, message):
+    root = tmp_path / "set"
+    picture(root / "a.png")
+    (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message):
+        open_source(root)
+
+
+def test_paths_and_splits_that_do_not_exist(tmp_path):
+    with pytest.raises(UserError, match="no such file or folder"):
+        open_source(tmp_path / "nowhere")
+    root = own(tmp_path / "own", [("a.png", "Clear.")])
+    with pytest.raises(UserError, match="no such split"):
+        open_source(root, split="trian")
+    with pytest.raises(UserError, match=r"nothing to use in split 'test' \(found: 1 train\)"):
+        open_source(root, split="test")
+    with pytest.raises(UserError, match=r"a\.png: no table"):
+        open_source(root / "a.png")
+    (tmp_path / "two").mkdir()
+    for name in ("x.csv", "y.csv"):
+        (tmp_path / "two" / name).write_text("a\n")
+    with pytest.raises(UserError, match=r"several tables \(x\.csv, y\.csv\)"):
+        open_source(tmp_path / "two")
+
+
+def test_check_finds_broken_images_before_a_run_does(tmp_path):
+    root = own(tmp_path / "own", [(f"{n}.png", "Clear.") for n in range(5)])
+    (root / "4.png").write_bytes(b"no image")
+    records = open_source(root)
+    (wrong,) = broken(records)
+    assert "4.png: not an image" in wrong
+
+
+def test_the_cache_is_used_and_equal(tmp_path, monkeypatch):
+    root, cache = mimic(tmp_path / "mimic"), tmp_path / "cache"
+    first = open_source(root, split="all", cache=cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(opening, "read_mimic", None)  # reading again would fail
+        again = open_source(root, split="all", cache=cache)
+        assert len(open_source(root, cache=cache)) == 2  # the same file serves every split
+    assert again.records == first.records and again.problems.found == first.problems.found
+    (kept,) = cache.iterdir()
+    for damage in (
+        kept.read_bytes()[:-40],
+        kept.read_bytes().rsplit(b"\n", 1)[0],
+        b"",
+        b"\xff\x00",
+        b"[3, {}]\n1\n2\n3",
+    ):
+        kept.write_bytes(damage)
+        rebuilt = open_source(root, split="all", cache=cache)
+        assert rebuilt.records == first.records and rebuilt.problems.found == first.problems.found
+    assert open_source(root, split="all", cache=None).records == first.records
+    assert [p.name for p in cache.iterdir()] == [kept.name]
+
+
+def test_the_cache_notices_changes(tmp_path):
+    root, cache = own(tmp_path / "own", [("a.png", "Clear."), ("images/x/b.png", "Clear.")]), tmp_path / "own" / "cache"
+    assert len(open_source(root, cache=cache)) == 2
+    table(root / "metadata.csv", [("image", "report"), ("a.png", "Hazy.")])
+    assert open_source(root, cache=cache).text(0)[1] == "Hazy."
+    table(root / "metadata.csv", [("image", "report"), ("a.png", "Clear."), ("images/x/c.png", "Clear.")])
+    assert len(open_source(root, cache=cache)) == 1
+    picture(root / "images/x/c.png")
+    os.utime(root / "images/x", (1, 1))  # clocks of file systems may be too coarse to see the change
+    assert len(open_source(root, cache=cache)) == 2
+
+
+def test_a_cache_that_cannot_be_kept_is_named(tmp_path):
+    root = own(tmp_path / "own", [("a.png", "Clear.")])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="choose another folder"):
+        open_source(root, cache=tmp_path / "file")
+
+
+def test_a_set_is_read_again_when_the_code_changes(tmp_path, monkeypatch):
+    root, cache = own(tmp_path / "own", [("a.png", "Clear.")]), tmp_path / "cache"
+    open_source(root, cache=cache)
+    reads = []
+    monkeypatch.setattr(opening, "read_own", lambda *arguments: reads.append(1) or read_own(*arguments))
+    open_source(root, cache=cache)
+    assert reads == []
+    monkeypatch.setattr(opening, "source_hash", lambda *_: "other code")
+    assert len(open_source(root, cache=cache)) == 1
+    assert reads == [1] and len(list(cache.iterdir())) == 2

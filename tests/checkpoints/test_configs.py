@@ -1,0 +1,38 @@
+"""Sizes and special tokens of published models."""
+
+from types import SimpleNamespace
+
+from tokenizers import Tokenizer
+
+from checkpoints.configs import unix_config
+from checkpoints.layouts import JANUS
+from model import count_parameters
+from published import golden_folder
+from weights import load_checkpoint
+
+
+def test_special_ids_come_by_name_from_janus_and_by_number_from_unix(janus, micro, tmp_path):
+    names = ("bos", "eos", "boi", "eoi")
+    tokenizer = Tokenizer.from_file(str(janus / "tokenizer.json"))
+    config = load_checkpoint(janus).model.config
+    assert [getattr(config, name) for name in names] == [tokenizer.token_to_id(f"<|{name}|>") for name in names]
+    unix = golden_folder(tmp_path / "UniX", "unix_tiny", micro)
+    assert [getattr(load_checkpoint(unix).model.config, name) for name in names] == [100000, 100001, 100003, 100580]
+
+
+def test_sizes_of_janus_pro_7b():
+    """30 layers, width 4096, MLP 11008: what its shapes and its terse config.json say, without allocating it."""
+    shapes = {
+        "language_model.model.embed_tokens.weight": (102400, 4096),
+        "vision_model.vision_tower.pos_embed": (1, 576, 1024),
+        "vision_model.vision_tower.patch_embed.proj.weight": (1024, 3, 16, 16),
+        **{f"vision_model.vision_tower.blocks.{i}.mlp.fc1.weight": (4096, 1024) for i in range(24)},
+        **{f"language_model.model.layers.{i}.mlp.gate_proj.weight": (11008, 4096) for i in range(30)},
+    }
+    given = {"language_config": {"max_position_embeddings": 16384, "num_hidden_layers": 30, "vocab_size": 102400}}
+    config = unix_config(SimpleNamespace(shapes=shapes, path="7B"), JANUS, given)
+    assert (config.hidden_size, config.intermediate_size, config.num_layers) == (4096, 11008, 30)
+    assert (config.num_heads, config.vit.heads, config.vit.image_size, config.vit.layers) == (32, 16, 384, 24)
+    assert count_parameters(config)["und layers"] == 30 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096) + 4096 + 30 * (
+        3 * 4096 + 2 * 128
+    )
