@@ -78,6 +78,8 @@ def xml_files(sources: list[Path]) -> list[tuple[str, bytes]]:
     """(name, the first MAX_XML + 1 bytes) of the .xml files that `sources` are or, if archives, hold; by name."""
     found = {}
     for path in sources:
+        if not path.is_file():  # a pipe would be waited for
+            raise UserError(f"{path}: not a file; move it away")
         try:
             if path.suffix == ".xml":
                 with open(path, "rb") as file:

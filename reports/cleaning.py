@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import stat
 from collections.abc import Iterable
@@ -140,12 +141,13 @@ def beside(out: Path, what: str) -> Path:
 
 
 def check_target(out: Path, inputs: Iterable[Path] = ()) -> None:
-    """Raises UserError if `out` or its disagreements are one of `inputs`, or hold what no cleaning wrote."""
-    for target, fields in ((out, OUR_FIELDS), (beside(out, "disagreements"), OUR_DISAGREEMENTS)):
-        for source in inputs:
-            with contextlib.suppress(OSError, ValueError):
-                if target.samefile(source):
-                    raise UserError(f"--out {out}: {target} is part of the set to be cleaned; name another file")
+    """Raises UserError if a file to be written is one of `inputs`, or holds what no cleaning wrote."""
+    disagreements = beside(out, "disagreements")
+    for target, source in itertools.product((out, disagreements, beside(out, "answers")), inputs):
+        with contextlib.suppress(OSError, ValueError):
+            if target.samefile(source):
+                raise UserError(f"--out {out}: {target} is part of the set to be cleaned; name another file")
+    for target, fields in ((out, OUR_FIELDS), (disagreements, OUR_DISAGREEMENTS)):
         try:
             regular = stat.S_ISREG(target.stat().st_mode)
         except FileNotFoundError:

@@ -3,7 +3,9 @@
 import gzip
 import io
 import lzma
+import os
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +94,13 @@ def test_a_quote_that_is_not_closed_is_still_named(tmp_path):
         path.write_text('image,report\na.png,Clear.\nb.png,"Clear.\n' + "c.png,Clear.\n" * rows)
         with pytest.raises(UserError, match="line 3: a quote is opened but not closed"):
             opened(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    reports = tmp_path / "ecgen-radiology"
+    reports.mkdir()
+    for path in (tmp_path / "x.tgz", tmp_path / "x.csv", reports / "1.xml"):
+        os.mkfifo(path)
+    for given in (tmp_path / "x.tgz", tmp_path / "x.csv", Path("/dev/zero"), tmp_path):
+        with pytest.raises(UserError, match="not a file|neither a file"):
+            opened(given)

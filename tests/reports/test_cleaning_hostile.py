@@ -9,10 +9,18 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from reports.cleaning import clean_records
+from reports.cleaning import check_target, clean_records
 
 ROOT = Path(__file__).parents[2]
 ITEMS = [{"image": "a.png", "findings": "Stable left effusion.", "impression": ""}]
+
+
+def test_no_file_beside_the_target_is_an_input(tmp_path):
+    for end in ("", ".disagreements.jsonl", ".answers.jsonl"):
+        source = tmp_path / f"out.jsonl{end}"
+        source.touch()
+        with pytest.raises(UserError, match="is part of the set to be cleaned"):
+            check_target(tmp_path / "out.jsonl", [tmp_path, source])
 
 
 def clean(source, out):
