@@ -25,9 +25,25 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
+from torch import nn
 
 from checkpoints import layouts
-from checkpoints.configs import depth, our_shapes, read_tokenizer, set_special_ids, unix_config, vae_config, vit_config
+from checkpoints.configs import (
+    check_depth,
+    check_latents,
+    check_tokenizer,
+    check_unix,
+    check_vit,
+    depth,
+    our_shapes,
+    read_ours,
+    read_tokenizer,
+    section,
+    set_special_ids,
+    unix_config,
+    vae_config,
+    vit_config,
+)
 from checkpoints.folders import find_checkpoint, flush_to_disk, read_json
 from checkpoints.layouts import (
     BERT,
@@ -45,8 +61,8 @@ from checkpoints.layouts import (
 from checkpoints.plan import Plan, absent_in_janus, empty, load_tensors, make_plan, start_from_janus, translate_names
 from checkpoints.tensors import PICKLES, PUBLISHED_FILES, Tensors, listed, recognise
 from common.errors import UserError, run
-from model import UniX, UniXConfig
-from vae import VAE, VAEConfig
+from model import UniX
+from vae import VAE
 from vit import VisionTransformer, ViTConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -96,17 +112,24 @@ def load_checkpoint(
     config = read_json(folder / "config.json")
     if "model" not in config:
         return load_published(folder, config, device, dtype, parity, vae)
-    try:
-        model_config = UniXConfig.from_dict(config["model"])
-        vae_config = VAEConfig(**config["vae"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'config.json'}: not a config of ours ({error})") from error
+    if vae is not None:
+        raise UserError(f"--vae {vae}: {folder} is a folder of ours, which has its own autoencoder; leave --vae out")
+    model_config, vae_config = read_ours(config, folder / "config.json")
     tokenizer = read_tokenizer(folder / "tokenizer.json")
-    model = empty(lambda: UniX(model_config, compute_dtype=dtype), device, dtype)
-    autoencoder = empty(lambda: VAE(vae_config), device, dtype)
-    load_tensors(model, folder / "model.safetensors", translate_ours)
-    load_tensors(autoencoder, folder / "vae.safetensors", translate_ours)
+    check_tokenizer(tokenizer, folder / "tokenizer.json", model_config.vocab_size)
+    model = filled(lambda: UniX(model_config, compute_dtype=dtype), device, dtype, folder / "model.safetensors")
+    autoencoder = filled(lambda: VAE(vae_config), device, dtype, folder / "vae.safetensors")
     return Checkpoint(model.eval(), autoencoder.eval(), tokenizer, config.get("history", []))
+
+
+def filled(
+    build: Callable[[], nn.Module], device: str | torch.device, dtype: torch.dtype, file: Path | Tensors
+) -> nn.Module:
+    """The module that `build` makes, with a file of our names in it. Both are compared before memory is taken."""
+    tensors = file if isinstance(file, Tensors) else Tensors(file)
+    module = empty(build, device, dtype, lambda targets: make_plan(targets, tensors, translate_ours))
+    load_tensors(module, tensors, translate_ours)
+    return module
 
 
 def load_published(
@@ -121,14 +144,13 @@ def load_published(
     parity = parity and janus
     config = unix_config(tensors, layout, given, parity)
     tokenizer = read_tokenizer(folder / "tokenizer.json")
-    if tokenizer.get_vocab_size() > config.vocab_size:
-        raise UserError(
-            f"{folder / 'tokenizer.json'}: has {tokenizer.get_vocab_size()} tokens, the model {config.vocab_size};"
-            " is it this model's tokenizer?"
-        )
+    check_tokenizer(tokenizer, folder / "tokenizer.json", config.vocab_size)
     if janus:  # the published UniX was trained with bare numbers, whatever stands at them
         set_special_ids(config, tokenizer, folder / "tokenizer.json")
+    check_unix(config, folder / "config.json")
     autoencoder = None if parity else load_vae(vae or find_vae(folder), device, dtype)
+    if autoencoder:
+        check_latents(config, autoencoder.config, folder)
     model = empty(lambda: UniX(config, compute_dtype=dtype), device, dtype)
     if janus:
         plan = start_from_janus(model, tensors, layout.translate, given)
@@ -145,15 +167,24 @@ def load_vit(folder: str | Path, device: str | torch.device = "cpu") -> VisionTr
     layout = recognise(tensors)
     if layout not in (SIGLIP, DINOV2):
         raise UserError(f"{tensors.path}: holds {layout.holds}; a SigLIP or a RadDino is wanted")
-    given = read_json(tensors.path.parent / "config.json")
-    given = given.get("vision_config", given)  # a whole SigLIP describes its text model as well
+    path = tensors.path.parent / "config.json"
+    given = read_json(path)
+    given = section(given, path, "vision_config") or given  # a whole SigLIP describes its text model as well
     if not given:
-        raise UserError(f"{tensors.path.parent / 'config.json'}: missing; it tells the number of heads")
-    config = vit_config(our_shapes(tensors, layout.translate), given)
-    preprocessing = read_json(tensors.path.parent / "preprocessor_config.json")
+        raise UserError(f"{path}: missing; it tells the number of heads")
+    try:
+        config = vit_config(our_shapes(tensors, layout.translate), given, path)
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(f"{tensors.path}: no whole {layout.holds} in it (nothing for {error})") from error
+    check_depth(config.layers, given, "ViT", tensors, path)
+    preprocessing = read_json(path.with_name("preprocessor_config.json"))
     default = (0.5307, 0.2583) if layout is DINOV2 else (0.5, 0.5)  # grey values, RadDino's and SigLIP's
-    config.mean = float(np.mean(preprocessing.get("image_mean", default[0])))
-    config.std = float(np.mean(preprocessing.get("image_std", default[1])))
+    try:
+        config.mean = float(np.mean(preprocessing.get("image_mean", default[0])))
+        config.std = float(np.mean(preprocessing.get("image_std", default[1])))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path.with_name('preprocessor_config.json')}: image_mean or image_std: {error}") from error
+    check_vit(config, path)
     vit = empty(lambda: VisionTransformer(config), device, torch.float32)
     load_tensors(vit, tensors, layout.translate)
     return vit.eval().requires_grad_(False)
@@ -267,7 +298,8 @@ def describe(tensors: Tensors, layout: Layout, given: dict) -> tuple[dict[str, s
 
     if layout in (OURS, PUBLISHED, JANUS, HF_JANUS):
         ours = layout is OURS and "model" in given
-        config = UniXConfig.from_dict(given["model"]) if ours else unix_config(tensors, layout, given)
+        path = tensors.path.parent / "config.json"
+        config = read_ours(given, path)[0] if ours else unix_config(tensors, layout, given)
         llm = f"{config.num_layers} layers, width {config.hidden_size}, MLP {config.intermediate_size}"
         sizes = {"LLM": f"{llm}, vocabulary {config.vocab_size:,}", "ViT": vit_words(config.vit)}
         with torch.device("meta"):
@@ -277,7 +309,8 @@ def describe(tensors: Tensors, layout: Layout, given: dict) -> tuple[dict[str, s
         return sizes, make_plan(targets, tensors, layout.translate)
     if layout is KL_VAE:
         config = vae_config(tensors)
-        config.norm_groups = given.get("vae", {}).get("norm_groups", config.norm_groups)
+        if "vae" in given:
+            config.norm_groups = read_ours(given, tensors.path.parent / "config.json")[1].norm_groups
         with torch.device("meta"):
             targets = VAE(config).state_dict()
         words = f"ch {config.ch}, multipliers {config.ch_mult}, {config.num_res_blocks} blocks, z {config.z_channels}"
@@ -288,7 +321,8 @@ def describe(tensors: Tensors, layout: Layout, given: dict) -> tuple[dict[str, s
     if unknown:
         raise UserError(f"{tensors.path}: {len(unknown)} tensors unknown ({listed(unknown)})")
     if layout in (SIGLIP, DINOV2):
-        return {"ViT": vit_words(vit_config(shapes, given))}, plan
+        path = tensors.path.parent / "config.json"
+        return {"ViT": vit_words(vit_config(shapes, section(given, path, "vision_config") or given, path))}, plan
     prefix = "" if layout is BERT else "bert."
     if prefix + "word.weight" in shapes:
         vocab_size, width = shapes[prefix + "word.weight"]
