@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -38,6 +38,7 @@ from common import arguments
 from common.errors import UserError, run
 from common.images import to_square
 from common.observations import OBSERVATIONS
+from common.ownership import own_file
 from common.pictures import grid, save_png
 from losses import Batch
 from model import IGNORE, UniXConfig
@@ -259,8 +260,10 @@ class Share:
                 yield range(first, first + self.micro)
 
 
-def batches(examples: Examples, share: Share, workers: int, pin: bool = False) -> Iterator[dict[str, Batch]]:
-    """The micro-batches of a share of the run."""
+def batches(
+    examples: Examples, share: Share, workers: int, pin: bool = False
+) -> Generator[dict[str, Batch], None, None]:
+    """The micro-batches of a share of the run. Closing the generator ends its loading processes."""
     loader = DataLoader(
         examples,
         batch_sampler=share,
@@ -270,7 +273,23 @@ def batches(examples: Examples, share: Share, workers: int, pin: bool = False) -
         pin_memory=pin,
         worker_init_fn=ignore_signals,
     )
-    return iter(loader)
+    iterator = iter(loader)
+    try:
+        yield from unbroken(iterator)
+    finally:
+        stop_workers(iterator)
+
+
+def stop_workers(iterator: Iterator) -> None:
+    """End the loading processes of a DataLoader's iterator, also one that is stuck.
+
+    They ignore SIGTERM, with which Python ends them at exit before it waits for them: an error would wait for ever.
+    """
+    if workers := getattr(iterator, "_workers", None):
+        iterator._shutdown_workers()  # asks each to leave and waits 5 s for it
+        for worker in workers:
+            if worker.is_alive():
+                worker.kill()
 
 
 def unbroken(batches: Iterator) -> Iterator:
@@ -397,6 +416,9 @@ def main() -> None:
     archive = args.source.name.endswith((".tgz", ".tar", ".tar.gz"))
     source = open_source(args.source, split=args.split, need_images=args.command == "check" and not archive)
     if args.command == "stats":
+        own_file(args.out)
+        if args.out.resolve() in {(source.root / record.image).resolve() for record in source.records}:
+            raise UserError(f"--out {args.out}: is a picture of the set; name another file")
         stats(source, args.out, args.tokenizer)
     elif args.command == "check":
         if check(source, args.workers):

@@ -128,9 +128,11 @@ def main() -> None:
     else:
         from evaluation.image import image_command as command
     from common.devices import pick_device
+    from common.ownership import lock_folder
 
     args.device = str(pick_device(args.device))
-    command(args)
+    with lock_folder(args.out):
+        command(args)
 
 
 if __name__ == "__main__":

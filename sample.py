@@ -9,7 +9,6 @@ A research and teaching tool, not a medical device.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from checkpoints.folders import SHIPPED
 from common import arguments
 from common.errors import UserError, run
+from common.ownership import own_file
 
 if TYPE_CHECKING:  # torch is imported where it is used: --help and a typing error do not wait for it
     import numpy as np
@@ -237,19 +237,10 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def check_writable(path: Path) -> None:
-    """Raises UserError if a file could not be put at `path`: better before a minute of drawing than after."""
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        raise UserError(f"--out {path}: no folder {folder}; make it first")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"--out {path}: may not write in {folder}; choose another folder")
-
-
 def main() -> None:
     args = parse_args()
     if args.prompt is not None:
-        check_writable(args.out)
+        own_file(args.out)
     began = time.perf_counter()
     from PIL import Image
 

@@ -13,7 +13,7 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -33,10 +33,10 @@ from checkpoints.training_state import State, read_state, restore, write_state
 from common import arguments
 from common.clock import Clock, memory_used
 from common.devices import pick_device, pick_dtype
-from common.distributed import StopSignal, Team, join_team, leave_team
+from common.distributed import StopSignal, Team, joined_team
 from common.errors import UserError, run
-from common.files import make_writable
 from common.images import to_square
+from common.ownership import lock_folder, own_folder
 from common.pictures import curves, grid, save_png
 from common.training_log import TrainingLog
 from judges.raddino import load_raddino
@@ -99,7 +99,7 @@ def schedule(step: int, recipe: Recipe, decay: float) -> float:
 
 def train(args: argparse.Namespace, team: Team) -> None:
     device, dtype = team.device, pick_dtype(args.dtype, team.device)
-    out = args.out or Path(f"out/stage-{args.stage}")
+    out = args.out
     earlier = read_state(out) if args.resume else None
     checkpoint, preset_name = start_from(args, team, out if earlier else None)
     recipe = choose_recipe(args, preset_name, checkpoint.model, earlier)
@@ -128,7 +128,8 @@ def train(args: argparse.Namespace, team: Team) -> None:
     log = TrainingLog(out, state.step, args.tensorboard) if team.is_main and not args.profile else None
     sample_every = args.sample_every or max(50, recipe.steps // 10)
     began, seconds_before, first = time.time(), state.seconds, state.step
-    with tqdm(total=recipe.steps, initial=first, unit="step", dynamic_ncols=True, disable=not team.is_main) as bar:
+    bar = tqdm(total=recipe.steps, initial=first, unit="step", dynamic_ncols=True, disable=not team.is_main)
+    with bar, contextlib.closing(micro_batches):
         for step in range(first, recipe.steps):
             with clock("data"):
                 batches = [next(micro_batches) for _ in range(accumulation)]
@@ -351,7 +352,7 @@ def load_batches(
     micro_batch: int,
     first_step: int,
     team: Team,
-) -> Iterator[dict[str, Batch]]:
+) -> Generator[dict[str, Batch], None, None]:
     """This process's micro-batches from `first_step` on: kind of example -> its batch."""
     examples = data.Examples(
         source,
@@ -367,7 +368,7 @@ def load_batches(
     )
     workers = data.default_workers() if args.workers is None else args.workers
     share = data.Share(recipe.batch, micro_batch, team.rank, team.size, first_step, recipe.steps)
-    return data.unbroken(data.batches(examples, share, workers, pin=team.device.type == "cuda"))
+    return data.batches(examples, share, workers, pin=team.device.type == "cuda")
 
 
 # ---- what a run shows --------------------------------------------------------------------------------------------
@@ -481,8 +482,10 @@ def begin(args: argparse.Namespace, recipe: Recipe, out: Path, earlier: State | 
         check_same_run(out, earlier.settings, settings)
     else:
         check_no_run_is_lost(args, out)
+        if not args.profile:
+            own_folder(out)
     if not args.profile:
-        make_writable(out / "samples")
+        (out / "samples").mkdir(exist_ok=True)
     return replace(earlier or State(), settings=settings)
 
 
@@ -632,13 +635,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    team = join_team(pick_device(args.device))
-    together = False
-    try:
+    args.out = args.out or Path(f"out/stage-{args.stage}")
+    lock = contextlib.nullcontext() if args.profile else lock_folder(args.out)
+    with joined_team(pick_device(args.device)) as team, lock:
         train(args, team)
-        together = True
-    finally:
-        leave_team(together)
 
 
 if __name__ == "__main__":

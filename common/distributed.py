@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
@@ -54,15 +56,33 @@ def join_team(device: torch.device) -> Team:
     return Team(dist.get_rank(), dist.get_world_size(), device)
 
 
-def leave_team(together: bool) -> None:
-    """Leave the process group. together: every process leaves, so each waits until the main one has saved.
+@contextlib.contextmanager
+def joined_team(device: torch.device) -> Iterator[Team]:
+    """The team for the length of the block; at its end each process waits until the main one has saved.
 
-    Not together means that this process failed: then nobody waits.
+    If a process dies, the others cannot go on: each raises UserError, a line that says so. One that fails by itself
+    waits for nobody.
     """
-    if dist.is_initialized():
-        if together:
+    team = join_team(device)
+    try:
+        yield team
+        if team.size > 1:
             dist.barrier()
-        dist.destroy_process_group()
+    except RuntimeError as error:
+        if team.size > 1 and is_lost_contact(error):
+            raise UserError(
+                f"process {team.rank} of {team.size} has lost another one, which was killed or failed (out of memory?);"
+                " if it could still speak, its own line says why; go on with --resume"
+            ) from error
+        raise
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def is_lost_contact(error: RuntimeError) -> bool:
+    """Whether NCCL or Gloo raised the error: only the death of a peer or of the network makes them."""
+    return isinstance(error, dist.DistBackendError) or "gloo" in str(error).lower()
 
 
 class StopSignal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ def load_image(path: str | Path, size: int | None = None) -> Image.Image:
     size: px that its longer side will be resized to; a JPEG may then come at the smallest of 1, 1/2, 1/4, 1/8 of its
     own scale that is still larger. That halves the time and moves no grey value of the result by more than 2 of 255.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a device could be read for ever
+        raise UserError(f"{path}: not a file; give a PNG, JPEG or TIFF")
     try:
         with Image.open(path) as file:
             if file.width * file.height > MAX_PIXELS:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from common.files import write_atomically
 
@@ -88,6 +89,8 @@ def curves(
 
 
 def save_png(image: Image.Image, path: str | Path) -> None:
-    """Write a PNG atomically. Raises UserError if it cannot be written."""
+    """Write a PNG atomically, marked as ours (`ownership.own_file` asks). Raises UserError if it cannot be written."""
+    info = PngInfo()
+    info.add_text("Software", "open-unix")
     with write_atomically(path) as temporary:
-        image.save(temporary, format="PNG")
+        image.save(temporary, format="PNG", pnginfo=info)

@@ -35,7 +35,12 @@ class TrainingLog:
         """record: "step" and what was measured at it; seconds: of the run so far."""
         record = record | {"seconds": round(seconds, 2)}
         self.records.append(record)
-        self.file.write(json.dumps(record) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps(record) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise UserError(
+                f"{self.file.name}: cannot be written ({error.strerror}); make room, then --resume"
+            ) from error
         for name, value in record.items() if self.writer else ():
             self.writer.add_scalar(name, value, record["step"])

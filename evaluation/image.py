@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.errors import UserError
-from common.files import make_writable, write_text
+from common.files import write_text
 from common.observations import OBSERVATIONS
+from common.ownership import own_folder
 from evaluation import metrics, page
 from evaluation.results import (
     OURS_ONLY,
@@ -42,7 +43,7 @@ TABLE3 = ("fd", "kd", "alignment", "precision", "recall", "density", "coverage")
 
 def image_command(args: argparse.Namespace) -> None:
     """`evaluate.py image`: draw if asked to, score, and write results.json and report.html."""
-    make_writable(args.out)
+    own_folder(args.out)
     from judges.features import features, load_feature_extractor, open_images
 
     if (args.fake is None) == (args.weights is None):
@@ -128,7 +129,7 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
     settings = json.dumps({**settings, "weights": version, "prompts": digest})
     folder, names = args.out / "generated", [f"{index:06d}.png" for index in range(len(fitting))]
     if team.is_main:
-        make_writable(folder)
+        own_folder(folder)
         stamp = folder / "settings.json"
         if not (args.resume and stamp.is_file() and stamp.read_text() == settings):
             for file in folder.glob("*.png"):

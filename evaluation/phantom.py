@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from common.errors import UserError
-from common.files import make_writable, write_atomically, write_text
+from common.files import write_atomically, write_text
 from common.observations import OBSERVATIONS
+from common.ownership import own_folder
 from evaluation import metrics, page
 from evaluation.results import footer, mean_and_interval, thumbnail, write_results
 from sample import DISCLAIMER, check_size
@@ -87,7 +88,7 @@ def phantom_command(args: argparse.Namespace) -> None:
     """`evaluate.py phantom`: read and draw phantoms, score both, and write results.json and report.html."""
     if args.seed in (TRAINING_SEED, CLASSIFIER_SEED):
         raise UserError(f"--seed {args.seed}: the model trains on seed 0, the classifier on seed 2; give 1, 3, 4, ...")
-    make_writable(args.out)
+    own_folder(args.out)
     import torch
     from PIL import Image
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.errors import UserError
-from common.files import make_writable, write_text
+from common.files import write_text
 from common.observations import OBSERVATIONS
+from common.ownership import own_folder
 from evaluation import metrics, page
 from evaluation.results import (
     OURS_ONLY,
@@ -50,7 +51,7 @@ MEASURES = {"bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4"
 
 def report_command(args: argparse.Namespace) -> None:
     """`evaluate.py report`: write reports or read them, score, and write results.json and report.html."""
-    make_writable(args.out)
+    own_folder(args.out)
     started, source, weights = time.perf_counter(), None, None
     if args.predictions:
         rows = read_predictions(args.predictions)[: args.n]

@@ -29,15 +29,10 @@ def together(args: argparse.Namespace, work: Callable[[argparse.Namespace, Team]
     """work(args, team) on every process of a torchrun, or alone."""
     import torch
 
-    from common.distributed import join_team, leave_team
+    from common.distributed import joined_team
 
-    team, finished = join_team(torch.device(args.device)), False
-    try:
-        result = work(args, team)
-        finished = True
-    finally:
-        leave_team(finished)
-    return result
+    with joined_team(torch.device(args.device)) as team:
+        return work(args, team)
 
 
 def mean_and_interval(values: np.ndarray) -> Scored:

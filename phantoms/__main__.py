@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from common import arguments
 from common.errors import run
-from common.files import make_writable, write_atomically
+from common.files import write_atomically
+from common.ownership import own_folder
 from common.pictures import grid, save_png
 from phantoms.dataset import phantom
 
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--start", type=arguments.whole(0, 10**12), default=0, help=start)
     add("--size", type=arguments.size, default=256, help="pixels a side, a multiple of 16 (default 256)")
     args = parser.parse_args(argv)
-    make_writable(args.out)
+    own_folder(args.out)
     spent, samples = 0.0, []
     with write_atomically(args.out / "phantoms.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as lines:
         for index in tqdm(range(args.start, args.start + args.n), unit="image"):
