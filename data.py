@@ -11,7 +11,6 @@ workers share it, and continues anywhere.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import multiprocessing
 import os
@@ -35,6 +34,7 @@ from tqdm import tqdm
 from archives.opening import open_source, recognise
 from archives.records import Records
 from checkpoints.configs import read_tokenizer
+from common import arguments
 from common.errors import UserError, run
 from common.images import to_square
 from common.observations import OBSERVATIONS
@@ -108,7 +108,9 @@ def common_phrases(texts: Iterable[str], least: int) -> list[str]:
 
 def position_rng(seed: int, stream: int, position: int) -> np.random.Generator:
     """The generator that belongs to the example at `position` of a run."""
-    return np.random.Generator(np.random.Philox(key=[seed * 2**32 + stream, position]))
+    high, low = divmod(seed, 2**32)  # a seed has up to 63 bits; the key has room for 32 of them
+    key = np.array([low * 2**32 + stream, position], dtype=np.uint64)  # of its own, numpy would round it in float64
+    return np.random.Generator(np.random.Philox(counter=[0, 0, 0, high], key=key))
 
 
 KINDS = {"vae": "rebuild", "vit": "see", "1": "read", "2": "draw", "3": "draw"}  # what an example of a stage asks for
@@ -388,22 +390,25 @@ def check(source: Records, workers: int) -> int:
 
 def main() -> None:
 
-    parser = argparse.ArgumentParser(
+    parser = arguments.Parser(
         description="Look at a data set of chest X-rays and reports, and clean its reports. A data set is whatever"
         " train.py --data takes: MIMIC-CXR-JPG, a CheXGenBench CSV, Open-i, a folder with metadata.csv or .jsonl.",
         epilog="examples: python data.py stats DATA; python data.py clean DATA --out cleaned.jsonl",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     command = commands.add_parser("stats", help="counts, labels, lengths of reports, and a contact sheet")
-    command.add_argument("--out", type=Path, default=Path("stats.png"), help="contact sheet (default stats.png)")
+    sheet = "contact sheet (default stats.png)"
+    command.add_argument("--out", type=arguments.output_file, default="stats.png", help=sheet)
     tokenizer = Path(__file__).parent / "assets" / "tiny" / "tokenizer.json"
-    command.add_argument("--tokenizer", type=Path, default=tokenizer, help="default: the shipped tiny model's")
+    whose = "default: the shipped tiny model's"
+    command.add_argument("--tokenizer", type=arguments.existing_file, default=tokenizer, help=whose)
     command = commands.add_parser("check", help="open every image and list the bad ones (exit code 2 if there are any)")
-    command.add_argument("--workers", type=int, default=default_workers(), help="processes; default: one a core")
+    workers = arguments.whole(1, arguments.MOST_WORKERS)
+    command.add_argument("--workers", type=workers, default=default_workers(), help="processes; default: one a core")
     command = commands.add_parser("clean", help="rewrite the reports without what no image shows")
     cleaning.add_arguments(command)
     for command in commands.choices.values():
-        command.add_argument("source", type=Path, metavar="SRC", help="the data set")
+        command.add_argument("source", type=arguments.existing, metavar="SRC", help="the data set")
         command.add_argument("--split", default="all", help="train, validate, test or all (default)")
     args = parser.parse_args()
 

@@ -16,33 +16,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from checkpoints.folders import SHIPPED
-from common.errors import UserError, run
+from common import arguments
+from common.errors import run
 from sample import DISCLAIMER, SOLVER, SOLVERS, STEPS
 
 
-def check_args(args: argparse.Namespace) -> None:
-    """All that can be said of the flags without torch."""
-    least = {"n": 2, "batch": 1, "steps": 2, "seed": 0}
-    for name, lowest in least.items():
-        value = getattr(args, name, None)
-        if value is not None and value < lowest:
-            raise UserError(f"--{name} {value}: must be at least {lowest}")
-    if not getattr(args, "guidance", 1) > 0:
-        raise UserError(f"--guidance {args.guidance}: must be above 0; 1 switches it off, 2 is usual")
-    for name in ("weights", "chexbert", "raddino", "aligner"):
-        folder = getattr(args, name, None)
-        if folder is not None and not folder.is_dir():
-            raise UserError(f"--{name} {folder}: no such folder; README.md says where each comes from")
-
-
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = arguments.Parser(
         description="Score a model's reading and drawing: the paper's Tables 2, 3 and 4.", epilog=DISCLAIMER
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    folder, result = arguments.weights_folder, arguments.output_folder
+    examples = arguments.whole(2, arguments.MOST_EXAMPLES)  # a score needs two
 
     phantom = commands.add_parser(
         "phantom",
@@ -53,17 +40,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog="example: python evaluate.py phantom --n 100   # a quick look. " + DISCLAIMER,
     )
     add = phantom.add_argument
-    add("--n", type=int, default=500, help="phantoms to read and impressions to draw, at least 2 (default 500)")
-    add("--weights", type=Path, default=SHIPPED, help="weights folder, or a run's (default: the shipped tiny model)")
-    add("--seed", type=int, default=1, help="which phantoms; not 0 (trained on) nor 2 (the classifier's) (default 1)")
+    add("--n", type=examples, default=500, help="phantoms to read and impressions to draw, at least 2 (default 500)")
+    add("--weights", type=folder, default=SHIPPED, help="weights folder, or a run's (default: the shipped tiny model)")
+    seed = "which phantoms; not 0 (trained on) nor 2 (the classifier's) (default 1)"
+    add("--seed", type=arguments.seed, default=1, help=seed)
     add(
         "--classifier",
         "--probe",
-        type=Path,
+        type=arguments.output_file,
         metavar="FILE",
         help="the classifier's weights; default: a file in ~/.cache/open-unix",
     )
-    add("--out", type=Path, default=Path("out/evaluate"), help="folder for the results (default out/evaluate)")
+    add("--out", type=result, default="out/evaluate", help="folder for the results (default out/evaluate)")
 
     report = commands.add_parser(
         "report",
@@ -74,15 +62,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "cuda --chexbert weights/chexbert. " + DISCLAIMER,
     )
     add = report.add_argument
-    add("--weights", type=Path, default=SHIPPED, help="weights folder (default: the shipped tiny model)")
-    add("--data", default="phantom:200", help="a data set (see python data.py --help), or phantom:COUNT (default)")
+    add("--weights", type=folder, default=SHIPPED, help="weights folder (default: the shipped tiny model)")
+    source = "a data set (see python data.py --help), or phantom:COUNT (default)"
+    add("--data", type=arguments.data_set, default="phantom:200", help=source)
     add("--split", default="test", help="train, validate, test (default) or all")
-    add("--predictions", type=Path, metavar="FILE", help="score this: JSON lines (truth, generated), or UniX's CSV")
+    predictions = "score this: JSON lines (truth, generated), or UniX's CSV"
+    add("--predictions", type=arguments.existing_file, metavar="FILE", help=predictions)
     add("--section", choices=["report", "impression"], default="report", help="what to write (default: the report)")
-    add("--question", help="what to ask; default: the data set's own, or what the model was trained on")
-    add("--chexbert", type=Path, metavar="FOLDER", help="CheXbert; default: the rule-based labeler judges")
-    add("--n", type=int, help="only the first N")
-    add("--out", type=Path, default=Path("out/report"), help="folder for the results (default out/report)")
+    question = "what to ask; default: the data set's own, or what the model was trained on"
+    add("--question", type=arguments.text, help=question)
+    add("--chexbert", type=folder, metavar="FOLDER", help="CheXbert; default: the rule-based labeler judges")
+    add("--n", type=examples, help="only the first N")
+    add("--out", type=result, default="out/report", help="folder for the results (default out/report)")
 
     image = commands.add_parser(
         "image",
@@ -93,36 +84,42 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--train train.csv. " + DISCLAIMER,
     )
     add = image.add_argument
-    add("--real", type=Path, required=True, metavar="SRC", help="folder of images, table, or data set")
-    add("--fake", type=Path, metavar="SRC", help="generated pictures: a folder, or CheXGenBench's table of them")
-    add("--weights", type=Path, help="a model that draws them first, into OUT/generated")
+    add("--real", type=arguments.existing, required=True, metavar="SRC", help="folder of images, table, or data set")
+    fake = "generated pictures: a folder, or CheXGenBench's table of them"
+    add("--fake", type=arguments.existing, metavar="SRC", help=fake)
+    add("--weights", type=folder, help="a model that draws them first, into OUT/generated")
     add("--split", default="test", help="of --real, if it is a data set: train, validate, test (default) or all")
-    add("--train", type=Path, metavar="SRC", help="training images: has the model memorised one of them?")
-    add("--raddino", type=Path, metavar="FOLDER", help="RadDino; default: the tiny ViT, which compares with nothing")
-    add("--aligner", type=Path, metavar="FOLDER", help="BioViL, for the alignment score; default: left out")
-    add("--seed", type=int, default=0, help="of the first picture's noise; the others count up (default 0)")
-    add("--n", type=int, help="only the first N real images")
-    add("--out", type=Path, default=Path("out/image"), help="folder for the results (default out/image)")
+    train = "training images: has the model memorised one of them?"
+    add("--train", type=arguments.existing, metavar="SRC", help=train)
+    add("--raddino", type=folder, metavar="FOLDER", help="RadDino; default: the tiny ViT, which compares with nothing")
+    add("--aligner", type=folder, metavar="FOLDER", help="BioViL, for the alignment score; default: left out")
+    noise = "of the first picture's noise; the others count up (default 0)"
+    add("--seed", type=arguments.seed, default=0, help=noise)
+    add("--n", type=examples, help="only the first N real images")
+    add("--out", type=result, default="out/image", help="folder for the results (default out/image)")
 
     for command in (phantom, image):
         add = command.add_argument
-        add("--steps", type=int, default=STEPS, help=f"times the sampler visits, at least 2 (default {STEPS})")
+        steps = f"times the sampler visits, at least 2 (default {STEPS})"
+        add("--steps", type=arguments.sampler_steps, default=STEPS, help=steps)
         add("--solver", choices=SOLVERS, default=SOLVER, help=f"default {SOLVER}; euler with 50 steps was published")
-        add("--guidance", type=float, default=2.0, help="how hard to follow the prompt; 1: off (default 2)")
-        add("--size", type=int, help="pixels a side to draw, a multiple of 16; default: what the weights know best")
+        guidance = "how hard to follow the prompt; 1: off (default 2)"
+        add("--guidance", type=arguments.guidance, default=2.0, help=guidance)
+        size = "pixels a side to draw, a multiple of 16; default: what the weights know best"
+        add("--size", type=arguments.size, help=size)
     for command in (phantom, report, image):
         add = command.add_argument
         add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
         add("--dtype", choices=["float32", "bfloat16"], default="float32", help="to compute in (default float32)")
-        add("--batch", type=int, help="images at a time; default: 32 to read, what is fastest on the device to draw")
-        add("--cache", type=Path, default=Path("out/cache"), help="where indexes and features are kept")
+        batch = "images at a time; default: 32 to read, what is fastest on the device to draw"
+        add("--batch", type=arguments.batch, help=batch)
+        add("--cache", type=result, default="out/cache", help="where indexes and features are kept")
         add("--resume", action="store_true", help="keep what an earlier, equal run has already generated in --out")
     return parser.parse_args(argv)
 
 
 def main() -> None:
     args = parse_args()
-    check_args(args)
     # Imported where it is used: --help and a mistyped flag do not wait for torch.
     if args.command == "phantom":
         from evaluation.phantom import phantom_command as command

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoints.folders import SHIPPED
+from common import arguments
 from common.errors import UserError, run
 from common.ownership import own_file
 
@@ -192,51 +193,47 @@ def check_size(size: int, max_latent_size: int) -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = arguments.Parser(
         description="Draw a chest X-ray from a sentence, or write the report of an image.",
         epilog="The shipped tiny weights know drawn X-rays only. " + DISCLAIMER,
     )
-    parser.add_argument("prompt", nargs="?", help='what to draw: "Moderate cardiomegaly. Small left pleural effusion."')
-    parser.add_argument("--image", nargs="+", metavar="FILE", help="read these images instead of drawing")
-    parser.add_argument("--question", help="what to ask about each image; default: its FINDINGS and IMPRESSION")
-    parser.add_argument("--out", type=Path, default=Path("sample.png"), help="picture to write (default sample.png)")
-    parser.add_argument("--n", type=int, default=1, help="how many pictures; several become a labelled grid")
-    parser.add_argument("--seed", type=int, default=0, help="of the first picture; the others count up (default 0)")
-    parser.add_argument(
+    add = parser.add_argument
+    example = "Moderate cardiomegaly. Small left pleural effusion."
+    add("prompt", nargs="?", type=arguments.text, help=f'what to draw: "{example}"')
+    add("--image", nargs="+", type=arguments.existing_file, metavar="FILE", help="read these images instead of drawing")
+    add("--question", type=arguments.text, help="what to ask about each image; default: its FINDINGS and IMPRESSION")
+    add("--out", type=arguments.output_file, default="sample.png", help="picture to write (default sample.png)")
+    add("--n", type=arguments.whole(1, 10_000), default=1, help="how many pictures; several become a labelled grid")
+    add("--seed", type=arguments.seed, default=0, help="of the first picture; the others count up (default 0)")
+    add(
         "--steps",
-        type=int,
+        type=arguments.sampler_steps,
         default=STEPS,
         help=f"times from noise to picture, both ends counted, at least 2 (default {STEPS}): euler and ab2 evaluate the"
         " model once less than that, heun and midpoint twice as often",
     )
-    parser.add_argument(
+    add(
         "--solver",
         choices=SOLVERS,
         default=SOLVER,
         help=f"default {SOLVER}; --solver euler --steps 50 is what was published",
     )
-    parser.add_argument("--guidance", type=float, default=2.0, help="how hard to follow the prompt; 1: off (default 2)")
-    parser.add_argument("--size", type=int, help="pixels a side, a multiple of 16; default: what the weights know best")
-    parser.add_argument(
-        "--weights", type=Path, default=SHIPPED, help="weights folder (default: the shipped tiny model)"
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
-    parser.add_argument(
+    add("--guidance", type=arguments.guidance, default=2.0, help="how hard to follow the prompt; 1: off (default 2)")
+    add("--size", type=arguments.size, help="pixels a side, a multiple of 16; default: what the weights know best")
+    weights = "weights folder (default: the shipped tiny model)"
+    add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)
+    add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
+    add(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],
         help="to compute in; default: bfloat16 on cuda, else float32",
     )
-    parser.add_argument("--profile", action="store_true", help="also print where the time to the picture went")
+    add("--profile", action="store_true", help="also print where the time to the picture went")
     args = parser.parse_args()
     if (args.prompt is None) == (args.image is None):
         raise UserError('give either a prompt in quotes ("Small left pleural effusion.") or --image FILE')
     if args.prompt is not None and not args.prompt.strip():
         raise UserError('the prompt is empty; say what to draw, for example "Small left pleural effusion."')
-    for flag, value, least in (("--steps", args.steps, 2), ("--n", args.n, 1), ("--seed", args.seed, 0)):
-        if value < least:
-            raise UserError(f"{flag} {value}: must be at least {least}")
-    if not args.guidance > 0:
-        raise UserError(f"--guidance {args.guidance}: must be above 0; 1 switches it off, 2 is usual")
     return args
 
 

@@ -30,6 +30,7 @@ from archives.opening import open_source
 from archives.records import Records
 from checkpoints.folders import CHECKPOINT, SHIPPED, find_checkpoint
 from checkpoints.training_state import State, name_run, read_state, restore, write_state
+from common import arguments
 from common.clock import Clock, memory_used
 from common.devices import pick_device, pick_dtype
 from common.distributed import StopSignal, Team, joined_team
@@ -315,22 +316,16 @@ def check_finite(step: int, loss: float, grad_norm: float) -> None:
 def data_source(args: argparse.Namespace, recipe: Recipe) -> Phantoms | Records:
     name, _, count = args.data.partition(":")
     if name != "phantom":
-        if not Path(args.data).exists():
-            raise UserError(f"--data {args.data}: neither phantom[:COUNT] nor a file or folder of a data set")
         source = open_source(args.data, split="train", cache=args.cache)
         # The autoencoder trains on crops at full detail; the others see the whole picture at `size`.
         source.size = None if args.stage == "vae" else recipe.size
         return source
-    if (count and not count.isdecimal()) or count == "0":
-        raise UserError(f"--data {args.data}: give phantom or phantom:COUNT, for example phantom:5000")
     return Phantoms(int(count or 20_000), max(256, recipe.size), cache=args.cache)
 
 
 def parse_mix(args: argparse.Namespace) -> tuple[int, int]:
     """--mix UND:GEN as two numbers."""
     und, _, gen = args.mix.partition(":")
-    if not (und.isdecimal() and gen.isdecimal() and int(gen) > 0):
-        raise UserError(f"--mix {args.mix}: give UND:GEN in whole numbers, for example 1:2; GEN at least 1")
     if args.stage not in DRAWING and (args.train, args.mix) != ("gen", "0:1"):
         raise UserError(f"--train {args.train} --mix {args.mix}: only for stages 2 and 3")
     if int(und) and args.train == "gen":
@@ -499,16 +494,7 @@ def begin(args: argparse.Namespace, recipe: Recipe, out: Path, earlier: State | 
 
 def check(args: argparse.Namespace, recipe: Recipe, model: UniX) -> None:
     parse_mix(args)
-    for flag, value in (("--steps", recipe.steps), ("--batch", recipe.batch), ("--lr", recipe.learning_rate)):
-        if not value > 0:
-            raise UserError(f"{flag} {value}: must be above 0")
-    least = {"--seed": 0, "--workers": 0, "--save-every": 1, "--sample-every": 1, "--micro-batch": 1}
-    for flag, value in ((flag, getattr(args, flag[2:].replace("-", "_"))) for flag in least):
-        if value is not None and value < least[flag]:
-            raise UserError(f"{flag} {value}: must be at least {least[flag]}")
-    if not 0 <= args.decay <= 1:
-        raise UserError(f"--decay {args.decay}: a fraction of the run, from 0 to 1")
-    if recipe.size % 16 or not 16 <= recipe.size <= 16 * model.config.max_latent_size:
+    if recipe.size % 16 or recipe.size > 16 * model.config.max_latent_size:
         raise UserError(f"--size {recipe.size}: must be a multiple of 16 up to {16 * model.config.max_latent_size}")
     if args.stage in ("vit", "1") and recipe.size != model.config.vit.image_size:
         raise UserError(f"--size {recipe.size}: this model's ViT sees {model.config.vit.image_size} px; leave it out")
@@ -574,8 +560,25 @@ def save(
 # ---- the command -------------------------------------------------------------------------------------------------
 
 
+def start(word: str) -> str:
+    """--init: a weights folder, or 'scratch'."""
+    return word if word == "scratch" else str(arguments.weights_folder(word))
+
+
+def mix(word: str) -> str:
+    """--mix: UND:GEN, not yet split, for that is how a run's settings keep it."""
+    und, _, gen = word.partition(":")
+    try:
+        arguments.whole(0, arguments.MOST_BATCH)(und), arguments.batch(gen)
+    except UserError as error:
+        raise UserError(
+            f"{arguments.shown(word)}: give UND:GEN in whole numbers, for example 1:2; GEN at least 1"
+        ) from error
+    return word
+
+
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = arguments.Parser(
         description="Train one stage of UniX. Without --init it starts from the previous stage's output (out/stage-X)"
         " if that is there, else from the shipped weights, and says which.",
         epilog="Stages: vae (autoencoder), vit (the eye, in place of SigLIP's pretraining), 1 (reading: ViT, connector,"
@@ -584,24 +587,27 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--stage", required=True, choices=list(PREVIOUS))
     add = parser.add_argument_group("what to train").add_argument
-    add("--init", help="weights folder to start from, or 'scratch' for a fresh tiny model")
+    add("--init", type=start, help="weights folder to start from, or 'scratch' for a fresh tiny model")
     add(
         "--data",
+        type=arguments.data_set,
         default="phantom",
         help="phantom[:COUNT] (default: 20,000 drawn X-rays), or a data set: see python data.py --help",
     )
-    add("--repa", type=Path, metavar="FOLDER", help="RadDino, stage 2's target; default: the model's own ViT")
+    repa = "RadDino, stage 2's target; default: the model's own ViT"
+    add("--repa", type=arguments.weights_folder, metavar="FOLDER", help=repa)
     add("--train", choices=["gen", "both"], default="gen", help="stages 2, 3: also the und branch? (the ablation)")
-    add("--mix", default="0:1", metavar="UND:GEN", help="stages 2, 3 with --train both: reading to drawing examples")
-    add("--seed", type=int, default=0)
+    examples = "stages 2, 3 with --train both: reading to drawing examples"
+    add("--mix", type=mix, default="0:1", metavar="UND:GEN", help=examples)
+    add("--seed", type=arguments.seed, default=0)
     add = parser.add_argument_group("the recipe (default: Table 1's, or the tiny model's)").add_argument
-    add("--steps", type=int, help="optimizer steps")
-    add("--batch", type=int, help="examples a step, over all processes")
-    add("--lr", type=float, help="learning rate")
-    add("--size", type=int, help="image side in px")
+    add("--steps", type=arguments.steps, help="optimizer steps")
+    add("--batch", type=arguments.batch, help="examples a step, over all processes")
+    add("--lr", type=arguments.number(0, 10, above=True), help="learning rate")
+    add("--size", type=arguments.size, help="image side in px")
     add(
         "--decay",
-        type=float,
+        type=arguments.number(0, 1),
         default=0.0,
         help="last fraction of the steps over which the learning rate falls to 0; default 0: constant, as in the paper",
     )
@@ -612,19 +618,22 @@ def parse_args() -> argparse.Namespace:
         choices=["float32", "bfloat16"],
         help="compute dtype (what trains stays float32); default: bfloat16 on cuda, float32 on cpu",
     )
-    add("--micro-batch", type=int, help="examples at a time on one process; --batch is reached by accumulation")
+    micro_batch = "examples at a time on one process; --batch is reached by accumulation"
+    add("--micro-batch", type=arguments.batch, help=micro_batch)
     add("--checkpoint-activations", action="store_true", help="less memory, a third more work: compute them twice")
     add("--zero", action="store_true", help="shard the optimizer's state over the processes (ZeRO stage 1)")
     add("--compile", action="store_true", help="torch.compile the layers: a minute first, then faster")
-    add("--workers", type=int, help="data loading processes of each process; default: one a core, at most 8")
+    workers = "data loading processes of each process; default: one a core, at most 8"
+    add("--workers", type=arguments.workers, help=workers)
     add("--profile", action="store_true", help="time the parts of a step, print the table, write nothing")
     add = parser.add_argument_group("the run").add_argument
-    add("--out", type=Path, help="folder of the run; default out/stage-STAGE")
+    add("--out", type=arguments.output_folder, help="folder of the run; default out/stage-STAGE")
     add("--resume", action="store_true", help="go on with the run in --out, from its last checkpoint")
-    add("--save-every", type=int, default=500, help="steps between checkpoints (default 500)")
-    add("--sample-every", type=int, help="steps between sample pictures; default: a tenth of the run, at least 50")
+    add("--save-every", type=arguments.steps, default=500, help="steps between checkpoints (default 500)")
+    sample_every = "steps between sample pictures; default: a tenth of the run, at least 50"
+    add("--sample-every", type=arguments.steps, help=sample_every)
     add("--tensorboard", action="store_true", help="also log to OUT/tensorboard (needs the package tensorboard)")
-    add("--cache", type=Path, default=Path("out/cache"), help="where drawn X-rays are kept")
+    add("--cache", type=arguments.output_folder, default="out/cache", help="where drawn X-rays are kept")
     return parser.parse_args()
 
 

@@ -14,7 +14,6 @@ named tensors, and loading one takes three steps, each a file of checkpoints/:
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -62,6 +61,7 @@ from checkpoints.layouts import (
 from checkpoints.manifest import FILES, Mark, check_folder, write_manifest
 from checkpoints.plan import Plan, absent_in_janus, empty, load_tensors, make_plan, start_from_janus, translate_names
 from checkpoints.tensors import PICKLES, PUBLISHED_FILES, Tensors, listed, recognise
+from common import arguments
 from common.errors import UserError, run
 from model import UniX
 from vae import VAE
@@ -363,20 +363,23 @@ def add_no_verify(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = arguments.Parser(
         description="Look into a checkpoint, or rewrite one as our folder.",
         epilog="examples: python weights.py inspect assets/tiny; python weights.py convert weights/Janus-Pro-1B"
         " weights/start --vae weights/vae/kl-f16d16.ckpt",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     command = commands.add_parser("inspect", help="say what a file or folder is and what loading it would do")
-    command.add_argument("path", type=Path, help="a .safetensors, .bin, .ckpt, .pt or index file, or a folder")
+    path = "a .safetensors, .bin, .ckpt, .pt or index file, or a folder"
+    command.add_argument("path", type=arguments.existing, help=path)
     add_no_verify(command)
     command = commands.add_parser("convert", help="write our folder: from ours, a published UniX, or Janus-Pro")
-    command.add_argument("source", type=Path, help="a weights folder")
-    command.add_argument("destination", type=Path, help="the folder to write; replaced if it is there")
+    command.add_argument("source", type=arguments.weights_folder, help="a weights folder")
+    destination = "the folder to write; replaced if it is there"
+    command.add_argument("destination", type=arguments.output_folder, help=destination)
     command.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the new file (default bfloat16)")
-    command.add_argument("--vae", type=Path, help="kl-f16's file; default: the one in SOURCE/vae")
+    vae = "kl-f16's file; default: the one in SOURCE/vae"
+    command.add_argument("--vae", type=arguments.existing_file, help=vae)
     add_no_verify(command)
     args = parser.parse_args()
     if args.command == "inspect":

@@ -9,12 +9,15 @@ from common.errors import UserError
 
 def pick_device(name: str | None) -> torch.device:
     """`--device`; without it cuda if there is one, else cpu. Raises UserError if torch cannot compute there."""
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type == "cpu" and device.index:  # torch takes any number and computes on the one there is
+            raise ValueError(name)
         torch.ones(1, device=device).sum().item()  # "meta" holds no numbers, and some backends only exist by name
     except Exception as error:  # each backend raises its own kind, and says much
-        raise UserError(f"--device {name}: not available here; cpu always is") from error
+        raise UserError(f"--device {name or repr(name)}: not available here; cpu always is") from error
     return device
 
 

@@ -1,9 +1,15 @@
-"""How every command refuses bad input: one line that says what is wrong and what to do, and exit code 2."""
+"""How every command ends: bad input is one line that says what is wrong and what to do, and so is the unforeseen."""
 
 from __future__ import annotations
 
+import errno
+import os
+import select
+import shlex
 import sys
 from collections.abc import Callable
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UserError(Exception):
@@ -11,12 +17,114 @@ class UserError(Exception):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command's `main`; a UserError becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
+    """Run a command's `main` and leave with its exit code; what it raises becomes one line on stderr.
+
+    2: bad input (UserError). 130: Ctrl-C. 141: the reader of the output left, as `head` does; nothing is said. 1: what
+    nobody foresaw; its traceback goes to a file, or with `--traceback` on the command line to stderr.
+    """
+    show = "--traceback" in sys.argv
+    command = command_line()
+    sys.argv[1:] = [word for word in sys.argv[1:] if word != "--traceback"]
+    code = 0
     try:
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as leaving:
+        code = leaving.code
+    except (Exception, KeyboardInterrupt) as error:
+        code = explain(error, command, show)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        code = explain(error, command, show)
+        discard_output()
+    if code:
+        sys.exit(code)
+
+
+def explain(error: BaseException, command: str, show: bool) -> int:
+    """Say in a line what went wrong. Returns the exit code."""
+    if isinstance(error, UserError):
+        say(f"error: {error}")
+        return 2
+    if isinstance(error, KeyboardInterrupt):
+        say("interrupted")
+        return 130
+    if isinstance(error, BrokenPipeError) and reader_left():
+        discard_output()
+        return 141
+    if show:
+        import traceback
+
+        traceback.print_exception(error)
+        return 1
+    rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
+    if is_out_of_memory(error):
+        say(f"error: {rank}out of memory; give a smaller --batch, --micro-batch, --size or --n. Repeat it: {command}")
+    elif isinstance(error, OSError) and error.errno in FULL:
+        name = f"{error.filename}: " if error.filename else ""
+        say(f"error: {rank}{name}the disk is full ({error.strerror}); make room, or write to another folder")
+    else:
+        first = (str(error).strip().splitlines() or [""])[0]
+        what = f"{type(error).__name__}: {first[:300]}".removesuffix(": ")
+        say(f"error: {rank}unforeseen: {what}; traceback: {keep_traceback(error)}; repeat it: {command} --traceback")
+    return 1
+
+
+def say(message: str) -> None:
+    """One line on stderr, whatever the message holds."""
+    visible = (c if c.isprintable() or c == "\u00a0" else c.encode("unicode_escape").decode() for c in message)
+    print("".join(visible), file=sys.stderr, flush=True)
+
+
+def command_line() -> str:
+    """The command as a shell takes it, without --traceback."""
+    if "RANK" in os.environ:
+        processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+        words = ["torchrun", f"--nproc_per_node={processes}", *sys.argv]
+    else:
+        words = ["python", *sys.orig_argv[1:]]
+    return shlex.join(word for word in words if word != "--traceback")
+
+
+def keep_traceback(error: BaseException) -> str:
+    """Write the traceback to a file of its own. Returns its name, or why there is none."""
+    import tempfile
+    import traceback
+
+    try:
+        number, name = tempfile.mkstemp(prefix="unix-traceback-", suffix=".txt")
+        with open(number, "w", encoding="utf-8", errors="backslashreplace") as file:
+            traceback.print_exception(error, file=file)
+    except OSError as problem:
+        return f"not kept ({problem.strerror})"
+    return name
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Python's own, a GPU's, or that of torch's allocator on a CPU, which is a RuntimeError."""
+    own = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return own or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+def reader_left() -> bool:
+    """Whether what this process prints is a pipe that nobody reads. Other pipes break for other reasons."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            poll = select.poll()
+            poll.register(stream.fileno(), 0)
+            if any(event & select.POLLERR for _, event in poll.poll(0)):
+                return True
+        except (AttributeError, OSError, ValueError):  # no such stream, or a system without poll
+            continue
+    return False
+
+
+def discard_output() -> None:
+    """Python writes its buffers once more when it leaves: into nothing, so that it does not complain a second time."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            os.dup2(nothing, stream.fileno())
+        except (AttributeError, OSError, ValueError):
+            continue

@@ -39,6 +39,7 @@ import numpy as np
 
 from archives.labels import mesh_labels
 from archives.opening import open_source
+from common import arguments
 from common.errors import UserError, run
 from common.observations import OBSERVATIONS
 
@@ -549,14 +550,15 @@ def measure(path: Path, which: str = "even") -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = arguments.Parser(
         description="Label a chest X-ray report with CheXpert's 14 observations, or measure how good that is.",
         epilog='example: python -m reports.labeler "No pneumothorax. Small left effusion, cannot exclude pneumonia."\n'
         "example: python -m reports.labeler measure NLMCXR_reports.tgz",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("text", help='the text of a report in quotes, or the word "measure"')
-    parser.add_argument("reports", nargs="?", type=Path, help="measure: the reports of Open-i, NLMCXR_reports.tgz")
+    parser.add_argument("text", type=arguments.text, help='the text of a report in quotes, or the word "measure"')
+    reports = "measure: the reports of Open-i, NLMCXR_reports.tgz"
+    parser.add_argument("reports", nargs="?", type=arguments.path, help=reports)
     parser.add_argument(
         "--which",
         choices=("even", "odd", "all"),
@@ -566,7 +568,7 @@ def main() -> None:
     if args.text == "measure":
         if args.reports is None:
             raise UserError("measure: no reports; name NLMCXR_reports.tgz of Open-i, or a folder that holds it")
-        print(measure(args.reports, args.which or "even"))
+        print(measure(arguments.existing(str(args.reports)), args.which or "even"))
         return
     if args.reports is not None or args.which:
         raise UserError(f"{args.reports or '--which'}: only for measure; put the whole report in quotes and no more")

@@ -42,6 +42,7 @@ import data
 import flow
 import sample
 from checkpoints.folders import SHIPPED
+from common import arguments
 from common.clock import memory_used
 from common.errors import UserError, run
 from losses import Batch, StageLoss
@@ -643,21 +644,19 @@ def version(package: str) -> str:
 
 def parse_args() -> argparse.Namespace:
     rows = "\n".join(f"  {name:12}{(row.__doc__ or '').splitlines()[0]}" for name, row in ROWS.items())
-    parser = argparse.ArgumentParser(
+    parser = arguments.Parser(
         description=__doc__, epilog=f"rows:\n{rows}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="rows to measure; default: all")
-    parser.add_argument(
-        "--threads", type=int, default=torch.get_num_threads(), help="of every way (default: %(default)s)"
-    )
-    parser.add_argument("--repeat", type=int, default=7, help="rounds (default: %(default)s)")
+    threads, repeat = arguments.whole(1, 1024), arguments.whole(1, 10_000)
+    default = torch.get_num_threads()
+    parser.add_argument("--threads", type=threads, default=default, help="of every way (default: %(default)s)")
+    parser.add_argument("--repeat", type=repeat, default=7, help="rounds (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="tiny models and two rounds, to see it run")
     args = parser.parse_args()
     for name in args.names:
         if name not in ROWS:
             raise UserError(f"no row {name!r}: choose from {', '.join(ROWS)}")
-    if args.threads < 1 or args.repeat < 1:
-        raise UserError("--threads and --repeat: at least 1")
     if args.quick:
         args.repeat = min(args.repeat, 2)
     return args

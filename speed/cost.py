@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from common import arguments
+from common.errors import run
 from model import UniXConfig, count_parameters, preset
 
 # Dense bfloat16 peak of one card, FLOP/s, from the vendor's data sheets.
@@ -146,6 +148,7 @@ def memory_per_gpu(
 
 
 def main() -> None:
+    arguments.Parser(description="Print the memory per GPU of each stage at full size. It takes no flags.").parse_args()
     config = preset("unix")
     print("GB per GPU of the full-size model in bfloat16, 8 GPUs, by formula (speed/cost.py), not measured")
     columns = ["weights", "bfloat16 copies", "gradients", "AdamW", "activations", "total"]
@@ -158,4 +161,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

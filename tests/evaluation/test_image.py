@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import evaluate
+from common.errors import UserError
 from common.observations import OBSERVATIONS
 from evaluation import metrics
 from judges import features
@@ -132,7 +133,7 @@ def test_what_was_trained_on_is_no_yardstick(sets, monkeypatch):
     for index in range(12):
         Image.fromarray(picture(index)).save(sets / f"train/{index}.png")
     flags = ("--real", sets / "real", "--train", sets / "train", "--fake", sets / "fake", "--out", sets / "out")
-    with pytest.raises(evaluate.UserError, match="not trained on"):
+    with pytest.raises(UserError, match="not trained on"):
         command(monkeypatch, *flags, "--cache", sets / "cache")
 
 

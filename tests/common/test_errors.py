@@ -1,0 +1,105 @@
+"""A command ends in one line and an exit code, whatever happens inside of it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def end(body, *flags, **more):
+    """Run `body` as the main of a command, in a process of its own."""
+    code = f"import errno, os, sys\nfrom common.errors import UserError, run\ndef main():\n    {body}\nrun(main)"
+    environment = {**os.environ, **more.pop("environment", {})}
+    command = [sys.executable, "-c", code, *flags]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, **more)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "words"),
+    [
+        ("print('fine')", 0, []),
+        ("raise UserError('--n 0: give 1')", 2, ["error: --n 0: give 1"]),
+        (r"raise UserError('a\nb\udcff\x1b[31m: a name')", 2, [r"error: a\nb\udcff\x1b[31m: a name"]),
+        ("raise KeyboardInterrupt", 130, ["interrupted"]),
+        ("sys.exit(3)", 3, []),
+        ("raise TypeError('one\\ntwo')", 1, ["error: unforeseen: TypeError: one;", "traceback: /", "--traceback"]),
+        ("raise AssertionError", 1, ["error: unforeseen: AssertionError;"]),
+        ("raise MemoryError", 1, ["error: out of memory", "--batch", "Repeat it"]),
+        ("raise RuntimeError('DefaultCPUAllocator: can\\'t allocate memory')", 1, ["error: out of memory"]),
+        ("raise type('OutOfMemoryError', (RuntimeError,), {})('CUDA out of memory')", 1, ["error: out of memory"]),
+        ("raise OSError(errno.ENOSPC, 'No space left', 'x.png')", 1, ["x.png: the disk is full", "make room"]),
+        ("raise BrokenPipeError('of a worker')", 1, ["error: unforeseen: BrokenPipeError: of a worker"]),
+    ],
+)
+def test_an_end_is_at_most_one_line(body, code, words, tmp_path):
+    result = end(body, environment={"TMPDIR": str(tmp_path)})
+    assert result.returncode == code, result.stderr
+    assert result.stderr.count("\n") == bool(words) and "Traceback" not in result.stderr
+    assert all(word in result.stderr for word in words), result.stderr
+
+
+def test_the_traceback_of_the_unforeseen_lies_in_a_file_of_its_own(tmp_path):
+    results = [end("raise TypeError('inside')", "--n", "3", environment={"TMPDIR": str(tmp_path)}) for _ in range(2)]
+    names = [re.search(r"traceback: (\S+);", result.stderr).group(1) for result in results]
+    assert len(set(names)) == 2 and sorted(tmp_path.iterdir()) == sorted(map(Path, names))
+    for name in map(Path, names):
+        assert name.match("unix-traceback-*.txt")
+        text = name.read_text()
+        assert "Traceback" in text and "in main" in text and "TypeError: inside" in text
+    assert "repeat it: python -c " in results[0].stderr and results[0].stderr.endswith("--n 3 --traceback\n")
+
+
+def test_traceback_shows_it_and_is_gone_before_the_flags_are_read(tmp_path):
+    result = end("raise TypeError(sys.argv[1:])", "a", "--traceback", "b", environment={"TMPDIR": str(tmp_path)})
+    assert result.returncode == 1 and "Traceback" in result.stderr and "TypeError: ['a', 'b']" in result.stderr
+    assert not list(tmp_path.iterdir())
+    assert end("raise UserError('bad')", "--traceback").stderr == "error: bad\n"
+
+
+def test_a_folder_for_tracebacks_that_cannot_be_written_is_said(tmp_path):
+    # tempfile tries other folders before it gives up.
+    result = end("import tempfile; tempfile.tempdir = '/nowhere'; raise TypeError('x')")
+    assert result.returncode == 1 and result.stderr.count("\n") == 1 and "not kept (No such file" in result.stderr
+
+
+def test_under_torchrun_the_line_names_the_rank():
+    result = end("raise TypeError('x')", environment={"RANK": "3", "LOCAL_WORLD_SIZE": "4"})
+    assert result.stderr.startswith("error: rank 3: unforeseen: TypeError: x;")
+    assert "repeat it: torchrun --nproc_per_node=4" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "print('y\\n' * 1000000)",
+        "[print(i, flush=True) for i in range(1000000)]",
+        "print('y\\n' * 1000000); sys.exit(2)",
+        "sys.stdin.read(); print('short')",  # the reader is gone before the buffer is written, when Python leaves
+    ],
+)
+@pytest.mark.parametrize("flags", [(), ("--traceback",)])
+def test_a_reader_that_leaves_ends_the_command_quietly(body, flags):
+    code = f"import sys\nfrom common.errors import run\ndef main():\n    {body}\nrun(main)"
+    command = [sys.executable, "-c", code, *flags]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+        if "short" not in body:
+            process.stdout.readline()
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) in (141, 2 if "exit" in body else 141)
+
+
+def test_no_output_at_all_and_a_full_one():
+    command = [sys.executable, "-c", "from common.errors import run\nrun(lambda: print('x'))"]
+    closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], cwd=ROOT, capture_output=True, text=True)
+    assert (closed.returncode, closed.stderr) == (0, "")
+    if os.path.exists("/dev/full"):
+        full = subprocess.run(["sh", "-c", '"$@" >/dev/full', "sh", *command], cwd=ROOT, capture_output=True, text=True)
+        assert full.returncode == 1 and full.stderr.count("\n") == 1 and "the disk is full" in full.stderr
