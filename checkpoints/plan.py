@@ -6,6 +6,7 @@ Janus-Pro does not have.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -139,7 +140,9 @@ def load_tensors(
 
 def is_finite(tensor: torch.Tensor) -> bool:
     """Whether no number is NaN or infinite: any such shows in the sum, which costs a tenth of `isfinite`."""
-    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())  # finite numbers too may have no finite sum
+    return math.isfinite(tensor.sum().item()) or bool(
+        tensor.isfinite().all()
+    )  # finite numbers too may have no finite sum
 
 
 def absent_in_janus(name: str, given: dict) -> str | None:
