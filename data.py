@@ -31,7 +31,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from archives.opening import open_source
+from archives.opening import open_source, recognise
 from archives.records import Records
 from checkpoints.configs import read_tokenizer
 from common import arguments
@@ -412,6 +412,8 @@ def main() -> None:
         command.add_argument("--split", default="all", help="train, validate, test or all (default)")
     args = parser.parse_args()
 
+    if args.command == "clean":
+        cleaning.check_target(args.out, [args.source, *recognise(args.source)[2]])
     # Reports can be counted and cleaned before their images are there; an archive holds reports alone.
     archive = args.source.name.endswith((".tgz", ".tar", ".tar.gz"))
     source = open_source(args.source, split=args.split, need_images=args.command == "check" and not archive)

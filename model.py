@@ -59,10 +59,6 @@ class UniXConfig:
     eoi: int = 100580
     vit: ViTConfig = field(default_factory=ViTConfig)
 
-    @classmethod
-    def from_dict(cls, values: dict) -> UniXConfig:
-        return cls(**{**values, "vit": ViTConfig(**values["vit"])})
-
     def to_dict(self) -> dict:
         return asdict(self)
 

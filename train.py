@@ -29,7 +29,7 @@ import flow
 from archives.opening import open_source
 from archives.records import Records
 from checkpoints.folders import CHECKPOINT, SHIPPED, find_checkpoint
-from checkpoints.training_state import State, read_state, restore, write_state
+from checkpoints.training_state import State, name_run, read_state, restore, write_state
 from common import arguments
 from common.clock import Clock, memory_used
 from common.devices import pick_device, pick_dtype
@@ -101,11 +101,14 @@ def train(args: argparse.Namespace, team: Team) -> None:
     device, dtype = team.device, pick_dtype(args.dtype, team.device)
     out = args.out
     earlier = read_state(out) if args.resume else None
-    checkpoint, preset_name = start_from(args, team, out if earlier else None)
+    if args.resume and not earlier:
+        say(team, f"--resume: nothing was saved in {out} yet; starting anew")
+    checkpoint, preset_name = start_from(args, team, earlier.folder if earlier else None)
     recipe = choose_recipe(args, preset_name, checkpoint.model, earlier)
     micro_batch, accumulation = divide_batch(args, recipe, team)
     source = data_source(args, recipe)
     state = begin(args, recipe, out, earlier)
+    state.run = state.run or name_run(state.settings, checkpoint.history, [checkpoint.model, checkpoint.vae])
 
     model = prepare_model(args, checkpoint, recipe, state, dtype, team)
     trained, heads, vocabulary, frozen_features = what_trains(args, checkpoint, recipe, source, dtype, team)
@@ -547,6 +550,7 @@ def save(
         instead=originals,
         more=lambda folder: write_state(folder, state, optimizer, trained, heads),
         keep_last=True,
+        mark=state.mark,
     )
 
 

@@ -3,8 +3,9 @@
     python weights.py inspect PATH                what is this, and what would be read, copied, new, skipped?
     python weights.py convert SOURCE FOLDER       write our folder, for example from Janus-Pro
 
-Our own folder holds config.json, model.safetensors, vae.safetensors and tokenizer.json; the config travels with the
-weights. A checkpoint is a bag of named tensors, and loading one takes three steps, each a file of checkpoints/:
+Our own folder holds config.json, model.safetensors, vae.safetensors, tokenizer.json, and manifest.json with a checksum
+of each, which a load compares (checkpoints/manifest.py); the config travels with the weights. A checkpoint is a bag of
+named tensors, and loading one takes three steps, each a file of checkpoints/:
 
     tensors.py   .safetensors, shards with an index, or a pickle of tensors only; no code is ever unpickled
     layouts.py   their name -> ours, or "skip this one", or an error that names it
@@ -24,9 +25,25 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
+from torch import nn
 
 from checkpoints import layouts
-from checkpoints.configs import depth, our_shapes, read_tokenizer, set_special_ids, unix_config, vae_config, vit_config
+from checkpoints.configs import (
+    check_depth,
+    check_latents,
+    check_tokenizer,
+    check_unix,
+    check_vit,
+    depth,
+    our_shapes,
+    read_ours,
+    read_tokenizer,
+    section,
+    set_special_ids,
+    unix_config,
+    vae_config,
+    vit_config,
+)
 from checkpoints.folders import find_checkpoint, flush_to_disk, read_json
 from checkpoints.layouts import (
     BERT,
@@ -41,12 +58,13 @@ from checkpoints.layouts import (
     translate_ours,
     translate_vae,
 )
+from checkpoints.manifest import FILES, Mark, check_folder, write_manifest
 from checkpoints.plan import Plan, absent_in_janus, empty, load_tensors, make_plan, start_from_janus, translate_names
 from checkpoints.tensors import PICKLES, PUBLISHED_FILES, Tensors, listed, recognise
 from common import arguments
 from common.errors import UserError, run
-from model import UniX, UniXConfig
-from vae import VAE, VAEConfig
+from model import UniX
+from vae import VAE
 from vit import VisionTransformer, ViTConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -78,35 +96,44 @@ def load_checkpoint(
     dtype: torch.dtype = torch.float32,
     parity: bool = False,
     vae: str | Path | None = None,
+    verify: bool = True,
 ) -> Checkpoint:
     """A weights folder -> model and VAE on `device`. Weights and computation are in `dtype`.
 
     folder: ours, that of a training run, a published UniX, or Janus-Pro. A UniX that starts from Janus-Pro gets its gen
     branch as a copy of the und branch. parity: load a Janus-Pro as Janus-Pro itself, without autoencoder, not as the
     start of a UniX; it changes nothing for other folders. vae: the kl-f16 file of a published folder; default: the one
-    in its folder vae/.
-    Raises UserError naming the file if one is missing, truncated or does not fit the config.
+    in its folder vae/. verify: compare the files of a folder of ours with the checksums of its manifest.json, if any.
+    Raises UserError naming the file if one is missing, damaged or does not fit the config.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such weights folder")
-    folder = find_checkpoint(folder) or folder
+    folder = find_checkpoint(folder, verify) or folder
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder / 'config.json'}: missing; is this a weights folder?")
     config = read_json(folder / "config.json")
     if "model" not in config:
         return load_published(folder, config, device, dtype, parity, vae)
-    try:
-        model_config = UniXConfig.from_dict(config["model"])
-        vae_config = VAEConfig(**config["vae"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'config.json'}: not a config of ours ({error})") from error
+    check_folder(folder, verify)
+    if vae is not None:
+        raise UserError(f"--vae {vae}: {folder} is a folder of ours, which has its own autoencoder; leave --vae out")
+    model_config, vae_config = read_ours(config, folder / "config.json")
     tokenizer = read_tokenizer(folder / "tokenizer.json")
-    model = empty(lambda: UniX(model_config, compute_dtype=dtype), device, dtype)
-    autoencoder = empty(lambda: VAE(vae_config), device, dtype)
-    load_tensors(model, folder / "model.safetensors", translate_ours)
-    load_tensors(autoencoder, folder / "vae.safetensors", translate_ours)
+    check_tokenizer(tokenizer, folder / "tokenizer.json", model_config.vocab_size)
+    model = filled(lambda: UniX(model_config, compute_dtype=dtype), device, dtype, folder / "model.safetensors")
+    autoencoder = filled(lambda: VAE(vae_config), device, dtype, folder / "vae.safetensors")
     return Checkpoint(model.eval(), autoencoder.eval(), tokenizer, config.get("history", []))
+
+
+def filled(
+    build: Callable[[], nn.Module], device: str | torch.device, dtype: torch.dtype, file: Path | Tensors
+) -> nn.Module:
+    """The module that `build` makes, with a file of our names in it. Both are compared before memory is taken."""
+    tensors = file if isinstance(file, Tensors) else Tensors(file)
+    module = empty(build, device, dtype, lambda targets: make_plan(targets, tensors, translate_ours))
+    load_tensors(module, tensors, translate_ours)
+    return module
 
 
 def load_published(
@@ -121,14 +148,13 @@ def load_published(
     parity = parity and janus
     config = unix_config(tensors, layout, given, parity)
     tokenizer = read_tokenizer(folder / "tokenizer.json")
-    if tokenizer.get_vocab_size() > config.vocab_size:
-        raise UserError(
-            f"{folder / 'tokenizer.json'}: has {tokenizer.get_vocab_size()} tokens, the model {config.vocab_size};"
-            " is it this model's tokenizer?"
-        )
+    check_tokenizer(tokenizer, folder / "tokenizer.json", config.vocab_size)
     if janus:  # the published UniX was trained with bare numbers, whatever stands at them
         set_special_ids(config, tokenizer, folder / "tokenizer.json")
+    check_unix(config, folder / "config.json")
     autoencoder = None if parity else load_vae(vae or find_vae(folder), device, dtype)
+    if autoencoder:
+        check_latents(config, autoencoder.config, folder)
     model = empty(lambda: UniX(config, compute_dtype=dtype), device, dtype)
     if janus:
         plan = start_from_janus(model, tensors, layout.translate, given)
@@ -145,15 +171,24 @@ def load_vit(folder: str | Path, device: str | torch.device = "cpu") -> VisionTr
     layout = recognise(tensors)
     if layout not in (SIGLIP, DINOV2):
         raise UserError(f"{tensors.path}: holds {layout.holds}; a SigLIP or a RadDino is wanted")
-    given = read_json(tensors.path.parent / "config.json")
-    given = given.get("vision_config", given)  # a whole SigLIP describes its text model as well
+    path = tensors.path.parent / "config.json"
+    given = read_json(path)
+    given = section(given, path, "vision_config") or given  # a whole SigLIP describes its text model as well
     if not given:
-        raise UserError(f"{tensors.path.parent / 'config.json'}: missing; it tells the number of heads")
-    config = vit_config(our_shapes(tensors, layout.translate), given)
-    preprocessing = read_json(tensors.path.parent / "preprocessor_config.json")
+        raise UserError(f"{path}: missing; it tells the number of heads")
+    try:
+        config = vit_config(our_shapes(tensors, layout.translate), given, path)
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(f"{tensors.path}: no whole {layout.holds} in it (nothing for {error})") from error
+    check_depth(config.layers, given, "ViT", tensors, path)
+    preprocessing = read_json(path.with_name("preprocessor_config.json"))
     default = (0.5307, 0.2583) if layout is DINOV2 else (0.5, 0.5)  # grey values, RadDino's and SigLIP's
-    config.mean = float(np.mean(preprocessing.get("image_mean", default[0])))
-    config.std = float(np.mean(preprocessing.get("image_std", default[1])))
+    try:
+        config.mean = float(np.mean(preprocessing.get("image_mean", default[0])))
+        config.std = float(np.mean(preprocessing.get("image_std", default[1])))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path.with_name('preprocessor_config.json')}: image_mean or image_std: {error}") from error
+    check_vit(config, path)
     vit = empty(lambda: VisionTransformer(config), device, torch.float32)
     load_tensors(vit, tensors, layout.translate)
     return vit.eval().requires_grad_(False)
@@ -185,17 +220,19 @@ def save_checkpoint(
     instead: dict[str, torch.Tensor] | None = None,
     more: Callable[[Path], None] = lambda folder: None,
     keep_last: bool = False,
+    mark: Mark | None = None,
 ) -> None:
-    """Write our folder: all of it to FOLDER.tmp, to the disk, then renamed over what was there.
+    """Write our folder: all of it to FOLDER.tmp, manifest.json last, to the disk, then renamed over what was there.
 
     instead: tensors of the model to write in place of those it holds (the originals of a branch kept in bfloat16).
     more: writes further files into the folder. keep_last: what was there stays as FOLDER.old.
+    mark: the run and step that the files belong to.
     Raises UserError if it cannot; what was there is then untouched.
     """
     folder = Path(folder)
     if checkpoint.vae is None:
         raise UserError(f"{folder}: a checkpoint needs its autoencoder; name kl-f16's file with --vae")
-    temporary, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
+    temporary, old, older = (folder.with_name(folder.name + end) for end in (".tmp", ".old", ".older"))
     config = {
         "model": checkpoint.model.config.to_dict(),
         "vae": asdict(checkpoint.vae.config),
@@ -207,15 +244,21 @@ def save_checkpoint(
         (temporary / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         for module, file in ((checkpoint.model, "model.safetensors"), (checkpoint.vae, "vae.safetensors")):
             state = module.state_dict() | ((instead or {}) if module is checkpoint.model else {})
-            save_file({name: tensor.to("cpu", dtype).contiguous() for name, tensor in state.items()}, temporary / file)
+            tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in state.items()}
+            save_file(tensors, temporary / file, mark and mark.metadata())
         checkpoint.tokenizer.save(str(temporary / "tokenizer.json"))
         more(temporary)
+        write_manifest(temporary, mark)
         for file in temporary.iterdir():
             flush_to_disk(file)
+        # What a kill between two of these leaves is found (`PLACES`), even if the newest was damaged.
         if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            if old.exists():
+                shutil.rmtree(older, ignore_errors=True)
+                os.rename(old, older)
             os.rename(folder, old)
         os.rename(temporary, folder)
+        shutil.rmtree(older, ignore_errors=True)
         if not keep_last:
             shutil.rmtree(old, ignore_errors=True)
     except Exception as error:  # safetensors and tokenizers raise their own kinds, besides OSError
@@ -226,9 +269,11 @@ def save_checkpoint(
 # ---- the command -------------------------------------------------------------------------------------------------
 
 
-def inspect(path: Path) -> None:
+def inspect(path: Path, verify: bool = True) -> None:
     """Print what a file, or each file of a folder, is and what loading it would do. Nothing is loaded."""
-    path = find_checkpoint(path) or path
+    path = find_checkpoint(path, verify) or path
+    if all((path / name).is_file() for name in FILES):
+        print(f"{path}\n  {manifest_words(path, verify)}")
     files = [path]
     if path.is_dir():
         files = [path / name for name in PUBLISHED_FILES if (path / name).is_file()][:1]
@@ -257,6 +302,18 @@ def inspect(path: Path) -> None:
         print(f"  use      {layout.use.format(folder=file.parent)}")
 
 
+def manifest_words(folder: Path, verify: bool) -> str:
+    """What the manifest of a folder of ours says about its files."""
+    try:
+        manifest = check_folder(folder, verify)
+    except UserError as error:
+        return f"DAMAGED  {error}"
+    if not manifest:
+        return "manifest none: nothing to compare the files with"
+    run = f"; {Mark(manifest['run'], manifest.get('step'))}" if "run" in manifest else ""
+    return f"manifest ok: {len(manifest['files'])} files {'as they were saved' if verify else 'of the saved size'}{run}"
+
+
 def describe(tensors: Tensors, layout: Layout, given: dict) -> tuple[dict[str, str], Plan]:
     """(part -> its sizes in words, what loading would do)."""
 
@@ -267,7 +324,8 @@ def describe(tensors: Tensors, layout: Layout, given: dict) -> tuple[dict[str, s
 
     if layout in (OURS, PUBLISHED, JANUS, HF_JANUS):
         ours = layout is OURS and "model" in given
-        config = UniXConfig.from_dict(given["model"]) if ours else unix_config(tensors, layout, given)
+        path = tensors.path.parent / "config.json"
+        config = read_ours(given, path)[0] if ours else unix_config(tensors, layout, given)
         llm = f"{config.num_layers} layers, width {config.hidden_size}, MLP {config.intermediate_size}"
         sizes = {"LLM": f"{llm}, vocabulary {config.vocab_size:,}", "ViT": vit_words(config.vit)}
         with torch.device("meta"):
@@ -277,7 +335,8 @@ def describe(tensors: Tensors, layout: Layout, given: dict) -> tuple[dict[str, s
         return sizes, make_plan(targets, tensors, layout.translate)
     if layout is KL_VAE:
         config = vae_config(tensors)
-        config.norm_groups = given.get("vae", {}).get("norm_groups", config.norm_groups)
+        if "vae" in given:
+            config.norm_groups = read_ours(given, tensors.path.parent / "config.json")[1].norm_groups
         with torch.device("meta"):
             targets = VAE(config).state_dict()
         words = f"ch {config.ch}, multipliers {config.ch_mult}, {config.num_res_blocks} blocks, z {config.z_channels}"
@@ -288,12 +347,19 @@ def describe(tensors: Tensors, layout: Layout, given: dict) -> tuple[dict[str, s
     if unknown:
         raise UserError(f"{tensors.path}: {len(unknown)} tensors unknown ({listed(unknown)})")
     if layout in (SIGLIP, DINOV2):
-        return {"ViT": vit_words(vit_config(shapes, given))}, plan
+        path = tensors.path.parent / "config.json"
+        return {"ViT": vit_words(vit_config(shapes, section(given, path, "vision_config") or given, path))}, plan
     prefix = "" if layout is BERT else "bert."
     if prefix + "word.weight" in shapes:
         vocab_size, width = shapes[prefix + "word.weight"]
         return {"BERT": f"{depth(shapes, prefix + 'blocks.')} layers, width {width}, vocabulary {vocab_size:,}"}, plan
     return {}, plan
+
+
+def add_no_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-verify", dest="verify", action="store_false", help="do not compare files with manifest.json's checksums"
+    )
 
 
 def main() -> None:
@@ -306,6 +372,7 @@ def main() -> None:
     command = commands.add_parser("inspect", help="say what a file or folder is and what loading it would do")
     path = "a .safetensors, .bin, .ckpt, .pt or index file, or a folder"
     command.add_argument("path", type=arguments.existing, help=path)
+    add_no_verify(command)
     command = commands.add_parser("convert", help="write our folder: from ours, a published UniX, or Janus-Pro")
     command.add_argument("source", type=arguments.weights_folder, help="a weights folder")
     destination = "the folder to write; replaced if it is there"
@@ -313,11 +380,12 @@ def main() -> None:
     command.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the new file (default bfloat16)")
     vae = "kl-f16's file; default: the one in SOURCE/vae"
     command.add_argument("--vae", type=arguments.existing_file, help=vae)
+    add_no_verify(command)
     args = parser.parse_args()
     if args.command == "inspect":
-        inspect(args.path)
+        inspect(args.path, args.verify)
         return
-    checkpoint = load_checkpoint(args.source, dtype=DTYPES[args.dtype], vae=args.vae)
+    checkpoint = load_checkpoint(args.source, dtype=DTYPES[args.dtype], vae=args.vae, verify=args.verify)
     save_checkpoint(args.destination, checkpoint, DTYPES[args.dtype])
     size = sum(file.stat().st_size for file in args.destination.iterdir())
     print(f"{args.destination}: {size / 1e6:,.1f} MB")

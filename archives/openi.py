@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import posixpath
 import re
@@ -77,6 +78,8 @@ def xml_files(sources: list[Path]) -> list[tuple[str, bytes]]:
     """(name, the first MAX_XML + 1 bytes) of the .xml files that `sources` are or, if archives, hold; by name."""
     found = {}
     for path in sources:
+        if not path.is_file():  # a pipe would be waited for
+            raise UserError(f"{path}: not a file; move it away")
         try:
             if path.suffix == ".xml":
                 with open(path, "rb") as file:
@@ -86,7 +89,9 @@ def xml_files(sources: list[Path]) -> list[tuple[str, bytes]]:
                 for member in archive:
                     if member.isfile() and member.name.endswith(".xml"):
                         found[posixpath.basename(member.name)] = archive.extractfile(member).read(MAX_XML + 1)
-        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        except tarfile.ReadError as error:  # its text is a list of all formats that were tried
+            raise UserError(f"{path}: not a tar archive, or cut off; fetch it again") from error
+        except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: cannot be read ({error}); fetch it again") from error
     return sorted(found.items())
 

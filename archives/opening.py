@@ -71,6 +71,8 @@ def recognise(path: Path) -> tuple[str, Path, list[Path]]:
     """(kind, the folder that images are relative to, the files that say what is in the set)."""
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; name a data set, or leave it out to use drawn phantoms")
+    if not path.is_file() and not path.is_dir():
+        raise UserError(f"{path}: neither a file nor a folder; name a data set")
     name = path.name.lower()
     if path.is_file():
         if name.endswith((".tgz", ".tar", ".tar.gz")):

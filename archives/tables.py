@@ -16,6 +16,9 @@ from pathlib import Path
 from archives.records import Problems, RowError
 from common.errors import UserError
 
+MAX_FIELD = 2**20  # characters; a report has 3,000, Python's own limit is 131,072
+csv.field_size_limit(MAX_FIELD)
+
 
 class Listing:
     """Which files lie under a folder, by one directory listing for each folder that is asked about."""
@@ -111,7 +114,11 @@ def read_table(path: Path, columns: tuple[str, ...], problems: Problems) -> Iter
         except StopIteration:
             return
         except csv.Error as error:
-            if "unexpected end" in str(error) or "field larger" in str(error):
+            long = "field larger" in str(error)
+            if long and reader.line_num == started:  # a quoted field would go on over more lines
+                problems.add("bad", f"field of more than {MAX_FIELD:,} characters", f"{path.name} line {started}")
+                continue
+            if long or "unexpected end" in str(error):
                 raise UserError(f"{path}: line {started}: a quote is opened but not closed; close it") from error
             problems.add("bad", "malformed row", f"{path.name} line {started}")
             continue

@@ -1,8 +1,16 @@
-"""Sizes of a published model: from the shapes of its tensors, and from its config.json for what no shape tells."""
+"""Configs that can be meant: ours as it is written, a published model's from the shapes of its tensors.
+
+A published config.json is asked only for what no shape tells, and for its counts of layers, which must agree.
+Whatever a config says is checked here before memory is taken: types (from the dataclass), ranges, and what must divide
+what.
+"""
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, get_type_hints
 
 from tokenizers import Tokenizer
 
@@ -13,6 +21,186 @@ from common.errors import UserError
 from model import UniXConfig
 from vae import VAEConfig
 from vit import ViTConfig
+
+# The least and the most of each number, wherever the field occurs; a field that is left out takes any of its type.
+RANGES: dict[str, tuple[float, float]] = {
+    "hidden_size": (4, 2**16),
+    "intermediate_size": (1, 2**18),
+    "num_layers": (1, 1024),
+    "num_heads": (1, 1024),
+    "vocab_size": (1, 2**22),
+    "context_length": (1, 2**24),
+    "rms_norm_eps": (1e-30, 1.0),
+    "rope_theta": (1.0, 1e12),
+    "latent_channels": (1, 1024),
+    "max_latent_size": (1, 256),
+    "repa_layer": (1, 1024),
+    "image_size": (1, 2**13),
+    "patch_size": (1, 256),
+    "width": (1, 2**16),
+    "layers": (1, 1024),
+    "heads": (1, 1024),
+    "mlp_width": (1, 2**18),
+    "mean": (-1e3, 1e3),
+    "std": (1e-6, 1e3),
+    "ch": (1, 2**12),
+    "ch_mult": (1, 256),  # of each
+    "num_res_blocks": (1, 64),
+    "z_channels": (1, 1024),
+    "norm_groups": (1, 2**12),
+    "scale_factor": (-1e6, 1e6),
+    "shift_factor": (-1e6, 1e6),
+}
+ACTIVATIONS = ("gelu", "gelu_tanh")
+
+
+def check_fields(config: Any, path: Path, at: str) -> None:
+    """Every field of a config has the type that its dataclass states and lies in its range.
+
+    path, at: the file and the part of it to name. Raises UserError for the first field that does not.
+    """
+    words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
+    for name, kind in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        numbers = kind == tuple[int, ...]
+        if kind not in words and not numbers:
+            continue  # a config inside this one: its own check's
+        require(not numbers or isinstance(value, tuple), path, f"{at}{name} is {shortened(value)}; it must be a list")
+        each, kind = (value, int) if numbers else ((value,), kind)
+        for one in each:
+            right = type(one) in ((int, float) if kind is float else (kind,))
+            if not right or (kind is float and not (abs(one) < 1e300 and math.isfinite(one))):
+                raise UserError(f"{path}: {at}{name} is {shortened(value)}; it must be {words[kind]}")
+            least, most = RANGES.get(name, (-math.inf, math.inf))
+            if kind in (int, float) and not least <= one <= most:
+                raise UserError(f"{path}: {at}{name} is {shortened(value)}; it must be from {least:g} to {most:g}")
+
+
+def shortened(value: object) -> str:
+    """A value as JSON shows it, or nearly, for a message."""
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def require(holds: bool, path: Path, text: str) -> None:
+    if not holds:
+        raise UserError(f"{path}: {text}")
+
+
+def check_vit(config: ViTConfig, path: Path, at: str = "") -> ViTConfig:
+    """The config itself. Raises UserError naming `path` and the field that cannot be meant."""
+    check_fields(config, path, at)
+    width, heads, size, patch = config.width, config.heads, config.image_size, config.patch_size
+    require(width % heads == 0, path, f"{at}heads is {heads}; it must divide the width, {width}")
+    require(size % patch == 0, path, f"{at}patch_size is {patch}; it must divide image_size, {size}")
+    require(config.act in ACTIVATIONS, path, f"{at}act is {shortened(config.act)}; choose {' or '.join(ACTIVATIONS)}")
+    return config
+
+
+def check_unix(config: UniXConfig, path: Path, at: str = "", ids: bool = True) -> UniXConfig:
+    """The config itself. ids: whether its special ids are known by now.
+
+    Raises UserError naming `path` and the field that cannot be meant.
+    """
+    check_fields(config, path, at)
+    check_vit(config.vit, path, at + "vit.")
+    width, heads, act = config.hidden_size, config.num_heads, config.connector_act
+    require(width % heads == 0, path, f"{at}num_heads is {heads}; it must divide hidden_size, {width}")
+    require(width // heads % 2 == 0, path, f"{at}num_heads is {heads}; {width // heads} channels a head are not even")
+    require(width % 4 == 0, path, f"{at}hidden_size is {width}; it must be a multiple of 4")
+    require(act in ACTIVATIONS, path, f"{at}connector_act is {shortened(act)}; choose {' or '.join(ACTIVATIONS)}")
+    layer, layers = config.repa_layer, config.num_layers
+    require(layer <= layers, path, f"{at}repa_layer is {layer}; the model has {layers} layers")
+    for name in SPECIAL if ids else ():
+        id_, last = getattr(config, name), config.vocab_size - 1
+        require(0 <= id_ <= last, path, f"{at}{name} is {id_}; the vocabulary's ids go from 0 to {last}")
+    return config
+
+
+def check_vae(config: VAEConfig, path: Path, at: str = "") -> VAEConfig:
+    """The config itself. Raises UserError naming `path` and the field that cannot be meant."""
+    check_fields(config, path, at)
+    levels, groups = len(config.ch_mult), config.norm_groups
+    require(1 <= levels <= 8, path, f"{at}ch_mult has {levels} levels; it must have from 1 to 8")
+    for factor in (1, *config.ch_mult):
+        width = factor * config.ch
+        require(width <= 2**16, path, f"{at}ch_mult: a level of {width} channels; at most {2**16} are possible")
+        require(width % groups == 0, path, f"{at}norm_groups is {groups}; it must divide every level's width, {width}")
+    require(config.scale_factor != 0, path, f"{at}scale_factor is 0; latents are multiplied by it")
+    return config
+
+
+def read_fields(kind: type, values: object, path: Path, at: str) -> Any:
+    """A config of `kind` from the JSON object `values`, its fields not yet checked; what is left out has its default.
+
+    Raises UserError if `values` is no object or has a key that `kind` does not know.
+    """
+    require(isinstance(values, dict), path, f"{at.rstrip('.')} is {shortened(values)}; it must be an object")
+    known = {field.name for field in fields(kind)}
+    for name in values:
+        require(name in known, path, f"{at}{shortened(name)} is no field of ours; was it written by a newer version?")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def read_ours(given: dict, path: Path) -> tuple[UniXConfig, VAEConfig]:
+    """The two configs of our own config.json. Raises UserError naming `path` and what cannot be meant in it."""
+    for name in ("model", "vae"):
+        require(name in given, path, f"{name} is missing; is it a config of ours?")
+    model = read_fields(UniXConfig, given["model"], path, "model.")
+    require("vit" in given["model"], path, "model.vit is missing; is it a config of ours?")
+    model.vit = read_fields(ViTConfig, model.vit, path, "model.vit.")
+    vae = check_vae(read_fields(VAEConfig, given["vae"], path, "vae."), path, "vae.")
+    check_unix(model, path, "model.")
+    check_latents(model, vae, path)
+    history = given.get("history", [])
+    sound = isinstance(history, list) and all(isinstance(entry, dict) and "stage" in entry for entry in history)
+    require(sound, path, "history is no list of training stages")
+    return model, vae
+
+
+def check_latents(model: UniXConfig, vae: VAEConfig, path: Path) -> None:
+    """Raises UserError if the model draws latents that the autoencoder cannot decode."""
+    drawn, decoded = model.latent_channels, vae.z_channels
+    require(drawn == decoded, path, f"the model draws latents of {drawn} channels, its autoencoder decodes {decoded}")
+
+
+def section(given: dict, path: Path, *names: str) -> dict:
+    """The first object of a published config.json that stands under one of `names`; {} if there is none."""
+    for name in names:
+        value = given.get(name)
+        require(value is None or isinstance(value, dict), path, f"{name} is {shortened(value)}; it must be an object")
+        if value:
+            return value
+    return {}
+
+
+def layer_count(given: dict, path: Path) -> int | None:
+    """How many layers a published config of a ViT or an LLM counts; None if it does not say."""
+    params = section(given, path, "params")
+    for values, name in (
+        (given, "num_hidden_layers"),
+        (given, "layers"),
+        (params, "num_hidden_layers"),
+        (params, "layers"),
+    ):
+        if (count := values.get(name)) is not None:
+            require(type(count) is int, path, f"{name} is {shortened(count)}; it must be a whole number")
+            return count
+    if params.get("select_layer", -1) == -1:  # Janus names its tower where others count
+        return next((n for stem, n in TOWERS.items() if str(params.get("model_name")).startswith(stem)), None)
+    return None
+
+
+TOWERS = {"siglip_large_": 24, "siglip_so400m_": 27}  # layers, in Janus-Pro's own siglip_vit.py
+
+
+def check_depth(found: int, given: dict, what: str, tensors: Tensors, path: Path) -> None:
+    """Raises UserError if the file has another number of layers than its config.json counts."""
+    counted = layer_count(given, path)
+    if counted is not None and counted != found:
+        raise UserError(
+            f"{tensors.path}: holds {found} layers of the {what}, {path.name} counts {counted}; fetch both again"
+        )
 
 
 def our_shapes(tensors: Tensors, translate: Translate) -> dict[str, tuple[int, ...]]:
@@ -27,12 +215,15 @@ def depth(shapes: dict[str, tuple[int, ...]], prefix: str) -> int:
     return 1 + max(numbers, default=-1)
 
 
-def vit_config(shapes: dict[str, tuple[int, ...]], given: dict, prefix: str = "") -> ViTConfig:
-    """Sizes from the tensors; heads, which no tensor shows, from the config, else 64 channels each as SigLIP has."""
+def vit_config(shapes: dict[str, tuple[int, ...]], given: dict, path: Path, prefix: str = "") -> ViTConfig:
+    """Sizes from the tensors; heads, which no tensor shows, from the config, else 64 channels each as SigLIP has.
+
+    path: the config.json that `given` comes from.
+    """
     width, _, patch, _ = shapes[prefix + "patch_embed.weight"]
     class_token = prefix + "cls_token" in shapes
     side = round((shapes[prefix + "pos_embed"][-2] - class_token) ** 0.5)
-    heads = given.get("num_attention_heads") or given.get("params", {}).get("heads") or max(1, width // 64)
+    heads = given.get("num_attention_heads") or section(given, path, "params").get("heads") or max(1, width // 64)
     return ViTConfig(
         image_size=side * patch,
         patch_size=patch,
@@ -49,7 +240,9 @@ def vit_config(shapes: dict[str, tuple[int, ...]], given: dict, prefix: str = ""
 def unix_config(tensors: Tensors, layout: Layout, given: dict, parity: bool = False) -> UniXConfig:
     """The config of a published UniX, or of the UniX that starts from Janus-Pro; with `parity`, of Janus-Pro itself."""
     shapes = our_shapes(tensors, layout.translate)
-    language = given.get("language_config") or given.get("text_config") or given.get("llm_config") or {}
+    path = Path(tensors.path).parent / "config.json"
+    language = section(given, path, "language_config", "text_config", "llm_config")
+    vision = section(given, path, "vision_config", "vit_config")
     try:
         vocab_size, width = shapes["embed_tokens.weight"]
         # Where neither a norm over heads nor the config tells, Llama's 128 channels a head.
@@ -62,9 +255,9 @@ def unix_config(tensors: Tensors, layout: Layout, given: dict, parity: bool = Fa
             vocab_size=vocab_size,
             context_length=language.get("max_position_embeddings", 16384),
             rms_norm_eps=language.get("rms_norm_eps", 1e-6),
-            rope_theta=(language.get("rope_parameters") or language).get("rope_theta", 10000.0),
+            rope_theta=(section(language, path, "rope_parameters") or language).get("rope_theta", 10000.0),
             latent_channels=shapes.get("vae2llm.weight", (0, 16))[1],
-            vit=vit_config(shapes, given.get("vision_config") or given.get("vit_config") or {}, "vit."),
+            vit=vit_config(shapes, vision, path, "vit."),
         )
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(f"{tensors.path}: no whole {layout.holds} in it (nothing for {error})") from error
@@ -74,7 +267,9 @@ def unix_config(tensors: Tensors, layout: Layout, given: dict, parity: bool = Fa
     if parity:
         config.causal, config.qk_norm, config.qkv_bias, config.connector_act = True, False, False, "gelu"
         config.vit.mean = config.vit.std = 0.5
-    return config
+    check_depth(config.num_layers, language, "LLM", tensors, path)
+    check_depth(config.vit.layers, vision, "ViT", tensors, path)
+    return check_unix(config, path, ids=False)
 
 
 # A special token's names: Janus-Pro's and DeepSeek's, then those of tokenizers we train.
@@ -106,14 +301,22 @@ def vae_config(tensors: Tensors) -> VAEConfig:
         ch = shapes["encoder.conv_in.weight"][0]
         levels = depth(shapes, "encoder.down.")
         widths = [shapes[f"encoder.down.{level}.block.0.conv2.weight"][0] for level in range(levels)]
-        return VAEConfig(
+        config = VAEConfig(
             ch=ch,
             ch_mult=tuple(width // ch for width in widths),
             num_res_blocks=depth(shapes, "encoder.down.0.block."),
             z_channels=shapes["post_quant_conv.weight"][1],
         )
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise UserError(f"{tensors.path}: no whole KL autoencoder in it (nothing for {error})") from error
+    return check_vae(config, Path(tensors.path))
+
+
+def check_tokenizer(tokenizer: Tokenizer, path: Path, vocab_size: int) -> None:
+    """Raises UserError if the tokenizer knows an id that the model does not."""
+    tokens = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    if tokens > vocab_size:
+        raise UserError(f"{path}: has {tokens} tokens, the model {vocab_size}; is it this model's tokenizer?")
 
 
 def read_tokenizer(path: str | Path) -> Tokenizer:

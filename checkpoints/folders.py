@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import sys
 from pathlib import Path
 
+from checkpoints.manifest import check_folder
 from common.errors import UserError
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "tiny"  # the tiny model that comes with the repository
 CHECKPOINT = "checkpoint"  # inside the folder of a training run; the one before it is CHECKPOINT.old
+# Where a checkpoint of a run may lie, the newest first. The last two are all there is between the renames of a save.
+PLACES = (CHECKPOINT, CHECKPOINT + ".old", CHECKPOINT + ".older")
 
 
 def read_json(path: Path) -> dict:
@@ -23,11 +28,32 @@ def read_json(path: Path) -> dict:
     return values
 
 
-def find_checkpoint(run: Path) -> Path | None:
-    """The newest whole checkpoint in the folder of a training run; None if there is none."""
-    # Between the two renames of a save only the older one stands under its name.
-    found = [run / name for name in (CHECKPOINT, CHECKPOINT + ".old") if (run / name).is_dir()]
-    return found[0] if found else None
+def find_checkpoint(run: Path, verify: bool = True) -> Path | None:
+    """The newest sound checkpoint in the folder of a training run; None if none was ever saved there.
+
+    A damaged one is passed over for the one before it, and stderr says so. verify: compare checksums as well. Raises
+    UserError naming the damage if none is sound.
+    """
+    damage = []
+    for folder in (run / name for name in PLACES if (run / name).is_dir()):
+        try:
+            check_folder(folder, verify)
+        except UserError as error:
+            damage.append(str(error))
+            continue
+        if damage:
+            warn(f"{damage[0]}. Using {folder} instead")
+        return folder
+    if damage:
+        others = f" (the one before it is damaged too: {damage[1]})" if damage[1:] else ""
+        raise UserError(damage[0] + others)
+    return None
+
+
+@functools.cache  # one line, however often and by however many processes a checkpoint is looked for
+def warn(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def flush_to_disk(file: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from checkpoints.layouts import Place, Translate
-from checkpoints.tensors import Tensors, listed
+from checkpoints.tensors import COPIED, Tensors, listed
 from common.errors import UserError
 from model import UniX
 
@@ -61,11 +61,12 @@ def make_plan(
     targets: our names and tensors; the meta device is enough. absent: "copied" or "new" for a tensor of ours that this
     layout does not have and that a rule makes, None for one that must be there.
 
-    Raises UserError naming the file and the first tensors that are missing, unknown or of a wrong shape.
+    Raises UserError naming the file and the first tensors that are missing, unknown, of a wrong shape, or numbers that
+    are no weights as they stand (integers, float8: they want a scale that nobody gives).
     """
     places, skipped, unknown = translate_names(tensors, translate)
     plan, filled = Plan(skipped=skipped), {}  # filled: our name -> the parts of it that are still to come
-    misshapen, twice = [], []
+    misshapen, twice, uncopied = [], [], []
     for name, place in places.items():
         ours, part, parts = place
         shape = tensors.shapes[name]
@@ -77,6 +78,8 @@ def make_plan(
             expected[0] //= parts
         if without_leading_ones(shape) != without_leading_ones(expected):
             misshapen.append(f"{name} {list(shape)}, expected {expected}")
+        if targets[ours].is_floating_point() and tensors.dtypes[name] not in COPIED:
+            uncopied.append(f"{name} {tensors.dtypes[name]}")
         remaining = filled.setdefault(ours, set(range(parts)))
         if part not in remaining:
             twice.append(name)
@@ -92,6 +95,7 @@ def make_plan(
             ("unknown", unknown),
             ("of a wrong shape", misshapen),
             ("given twice", twice),
+            ("of a kind that is not copied", uncopied),
         )
         if names
     ]
@@ -118,7 +122,8 @@ def load_tensors(
     """Fill `module` tensor by tensor, in its own dtype and on its own device.
 
     Besides the module itself, at most MAPPED_BYTES and one tensor are in memory. The caller makes what `absent` allows
-    to be absent. Raises UserError before anything is copied.
+    to be absent. Raises UserError before anything is copied, but for a weight that is NaN or infinite (also where only
+    the module's dtype makes it so), which shows when it is read.
     """
     tensors = source if isinstance(source, Tensors) else Tensors(source)
     targets = module.state_dict()
@@ -127,7 +132,14 @@ def load_tensors(
         ours, part, parts = plan.reads[name]
         target = targets[ours].chunk(parts)[part] if parts > 1 else targets[ours]
         target.copy_(tensor.view(target.shape))
+        if not is_finite(target):
+            raise UserError(f"{tensors.path}: {name} holds NaN or infinite numbers as {target.dtype}; is it damaged?")
     return plan
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no number is NaN or infinite: any such shows in the sum, which costs a tenth of `isfinite`."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())  # finite numbers too may have no finite sum
 
 
 def absent_in_janus(name: str, given: dict) -> str | None:
@@ -164,10 +176,19 @@ def start_from_janus(model: UniX, tensors: Tensors, translate: Translate, given:
     return plan
 
 
-def empty(build: Callable[[], nn.Module], device: str | torch.device, dtype: torch.dtype) -> nn.Module:
-    """The module that `build` makes, in uninitialised memory of `dtype`. Only its fixed tables are computed."""
+def empty(
+    build: Callable[[], nn.Module],
+    device: str | torch.device,
+    dtype: torch.dtype,
+    fits: Callable[[dict[str, torch.Tensor]], object] = lambda targets: None,
+) -> nn.Module:
+    """The module that `build` makes, in uninitialised memory of `dtype`. Only its fixed tables are computed.
+
+    fits: is shown the tensors before memory is taken; it raises if a file cannot fill them.
+    """
     with torch.device("meta"):
         module = build()
+    fits(module.state_dict())
     # Not `to_empty`: on the meta device torch's empty_like is Python code, whose first use imports torch's compiler.
     memory = {
         name: torch.empty(value.shape, dtype=dtype if value.is_floating_point() else value.dtype, device=device)

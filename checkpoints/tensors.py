@@ -26,6 +26,8 @@ PUBLISHED_FILES = (  # how a published folder calls its weights, the preferred f
     "pytorch_model.bin.index.json",
 )
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+COPIED = {"F64", "F32", "F16", "BF16"}  # safetensors' names of the kinds that hold a weight as it is
+COPIED |= {"float64", "float32", "float16", "bfloat16"}  # and torch's
 MAPPED_BYTES = 512 * 2**20  # a mapped file's pages count as memory until it is closed
 
 
@@ -41,7 +43,8 @@ class Tensors:
     """The named tensors of a checkpoint. Names and shapes are read at once, values when they are asked for.
 
     path: a .safetensors file, a pickle of tensors, an index of shards (*.index.json), or a folder that holds one of
-    these under a usual name. Raises UserError naming the file that is missing, broken, or would run code.
+    these under a usual name. Raises UserError naming the file that is missing, broken, or would run code, and the
+    tensor that two shards hold or that none does.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -55,8 +58,17 @@ class Tensors:
         self.dtypes: dict[str, str] = {}
         self.files: dict[Path, list[str]] = {}
         self._unmappable: dict[Path, dict[str, torch.Tensor]] = {}
-        for file in read_index(self.path) if self.path.name.endswith(".index.json") else [self.path]:
+        if not self.path.name.endswith(".index.json"):
+            self._open(self.path)
+            return
+        index = read_index(self.path)
+        for file in dict.fromkeys(index.values()):
             self._open(file)
+        if lacking := [name for name, file in index.items() if name not in self.files[file]]:
+            raise UserError(
+                f"{self.path}: {len(lacking)} tensors are not in the shard it names ({listed(lacking)}); fetch"
+                f" {index[lacking[0]].name} and the index again"
+            )
 
     def _open(self, file: Path) -> None:
         if file.suffix in PICKLES:
@@ -70,6 +82,8 @@ class Tensors:
             slices = {name: mapped.get_slice(name) for name in mapped.keys()}  # noqa: SIM118 (not a dict)
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
             dtypes = {name: part.get_dtype() for name, part in slices.items()}
+        if twice := [name for name in shapes if name in self.shapes]:
+            raise UserError(f"{file}: another shard holds {listed(twice)} too; keep the shards of one model only")
         self.shapes |= shapes
         self.dtypes |= dtypes
         self.files[file] = list(shapes)
@@ -106,13 +120,16 @@ def open_safetensors(file: Path) -> safe_open:
         raise UserError(f"{file}: not a whole safetensors file ({error}); fetch or make it again") from error
 
 
-def read_index(path: Path) -> list[Path]:
-    """The shards that an index names, each once."""
+def read_index(path: Path) -> dict[str, Path]:
+    """Tensor -> the shard that holds it, as an index says. A shard lies beside its index, nowhere else."""
     try:
-        shards = [path.parent / name for name in dict.fromkeys(json.loads(path.read_text())["weight_map"].values())]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        names = dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
+        shards = {name: path.parent / file for name, file in names.items()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not an index of shards ({error})") from error
-    if absent := [shard.name for shard in shards if not shard.is_file()]:
+    if outside := sorted({file for file in names.values() if not re.fullmatch(r"[^/\\\0]+", file) or file == ".."}):
+        raise UserError(f"{path}: names {listed(outside)}, which is no file beside it; is the index to be trusted?")
+    if absent := sorted({shard.name for shard in shards.values() if not shard.is_file()}):
         raise UserError(f"{path}: names {listed(absent)}, which is not there; fetch it into the same folder")
     return shards
 

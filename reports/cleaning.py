@@ -14,7 +14,10 @@ before and after. Where an LLM's answer fails that, the rules' text is kept and 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,6 +29,10 @@ from common.observations import OBSERVATIONS
 from reports.labeler import label_report
 from reports.llm import ChatServer, ask_all
 from reports.rules import clean_report
+
+MAX_LINE = 2**24  # bytes of a first line
+OUR_FIELDS = {"image", "findings", "impression", "changed"}
+OUR_DISAGREEMENTS = {"image", "by", "observations", "before", "after"}
 
 
 def differences(before: str, after: str) -> list[str]:
@@ -74,9 +81,11 @@ def clean_records(
         OUT.answers.jsonl        the LLM's answers, from which a run that was cut off goes on
 
     The counts: read, changed, emptied (nothing was left, so the original stays), disagreements, and fallbacks (the
-    answer was malformed, so the rules cleaned the text).
+    answer was malformed, so the rules cleaned the text). Raises UserError if `out` or OUT.disagreements.jsonl is there
+    and no cleaning wrote it.
     """
     out = Path(out)
+    check_target(out)
     if llm and not model:
         raise UserError("--llm: which model? add --model NAME")
     if concurrency < 1:
@@ -90,16 +99,16 @@ def clean_records(
                 )
     counts = dict.fromkeys(("read", "changed", "emptied", "disagreements", "fallbacks"), 0)
     shown = []
-    disagreements = out.with_name(out.name + ".disagreements.jsonl")
+    disagreements = beside(out, "disagreements")
     with write_atomically(out) as temporary, write_atomically(disagreements) as temporary_disagreements:
         answers = {}
         if llm:
             reports = [(item["findings"], item["impression"]) for item in items]
-            path = out.with_name(out.name + ".answers.jsonl")
+            path = beside(out, "answers")
             answers = ask_all(ChatServer(llm, model, **server), reports, path, concurrency, progress, prices)
         with (
-            open(temporary, "w", encoding="utf-8") as file,
-            open(temporary_disagreements, "w", encoding="utf-8") as differing,
+            open(temporary, "w", encoding="utf-8", errors="replace") as file,  # half characters become "?"
+            open(temporary_disagreements, "w", encoding="utf-8", errors="replace") as differing,
         ):
             for item in tqdm(items, disable=not progress or bool(llm), unit="report"):
                 before = (item["findings"], item["impression"])
@@ -125,6 +134,40 @@ def clean_records(
     show_examples(shown, examples)
     print(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     return counts
+
+
+def beside(out: Path, what: str) -> Path:
+    return out.with_name(f"{out.name}.{what}.jsonl")
+
+
+def check_target(out: Path, inputs: Iterable[Path] = ()) -> None:
+    """Raises UserError if a file to be written is one of `inputs`, or holds what no cleaning wrote."""
+    disagreements = beside(out, "disagreements")
+    for target, source in itertools.product((out, disagreements, beside(out, "answers")), inputs):
+        with contextlib.suppress(OSError, ValueError):
+            if target.samefile(source):
+                raise UserError(f"--out {out}: {target} is part of the set to be cleaned; name another file")
+    for target, fields in ((out, OUR_FIELDS), (disagreements, OUR_DISAGREEMENTS)):
+        try:
+            regular = stat.S_ISREG(target.stat().st_mode)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            what = getattr(error, "strerror", None) or error
+            raise UserError(f"--out {target}: cannot be written ({what}); name another file") from error
+        if not regular or not starts_with(target, fields):
+            raise UserError(f"--out {out}: {target} is there and no cleaning wrote it; name another file or move it")
+
+
+def starts_with(path: Path, fields: set[str]) -> bool:
+    """Whether a file is empty or its first line is a record with all of `fields`, the mark of what cleaning writes."""
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(MAX_LINE)
+        record = json.loads(line) if line else dict.fromkeys(fields)
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and fields <= set(record)
 
 
 def show_examples(before_after: Iterable[tuple[str, str]], n: int) -> None:

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
-from reports.labeler import label_report
+from reports.labeler import label_report, labels_together, pieces, single_spaces
 
 BLANK = "□"
 
@@ -284,11 +285,15 @@ def _clean_once(text: str) -> str:
         drop = bool(_DROPPED.search(sentence))
         if cleaned := _rewrite(sentence):
             kept.append((cleaned, drop))
+    others = " ".join(sentence for sentence, drop in kept if not drop)
+    known = label_report(others) if others else {}
     for index, (sentence, drop) in enumerate(kept):
         if drop and _named(sentence):
-            others = " ".join(other for other, dropped in kept if not dropped)
-            if label_report(f"{others} {sentence}") != label_report(others):
+            said = label_report(sentence)
+            together = labels_together(known, said) if known else said
+            if together != known:
                 kept[index] = (sentence, False)
+                known = together
     return " ".join(sentence for sentence, drop in kept if not drop)
 
 
@@ -299,19 +304,20 @@ def clean_report(findings: str, impression: str) -> tuple[str, str]:
 
 def _sentences(text: str) -> Iterator[str]:
     """The sentences of the sections that describe the picture, blanks marked, list numbers and headers off."""
+    text = single_spaces(text.replace("\r", ""))
     text = re.sub(r"<br ?/?>|^\s*FINAL REPORT\s*$", "\n", text, flags=re.I | re.M)
-    text = re.sub(r"\[\*\*.*?\*\*\]|_{2,}|\bX{3,}", BLANK, text, flags=re.S)
+    text = re.sub(r"\[\*\*(?:(?!\[\*\*).)*?\*\*\]|_{2,}|\bX{3,}", BLANK, text, flags=re.S)
     # "Views of the chest with overlying leads show ...": the leads are in the picture.
-    leads = r"\b(views? of the chest) with (overlying [\w ]+?) (?:shows?|demonstrates?) "
+    leads = r"\b(views? of the chest) with (overlying [\w ]{1,99}?) (?:shows?|demonstrates?) "
     text = re.sub(leads, r"\1. \2. ", text, flags=re.I)
-    text = re.sub(r"\n\s*\n", "¶", text.replace("\r", "").strip())
-    pieces = []  # (is it about the picture?, does a header follow?, its text)
+    text = re.sub(r"\n\s*\n", "¶", text.strip())
+    sections = []  # (is it about the picture?, does a header follow?, its text)
     start, about = 0, True
     for header in _HEADER.finditer(text):
-        pieces.append((about, True, text[start : header.start()]))
+        sections.append((about, True, text[start : header.start()]))
         start, about = header.end(), not header[2]
-    pieces.append((about, False, text[start:]))
-    for about, ended, piece in pieces:
+    sections.append((about, False, text[start:]))
+    for about, ended, piece in sections:
         piece = re.sub(r"(?:^|(?<=[.\n:])(?=\s)|(?<=[\n:¶]))\s*(?:\d{1,2}[.)]|[-*•])(?=\s|[A-Z])", "¶", piece)
         piece = re.sub(r"\b(dr|mr|mrs|ms|vs|a\.m|p\.m|(?:by|with|to) [a-z])\.(?=\s+[\w□])", r"\1", piece, flags=re.I)
         paragraphs = [part for part in piece.split("¶") if part.strip()]
@@ -319,9 +325,10 @@ def _sentences(text: str) -> Iterator[str]:
             paragraphs, about = paragraphs[1:], True
         parts = [part for one in paragraphs for part in re.split(r"(?<=[.!?;])\s+|(?<=[a-z]{2}\.)(?=[A-Z])", one)]
         # "COMPARISON: None. Heart normal." with neither a header nor an empty line after it: only a sentence goes.
-        yield from (" ".join(part.split()) for part in parts[0 if about else 1 :])
+        yield from (piece for part in parts[0 if about else 1 :] for piece in pieces(part))
 
 
+@lru_cache(maxsize=1 << 14)  # as in reports/labeler.py: reports repeat each other's sentences
 def _rewrite(sentence: str) -> str:
     """One sentence by REWRITES and REPAIRS; "" if it said nothing about the picture."""
     sentence = sentence.strip(" .;!?")

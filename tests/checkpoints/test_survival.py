@@ -168,6 +168,7 @@ def test_an_unfinished_run_is_not_overwritten_by_forgetting_resume(micro_folder,
     content = json.loads(state.read_text())
     content["settings"]["recipe"]["steps"] = 9
     state.write_text(json.dumps(content))
+    (tmp_path / "run/checkpoint/manifest.json").unlink()
     result = run(micro_folder, *flags, "--steps", "9", cwd=tmp_path, returncode=2)
     assert "--out run: holds a run at step 2 of 9; add --resume" in result.stderr
     result = run(micro_folder, *flags, "--resume", "--seed", "3", cwd=tmp_path, returncode=2)

@@ -1,0 +1,128 @@
+"""manifest.json: what every file of a checkpoint was when it was saved, and which run and step it belongs to.
+
+It is written last. Files of a run name their run and step once more inside themselves, so that a file of another step
+is known even where nobody kept a manifest. Folders saved before there were manifests have nothing to compare.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from checkpoints.tensors import open_safetensors
+from common.errors import UserError
+
+MANIFEST = "manifest.json"
+FILES = ("config.json", "model.safetensors", "vae.safetensors", "tokenizer.json")  # of every folder of ours
+MEND = "make or fetch the folder again"
+
+
+class Mark(NamedTuple):
+    """What a file of a run belongs to."""
+
+    run: str
+    step: int  # finished steps
+
+    def metadata(self) -> dict[str, str]:
+        """For a safetensors file. One key: safetensors writes several in any order, and equal files would differ."""
+        return {"belongs_to": str(self)}
+
+    def __str__(self) -> str:
+        return f"run {self.run}, step {self.step}"
+
+
+def sha256(file: Path) -> str:
+    """The file's checksum. What has not changed on the disk since it was asked for last is not read again."""
+    stat = file.stat()
+    return sha256_of(str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+
+@functools.lru_cache(maxsize=64)
+def sha256_of(file: str, *_: int) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, mark: Mark | None = None) -> None:
+    """Describe every file that lies in `folder`. mark: the run and step they belong to."""
+    files = {
+        file.name: {"sha256": sha256(file), "size": file.stat().st_size}
+        for file in sorted(folder.iterdir())
+        if file.name != MANIFEST
+    }
+    values = (mark._asdict() if mark else {}) | {"files": files}
+    (folder / MANIFEST).write_text(json.dumps(values, indent=1) + "\n")
+
+
+def read_object(path: Path) -> dict:
+    """The JSON object in a file that must be there."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing; {MEND}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable JSON ({error}); {MEND}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a JSON object is expected; {MEND}")
+    return values
+
+
+def check_files(folder: Path, verify: bool = True) -> dict:
+    """The manifest; {} if the folder has none. verify: compare checksums, and not sizes alone.
+
+    Raises UserError naming the first file that is not what was saved.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return {}
+    manifest = read_object(path)
+    try:
+        saved = {name: (str(entry["sha256"]), int(entry["size"])) for name, entry in manifest["files"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not a manifest of ours ({error!r}); {MEND}") from error
+    for name, (checksum, size) in saved.items():
+        file = folder / name
+        if Path(name).name != name:
+            raise UserError(f"{path}: names {name!r}, which is no file beside it; {MEND}")
+        try:
+            found = file.stat().st_size
+            if found != size:
+                raise UserError(f"{file}: has {found:,} bytes, {size:,} were saved; {MEND}")
+            if verify and sha256(file) != checksum:
+                raise UserError(f"{file}: is not what was saved, {MANIFEST} has another checksum; {MEND}")
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror}); {MEND}") from error
+    return manifest
+
+
+def mark_of(file: Path) -> str | None:
+    """The run and step that a safetensors file names; None if it names none. Raises UserError if it is broken."""
+    return (open_safetensors(file).metadata() or {}).get("belongs_to")
+
+
+def check_folder(folder: Path, verify: bool = True) -> dict:
+    """A folder of ours is whole, and all of it belongs together. Gives its manifest, {} if it has none.
+
+    Raises UserError naming the file that is missing, damaged, or of another run or step. verify: see `check_files`.
+    """
+    manifest = check_files(folder, verify)
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: missing; {MEND}")
+    read_object(folder / "config.json")
+    weights = [folder / name for name in (*FILES, "training.safetensors") if name.endswith(".safetensors")]
+    marks = {file: mark_of(file) for file in weights if file.is_file()}
+    for file, values in ((folder / MANIFEST, manifest), (folder / "training.json", None)):
+        if file.is_file():
+            values = read_object(file) if values is None else values
+            marks[file] = str(Mark(values["run"], values.get("step"))) if values.get("run") else None
+    first = next(iter(marks))
+    for file, mark in marks.items():
+        if mark != marks[first]:
+            raise UserError(
+                f"{file}: belongs to {mark or 'no run'}, {first.name} to {marks[first] or 'no run'}; {MEND}"
+            )
+    return manifest
