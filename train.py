@@ -493,13 +493,10 @@ def begin(args: argparse.Namespace, recipe: Recipe, out: Path, earlier: State | 
 
 
 def check(args: argparse.Namespace, recipe: Recipe, model: UniX) -> None:
-    parse_mix(args)
     if recipe.size % 16 or recipe.size > 16 * model.config.max_latent_size:
         raise UserError(f"--size {recipe.size}: must be a multiple of 16 up to {16 * model.config.max_latent_size}")
     if args.stage in ("vit", "1") and recipe.size != model.config.vit.image_size:
         raise UserError(f"--size {recipe.size}: this model's ViT sees {model.config.vit.image_size} px; leave it out")
-    if args.repa and args.stage != "2":
-        raise UserError(f"--repa {args.repa}: only stage 2 trains with REPA")
 
 
 def check_same_run(out: Path, before: dict, now: dict) -> None:
@@ -634,7 +631,11 @@ def parse_args() -> argparse.Namespace:
     add("--sample-every", type=arguments.steps, help=sample_every)
     add("--tensorboard", action="store_true", help="also log to OUT/tensorboard (needs the package tensorboard)")
     add("--cache", type=arguments.output_folder, default="out/cache", help="where drawn X-rays are kept")
-    return parser.parse_args()
+    args = parser.parse_args()
+    parse_mix(args)
+    if args.repa and args.stage != "2":
+        raise UserError(f"--repa {args.repa}: only stage 2 trains with REPA")
+    return args
 
 
 def main() -> None:

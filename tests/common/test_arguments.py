@@ -1,16 +1,22 @@
 """Every command refuses bad arguments at once: one line that names the flag, the value and the mend, exit code 2."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+import data
 from common import arguments
 from common.arguments import Parser
+from common.devices import pick_device
 from common.errors import UserError
+from phantoms.dataset import phantom
 
 ROOT = Path(__file__).parents[2]
 
@@ -184,8 +190,10 @@ REFUSED = [
         ("save-every", "0"), ("sample-every", HUGE), ("mix", "1:x"), ("mix", f"1:{HUGE}"), ("init", "/dev/zero"),
         ("init", "absent"), ("data", "/dev/zero"), ("data", "fifo"), ("data", f"phantom:{HUGE}"), ("out", "fifo"),
         ("out", "file"), ("out", "file/out"), ("cache", "file"), ("repa", "circle"), ("train", "all"),
-        ("dtype", "int8"),
+        ("train", "both"), ("dtype", "int8"),
     ]),
+    (TRAIN, "--repa folder", ["--repa folder", "stage 2"]),
+    ("train.py --stage 2", "--mix 1:2", ["--mix 1:2", "--train both"]),
     *((SAMPLE, f"--{flag} {value}", [f"--{flag} {value}"]) for flag, value in [
         ("n", "100000000"), ("n", "0"), ("steps", HUGE), ("steps", "1"), ("seed", str(2**63)), ("guidance", "inf"),
         ("guidance", "nan"), ("guidance", "0"), ("size", "17"), ("weights", "fifo"), ("weights", "absent"),
@@ -251,8 +259,6 @@ for row in rows:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_command_refuses_at_once_in_one_line(odd, script):
-    import json
-
     name = script.removeprefix("-m ").removesuffix(".py")
     name = "phantoms.__main__" if name == "phantoms" else name
     rows = [row for row in REFUSED if f"{row[0]} ".startswith(f"{script} ")]
@@ -289,20 +295,12 @@ except SystemExit as leaving:
     "name", ["meta", "hpu", "cuda:99", "xla", "", "cpu:7", "cpu:-1", "abacus", "cpu\n", " cpu", "9"]
 )
 def test_a_device_that_cannot_compute_is_refused(name):
-    from common.devices import pick_device
-
     with pytest.raises(UserError, match=r"(?s)^--device .*: not available here; cpu always is$"):
         pick_device(name)
     assert str(pick_device("cpu")) == "cpu" and pick_device("cpu:0").type == "cpu"
 
 
 def test_the_largest_seed_draws_and_loads():
-    import numpy as np
-    import torch
-
-    import data
-    from phantoms.dataset import phantom
-
     most = arguments.MOST_SEED
     torch.Generator().manual_seed(most + 10_000)  # sample.py counts up from it
     streams = [data.position_rng(seed, stream, 5).random() for seed in (0, 1, 2**32, most) for stream in (0, 1)]
