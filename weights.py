@@ -356,7 +356,7 @@ def describe(tensors: Tensors, layout: Layout, given: dict) -> tuple[dict[str, s
     return {}, plan
 
 
-def add_no_verify(parser: argparse.ArgumentParser) -> None:
+def add_no_verify(parser: arguments.Parser) -> None:
     parser.add_argument(
         "--no-verify", dest="verify", action="store_false", help="do not compare files with manifest.json's checksums"
     )
