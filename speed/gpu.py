@@ -54,6 +54,7 @@ class Bench:
 
     device: torch.device
     tiny: bool
+    dtype: torch.dtype  # bfloat16 on a GPU; many CPUs compute it slowly
     seconds: float  # a measurement repeats itself for about so long
     rows: list[tuple[str, ...]]
 
@@ -118,19 +119,19 @@ def golden(bench: Bench) -> None:
 
 
 def matrix_rate(bench: Bench) -> float:
-    """FLOP/s of bare matrix products in bfloat16: what the card does at best."""
+    """FLOP/s of bare matrix products: what the device does at best."""
     n = 256 if bench.tiny else 8192
-    a, b = (torch.randn(n, n, device=bench.device, dtype=torch.bfloat16) for _ in range(2))
+    a, b = (torch.randn(n, n, device=bench.device, dtype=bench.dtype) for _ in range(2))
     rate = 2 * n**3 / bench.time(lambda: a @ b)
-    bench.add("matrix products", f"{n} x {n}, bfloat16", "TFLOP/s", f"{rate / 1e12:.1f}", "the ceiling")
+    bench.add("matrix products", f"{n} x {n}, {short(bench.dtype)}", "TFLOP/s", f"{rate / 1e12:.1f}", "the ceiling")
     return rate
 
 
 def random_model(bench: Bench, trained: str) -> tuple[UniX, VAE]:
-    """Random weights: what trains in float32, the rest in bfloat16, as `train.py` keeps them."""
+    """Random weights: what trains in float32, the rest in the compute dtype, as `train.py` keeps them."""
     config = preset("tiny" if bench.tiny else "unix")
-    model = empty(lambda: UniX(config, compute_dtype=torch.bfloat16), bench.device, torch.float32)
-    vae = empty(lambda: VAE(tiny_vae() if bench.tiny else VAEConfig()), bench.device, torch.bfloat16)
+    model = empty(lambda: UniX(config, compute_dtype=bench.dtype), bench.device, torch.float32)
+    vae = empty(lambda: VAE(tiny_vae() if bench.tiny else VAEConfig()), bench.device, bench.dtype)
     model.vit.checkpoint_activations = model.checkpoint_activations = False
     for module in (model, vae):
         for name, parameter in module.named_parameters():
@@ -142,7 +143,7 @@ def random_model(bench: Bench, trained: str) -> tuple[UniX, VAE]:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in training)
         if name not in training:
-            parameter.data = parameter.to(torch.bfloat16)
+            parameter.data = parameter.to(bench.dtype)
     return model, vae.requires_grad_(False)
 
 
@@ -209,7 +210,7 @@ def step_row(bench: Bench, stage: str, size: int, count: int, compiled: bool, ra
     formula = cost.memory_per_gpu(model.config, stage, count, size, processes=1, text=TEXT)["total"]
     name = f"stage {stage}, {size} px, micro-batch {count}{', compiled' if compiled else ''}"
     share = f"{100 * flops / seconds / rate:.0f} % of matrix products; {peak:.1f} GB, formula {formula:.1f}"
-    bench.add(name, "bfloat16", "samples/s", f"{count / seconds:.2f}", share)
+    bench.add(name, short(bench.dtype), "samples/s", f"{count / seconds:.2f}", share)
 
 
 @torch.inference_mode()
@@ -218,7 +219,7 @@ def using(bench: Bench) -> None:
     free(bench)
     model, vae = random_model(bench, "gen")
     tokenizer = read_tokenizer(SHIPPED / "tokenizer.json")
-    checkpoint = Checkpoint(model.to(torch.bfloat16).eval(), vae.eval(), tokenizer)
+    checkpoint = Checkpoint(model.to(bench.dtype).eval(), vae.eval(), tokenizer)
     size, tokens = model.config.vit.image_size, 16 if bench.tiny else 128
     for batch in (1, 8):
         pixels = torch.randn(batch, 3, size, size, device=bench.device)
@@ -226,24 +227,30 @@ def using(bench: Bench) -> None:
         read = partial(model.generate, pixels, questions)
         first, whole = (bench.time(partial(read, max_new_tokens=count)) for count in (1, tokens + 1))
         speed = batch * tokens / (whole - first)
-        bench.add(f"reading, batch {batch}", "bfloat16", "tokens/s", f"{speed:.1f}", f"first token {first:.3f} s")
+        bench.add(
+            f"reading, batch {batch}", short(bench.dtype), "tokens/s", f"{speed:.1f}", f"first token {first:.3f} s"
+        )
     side = 128 if bench.tiny else 512
     for batch in (1, 4):
         seconds = bench.time(
             lambda batch=batch: sample.draw(checkpoint, ["Small effusion."] * batch, range(batch), size=side)
         )
-        bench.add(f"drawing {side} px, {batch} at a time", "bfloat16", "s/picture", f"{seconds / batch:.2f}", "ab2 20")
+        bench.add(
+            f"drawing {side} px, {batch} at a time", short(bench.dtype), "s/picture", f"{seconds / batch:.2f}", "ab2 20"
+        )
     folder = Path(tempfile.mkdtemp())
     try:
         began = time.perf_counter()
-        save_checkpoint(folder / "full", checkpoint, torch.bfloat16)
+        save_checkpoint(folder / "full", checkpoint, bench.dtype)
         saved = time.perf_counter() - began
         began = time.perf_counter()
-        load_checkpoint(folder / "full", bench.device, torch.bfloat16)
+        load_checkpoint(folder / "full", bench.device, bench.dtype)
         bench.synchronize()
         loaded = time.perf_counter() - began
         gigabytes = sum(file.stat().st_size for file in (folder / "full").iterdir()) / 1e9
-        bench.add("checkpoint", "bfloat16", "s to save", f"{saved:.1f}", f"{gigabytes:.2f} GB; {loaded:.1f} s to load")
+        bench.add(
+            "checkpoint", short(bench.dtype), "s to save", f"{saved:.1f}", f"{gigabytes:.2f} GB; {loaded:.1f} s to load"
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -292,7 +299,8 @@ def main() -> None:
     args = parser.parse_args()
     device = pick_device(args.device)
     tiny = args.tiny or device.type == "cpu"
-    bench = Bench(device, tiny, 0.1 if tiny else 5.0, [])
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    bench = Bench(device, tiny, dtype, 0.1 if tiny else 5.0, [])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, tiny model (numbers mean nothing)"
     for part, work in parts(bench):
         try:

@@ -121,6 +121,7 @@ def run(micro, stage, rank=0, processes=1, start=0, steps=5, micro_batch=4, work
     return list(data.batches(examples(micro, stage, mix=mix), share, workers))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["vae", "vit", "1", "2"])
 def test_batches_depend_on_their_position_only(micro, stage):
     straight, continued = run(micro, stage), run(micro, stage, start=3, workers=2)

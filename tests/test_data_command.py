@@ -48,6 +48,7 @@ def test_check_names_the_broken_image(folder, tmp_path):
     assert "12 reports read, 12 images opened" in result.stdout
 
 
+@pytest.mark.slow
 def test_cleaned_reports_are_a_data_set_again(folder, tmp_path):
     result = run("data.py", "clean", folder, "--out", folder / "cleaned.jsonl", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -59,6 +60,7 @@ def test_cleaned_reports_are_a_data_set_again(folder, tmp_path):
     (folder / "cleaned.jsonl").unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["1", "2"])
 def test_a_folder_trains_and_a_broken_image_does_not_stop_it(folder, micro_folder, tmp_path, stage):
     flags = ["--init", micro_folder, "--data", folder, "--steps", 3, "--batch", 4, "--size", 64, "--workers", 0]

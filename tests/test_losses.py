@@ -85,6 +85,7 @@ def fresh(micro, seed=0):
     return Checkpoint(model, vae, micro.tokenizer)
 
 
+@pytest.mark.slow
 def test_gradients_of_the_gen_branch_are_the_losss_slope(micro):
     """Central differences in float64-like steps along random directions of every gen tensor; und has no gradient."""
     checkpoint = fresh(micro)
@@ -117,6 +118,7 @@ def test_gradients_of_the_gen_branch_are_the_losss_slope(micro):
         assert slope == pytest.approx((values[0] - values[1]) / 2e-3, rel=0.02, abs=2e-3), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "steps", "rate", "floor"),
     [("vae", 60, 3e-3, 0.4), ("vit", 80, 4e-3, 0.1), ("1", 60, 3e-3, 0.1), ("2", 80, 3e-3, 0.5), ("3", 80, 3e-3, 0.5)],

@@ -45,6 +45,7 @@ def states(folder, stages):
     return [load_checkpoint(folder / f"out/stage-{stage}").model for stage in stages]
 
 
+@pytest.mark.slow
 def test_each_stage_trains_its_own_branch_and_leaves_the_other_bit_for_bit(trained):
     first, second, third = states(trained, "123")
     for before, after in ((first, second), (second, third)):
@@ -73,6 +74,7 @@ def test_autoencoder_is_trained_by_its_stage_only(trained, micro):
         assert all(torch.equal(value, later[name]) for name, value in weights[0].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mix", ["0:1", "1:3"])
 def test_the_ablation_trains_both_branches(micro, micro_folder, tmp_path, mix):
     flags = ["--train", "both", "--mix", mix, "--steps", 2, "--batch", 8, "--size", 64, "--sample-every", 9]
@@ -86,6 +88,7 @@ def test_the_ablation_trains_both_branches(micro, micro_folder, tmp_path, mix):
     assert ("read" in record) == (mix != "0:1")
 
 
+@pytest.mark.slow
 def test_profile_prints_where_a_steps_time_goes_and_writes_nothing(micro_folder, tmp_path):
     flags = ["--profile", "--steps", 2, "--batch", 4, "--size", 64]
     result = run("--stage", "2", "--init", micro_folder, *flags, cwd=tmp_path)
@@ -95,6 +98,7 @@ def test_profile_prints_where_a_steps_time_goes_and_writes_nothing(micro_folder,
     assert not (tmp_path / "out/stage-2").exists()
 
 
+@pytest.mark.slow
 def test_latents_are_normalised_by_what_was_measured(trained):
     checkpoint = load_checkpoint(trained / "out/stage-vae")
     images = torch.tensor(np.stack(train.squares(Phantoms(12), 12, 64)[1]))
@@ -104,6 +108,7 @@ def test_latents_are_normalised_by_what_was_measured(trained):
     assert latents.std().item() == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_metrics_pictures_and_its_history(trained):
     for stage in STAGES:
         run_folder = trained / f"out/stage-{stage}"
@@ -154,6 +159,7 @@ def test_posterior_sampling_is_mean_plus_sigma_noise():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -187,6 +193,7 @@ def test_bad_input_is_one_line_that_names_it(micro_folder, tmp_path, arguments, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_second_run_replaces_the_checkpoint_only_when_it_is_done(trained, tmp_path):
     shutil.copytree(trained / "out/stage-3", tmp_path / "run")
     before = (tmp_path / "run/checkpoint/model.safetensors").read_bytes()

@@ -260,6 +260,7 @@ def run_weights(*args):
     return subprocess.run([sys.executable, "weights.py", *map(str, args)], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_inspect_and_convert_from_the_command_line(janus, tmp_path):
     looked = run_weights("inspect", janus)
     assert looked.returncode == 0, looked.stderr

@@ -62,6 +62,7 @@ def same_bytes(first, second):
 # ---- any number of processes -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["1", "2"])
 def test_one_two_and_four_processes_train_the_same_model(micro_folder, tmp_path, stage):
     flags = ["--stage", stage, "--steps", "10", "--sample-every", "100"]
@@ -85,6 +86,7 @@ def test_one_two_and_four_processes_train_the_same_model(micro_folder, tmp_path,
 # ---- going on ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["vit", "1", "2"])
 def test_five_steps_and_five_more_are_ten(micro_folder, tmp_path, stage):
     flags = ["--stage", stage, "--sample-every", "100"]  # 12 images: the second epoch begins on the way
@@ -100,6 +102,7 @@ def test_five_steps_and_five_more_are_ten(micro_folder, tmp_path, stage):
     assert [entry["steps"] for entry in history] == [10]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(micro_folder, tmp_path):
     flags = ["--stage", "2", "--sample-every", "100", "--zero"]
     run(micro_folder, *flags, "--steps", "6", "--out", "straight", cwd=tmp_path)
@@ -136,6 +139,7 @@ def test_twenty_kills_at_random_moments_change_nothing(micro_folder, tmp_path):
     same_bytes(tmp_path / "straight", tmp_path / "killed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_leaves(micro_folder, tmp_path, number):
     flags = ["--stage", "2", "--steps", "100000", "--sample-every", "200000", "--out", "run"]
@@ -161,6 +165,7 @@ def test_a_signal_saves_and_leaves(micro_folder, tmp_path, number):
 # ---- what may go wrong -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_not_overwritten_by_forgetting_resume(micro_folder, tmp_path):
     flags = ["--stage", "1", "--sample-every", "100", "--out", "run"]
     run(micro_folder, *flags, "--steps", "2", cwd=tmp_path)
@@ -177,6 +182,7 @@ def test_an_unfinished_run_is_not_overwritten_by_forgetting_resume(micro_folder,
     assert "was started with learning_rate" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_loss_that_explodes_stops_the_run_and_saves_nothing(micro_folder, tmp_path):
     flags = ["--stage", "1", "--steps", "40", "--save-every", "1", "--lr", "1e30", "--out", "run"]
     result = run(micro_folder, *flags, "--sample-every", "100", cwd=tmp_path, returncode=2)
@@ -223,8 +229,9 @@ def test_the_batch_is_divided_so_that_it_comes_out_even(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "--stage", "2"])
     args, cpu = train.parse_args(), torch.device("cpu")
     recipe = train.RECIPES["unix"]["1"]
-    assert train.divide_batch(args, recipe, Team(0, 8, cpu), 1) == (8, 4)
-    assert train.divide_batch(args, recipe, Team(0, 1, cpu), 1) == (8, 32)
-    assert train.divide_batch(args, recipe, Team(0, 16, cpu), 4) == (8, 2)
+    assert train.divide_batch(args, recipe, Team(0, 8, cpu)) == (8, 4)
+    assert train.divide_batch(args, recipe, Team(0, 1, cpu)) == (8, 32)
     with pytest.raises(UserError, match="--batch 256: cannot be shared by 3 processes"):
-        train.divide_batch(args, recipe, Team(0, 3, cpu), 1)
+        train.divide_batch(args, recipe, Team(0, 3, cpu))
+    args.train, args.mix = "both", "1:3"  # four that stay together
+    assert train.divide_batch(args, recipe, Team(0, 16, cpu)) == (8, 2)

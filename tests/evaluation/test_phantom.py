@@ -113,6 +113,7 @@ def test_a_perfect_model_reaches_the_ceiling_and_its_control_does_not(fake, caps
     ]
 
 
+@pytest.mark.slow
 def test_resume_generates_nothing_again_unless_a_setting_changed(fake):
     first = fake.command()
     again = fake.command("--resume")
@@ -123,6 +124,7 @@ def test_resume_generates_nothing_again_unless_a_setting_changed(fake):
     assert fake.calls == ["read", "draw"] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "named"),
     [

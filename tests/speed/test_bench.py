@@ -2,6 +2,9 @@
 
 import argparse
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common.errors import UserError
 from speed import bench
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -28,10 +33,12 @@ def test_reading_rows(quick):
     check(list(bench.reading(quick)), 4)
 
 
+@pytest.mark.slow
 def test_vae_rows(quick):
     check(list(bench.vae(quick)), 4)
 
 
+@pytest.mark.slow
 def test_training_rows_and_that_ours_keeps_less(quick):
     rows = list(bench.training(quick))
     check(rows, 6)
@@ -39,6 +46,7 @@ def test_training_rows_and_that_ours_keeps_less(quick):
     assert stage_2 > 1.3 and nothing_frozen > 1.5 and stage_1 > 0.95  # stage 1 has no frozen part to save on
 
 
+@pytest.mark.slow
 def test_a_way_that_computes_something_else_is_refused(quick, monkeypatch):
     obvious = bench.obvious_draw
     monkeypatch.setattr(bench, "obvious_draw", lambda losses, batch: 1.01 * obvious(losses, batch))
@@ -80,3 +88,13 @@ def test_kl_f16_draws_512_px_in_less_than_2_gb():
     """At full size: 84 million parameters, a picture of 512 x 512."""
     code = "import sys; from speed import bench; bench.decode_once(*sys.argv[1:])"
     assert float(bench.in_child(code, "ours", "512", str(torch.get_num_threads()), "False")[0]) < 2.0
+
+
+@pytest.mark.slow
+def test_the_gpu_script_runs_at_tiny_size_on_a_cpu(tmp_path):
+    page = tmp_path / "gpu.md"
+    command = [sys.executable, "-m", "speed.gpu", "--tiny", "--device", "cpu", "--out", page]
+    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = page.read_text()
+    assert text.count("| right |") == 2 and "failed" not in text and text.count("samples/s") == 3

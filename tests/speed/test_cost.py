@@ -60,6 +60,7 @@ def test_backward_is_twice_the_forward(model):
     assert measured == pytest.approx(3 * 3 * cost.velocity_flops(model.config, 64, 12), rel=0.1)
 
 
+@pytest.mark.slow
 def test_memory_of_a_layers_activations():
     """In bfloat16, with the und branch frozen: gen tokens only. The cast weights are kept too and taken off."""
     config = preset("tiny")
@@ -82,6 +83,7 @@ def test_memory_of_a_layers_activations():
     assert measured == pytest.approx(expected, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives freed memory back at once")
 def test_freed_memory_is_kept():
     """Pages that the system has to hand out anew for tensors of 80 MB, one after the other, in a fresh process."""
