@@ -17,9 +17,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from checkpoints.folders import SHIPPED
 from common import arguments
 from common.errors import run
+from common.files import SHIPPED
 from sample import DISCLAIMER, SOLVER, SOLVERS, STEPS
 
 

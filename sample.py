@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from checkpoints.folders import SHIPPED
 from common import arguments
 from common.errors import UserError, run
+from common.files import SHIPPED
 from common.ownership import own_file
 
 if TYPE_CHECKING:  # torch is imported where it is used: --help and a typing error do not wait for it

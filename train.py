@@ -28,13 +28,14 @@ import data
 import flow
 from archives.opening import open_source
 from archives.records import Records
-from checkpoints.folders import CHECKPOINT, SHIPPED, find_checkpoint
+from checkpoints.folders import CHECKPOINT, find_checkpoint
 from checkpoints.training_state import State, name_run, read_state, restore, write_state
 from common import arguments
 from common.clock import Clock, memory_used
 from common.devices import pick_device, pick_dtype
 from common.distributed import StopSignal, Team, joined_team
 from common.errors import UserError, run
+from common.files import SHIPPED
 from common.images import to_square
 from common.ownership import lock_folder, own_folder
 from common.pictures import curves, grid, save_png

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from common.errors import UserError
 
+SHIPPED = Path(__file__).parent.parent / "assets" / "tiny"  # the tiny model that comes with the repository
+
 
 @contextlib.contextmanager
 def write_atomically(path: str | Path) -> Iterator[Path]:

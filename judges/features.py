@@ -24,9 +24,9 @@ from tqdm import tqdm
 import data
 from archives.opening import open_source, recognise
 from archives.records import SPLITS, Records
-from checkpoints.folders import SHIPPED, find_checkpoint
+from checkpoints.folders import find_checkpoint
 from common.errors import UserError
-from common.files import write_atomically
+from common.files import SHIPPED, write_atomically
 from common.images import load_image, to_square
 from common.observations import OBSERVATIONS
 from judges.raddino import load_raddino

@@ -41,10 +41,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import data
 import flow
 import sample
-from checkpoints.folders import SHIPPED
 from common import arguments
 from common.clock import memory_used
 from common.errors import UserError, run
+from common.files import SHIPPED
 from losses import Batch, StageLoss
 from model import IGNORE, UniX, UniXConfig, preset
 from phantoms.dataset import Phantoms

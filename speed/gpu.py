@@ -30,13 +30,12 @@ import data
 import flow
 import sample
 from checkpoints.configs import unix_config
-from checkpoints.folders import SHIPPED
 from checkpoints.layouts import PUBLISHED, translate_unix
 from checkpoints.plan import empty, load_tensors
 from checkpoints.tensors import Tensors
 from common.devices import pick_device
 from common.errors import run
-from common.files import write_text
+from common.files import SHIPPED, write_text
 from losses import Batch, StageLoss
 from model import UniX, preset
 from speed import cost

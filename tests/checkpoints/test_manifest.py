@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from checkpoints.folders import SHIPPED, find_checkpoint
+from checkpoints.folders import find_checkpoint
 from checkpoints.manifest import Mark, check_folder, write_manifest
 from common.errors import UserError
+from common.files import SHIPPED
 from weights import load_checkpoint, save_checkpoint
 
 FILES = ["config.json", "model.safetensors", "tokenizer.json", "vae.safetensors"]
