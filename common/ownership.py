@@ -41,8 +41,21 @@ def lock_folder(folder: str | Path, flag: str = "--out") -> Iterator[None]:
     if os.environ.get("RANK", "0") != "0":
         yield
         return
-    make_writable(Path(folder), flag)
-    with open(Path(folder) / LOCK, "a+", encoding="utf-8") as file:
+    folder, made = Path(folder), not Path(folder).exists()
+    make_writable(folder, flag)
+    try:
+        with held(folder, flag):
+            yield
+    finally:
+        if made and {path.name for path in folder.iterdir()} <= {LOCK}:  # the block refused before it wrote anything
+            (folder / LOCK).unlink()
+            folder.rmdir()
+
+
+@contextlib.contextmanager
+def held(folder: Path, flag: str) -> Iterator[None]:
+    """The lock itself, in a folder that is there."""
+    with open(folder / LOCK, "a+", encoding="utf-8") as file:
         try:
             lock(file.fileno())
         except OSError as error:

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
             name = f"{args.seed:03d}_{index:06d}.png"
             save_png(Image.fromarray(sample.image), args.out / name)
             record = {"image": name, "view": sample.view, "report": sample.report, "impression": sample.impression}
-            record |= {"findings": [asdict(f) for f in sample.findings], "labels": sample.labels()}
+            record |= {"truth": [asdict(f) for f in sample.findings], "labels": sample.labels()}
             lines.write(json.dumps(record) + "\n")
             if len(samples) < 64:  # a larger sheet is no longer looked at
                 samples.append(sample)

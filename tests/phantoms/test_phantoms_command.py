@@ -32,7 +32,7 @@ def test_the_command_writes_what_it_says(tmp_path):
         assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / line["image"])), sample.image)
         assert (line["report"], line["impression"], line["view"]) == (sample.report, sample.impression, sample.view)
         assert line["labels"] == sample.labels()
-        assert line["findings"] == [dataclasses.asdict(finding) for finding in sample.findings]
+        assert line["truth"] == [dataclasses.asdict(finding) for finding in sample.findings]
     assert Image.open(tmp_path / "new" / "contact_sheet.png").size[0] > 64
     assert not list((tmp_path / "new").glob("*.tmp"))
 
