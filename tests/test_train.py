@@ -55,6 +55,7 @@ def test_each_stage_trains_its_own_branch_and_leaves_the_other_bit_for_bit(train
         assert {name.split(".")[0] for name in changed} == {"layers", "norm", "time_embedder", "vae2llm", "llm2vae"}
 
 
+@pytest.mark.slow
 def test_gen_branch_leaves_stage_2_near_the_und_branch_it_was_copied_from(trained):
     (second,) = states(trained, "2")
     gen, und = (second.layers[0].attn.__getattr__(branch).qkv.weight for branch in ("gen", "und"))

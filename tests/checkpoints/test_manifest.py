@@ -84,6 +84,7 @@ def test_without_a_manifest_there_is_nothing_to_compare(folder):
     load_checkpoint(SHIPPED)
 
 
+@pytest.mark.slow
 def test_no_verify_loads_what_differs(folder, tmp_path):
     flip_bit(folder / "model.safetensors")
     load_checkpoint(folder, verify=False)
@@ -93,6 +94,7 @@ def test_no_verify_loads_what_differs(folder, tmp_path):
     load_checkpoint(tmp_path / "new")
 
 
+@pytest.mark.slow
 def test_inspect_says_whether_the_files_are_as_saved(folder):
     assert "manifest ok: 4 files as they were saved" in weights("inspect", folder).stdout
     flip_bit(folder / "vae.safetensors")

@@ -196,6 +196,7 @@ def train(micro_folder, out, steps, *more, returncode=0):
     return result
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(micro_folder, tmp_path):
     out = tmp_path / "run"
     first = train(micro_folder, out, 4, "--resume")

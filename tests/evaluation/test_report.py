@@ -14,6 +14,7 @@ from PIL import Image
 import evaluate
 import sample
 from common.observations import OBSERVATIONS
+from common.ownership import own_folder
 from evaluation import metrics
 from judges import chexbert
 from phantoms.dataset import phantom
@@ -79,8 +80,8 @@ def test_with_its_weights_chexbert_judges(tmp_path, monkeypatch, capsys):
     TRUTHS_LONG = [TRUTHS[0] + " x" * 300, *TRUTHS[1:]]
     lines = [json.dumps({"truth": t, "generated": w}) for t, w in zip(TRUTHS_LONG, WRITTEN, strict=True)]
     (tmp_path / "p.jsonl").write_text("\n".join(lines))
-    command(monkeypatch, "--predictions", tmp_path / "p.jsonl", "--out", tmp_path, "--chexbert", tmp_path)
-    results = json.loads((tmp_path / "results.json").read_text())
+    command(monkeypatch, "--predictions", tmp_path / "p.jsonl", "--out", tmp_path / "out", "--chexbert", tmp_path)
+    results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["judge"] == "CheXbert" and results["per_class"]["Edema"]["positive"][0] == 1
     assert results["table_2"]["positive"]["macro14"][0] == pytest.approx(1 / 14)
     assert max(map(len, seen)) == 512 and "rule-based" not in capsys.readouterr().out
@@ -99,14 +100,14 @@ def test_radgraph_scores_where_it_is_installed_and_loses_nothing_where_it_fails(
             return 0.5, [0.25, 1.0, 0.75, 0.0], [], []
 
     monkeypatch.setitem(sys.modules, "radgraph", types.SimpleNamespace(F1RadGraph=F1RadGraph))
-    flags = ("--predictions", tmp_path / "theirs.csv", "--out", tmp_path)
+    flags = ("--predictions", tmp_path / "theirs.csv", "--out", tmp_path / "out")
     command(monkeypatch, *flags)
-    value, low, high = json.loads((tmp_path / "results.json").read_text())["radgraph_f1"]
+    value, low, high = json.loads((tmp_path / "out/results.json").read_text())["radgraph_f1"]
     assert value == 0.5 and low < 0.5 < high and "RadGraph F1 0.500" in capsys.readouterr().out
 
     monkeypatch.setattr(F1RadGraph, "__call__", lambda self, **_: 1 / 0)
     command(monkeypatch, *flags)
-    assert json.loads((tmp_path / "results.json").read_text())["radgraph_f1"] is None
+    assert json.loads((tmp_path / "out/results.json").read_text())["radgraph_f1"] is None
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
@@ -120,7 +121,7 @@ def test_a_run_that_was_cut_off_goes_on(micro_folder, tmp_path, monkeypatch):
 
     shard = tmp_path / "whole/reports.0.jsonl"
     lines = shard.read_text().splitlines()
-    (tmp_path / "cut").mkdir()
+    own_folder(tmp_path / "cut")
     kept = "\n".join(lines[:4]) + "\n" + lines[4][:20]  # the settings, two reports and the torn beginning of a third
     (tmp_path / "cut/reports.0.jsonl").write_text(kept)
     command(monkeypatch, *flags, "--out", tmp_path / "cut", "--resume")
@@ -152,12 +153,13 @@ def test_every_image_is_asked_the_question_of_its_row(micro_folder, tmp_path, mo
 
 
 def test_reports_of_other_weights_are_not_mixed_in(micro_folder, tmp_path, monkeypatch, capsys):
-    flags = ("--data", "phantom:3", "--weights", micro_folder, "--out", tmp_path, "--cache", tmp_path / "cache")
+    flags = ("--data", "phantom:3", "--weights", micro_folder, "--out", tmp_path / "out", "--cache", tmp_path / "cache")
+    own_folder(tmp_path / "out")
     stale = {"index": 0, "image": "", "truth": "x", "generated": "stale"}
-    (tmp_path / "reports.1.jsonl").write_text(json.dumps({"settings": {}}) + "\n" + json.dumps(stale) + "\n")
+    (tmp_path / "out/reports.1.jsonl").write_text(json.dumps({"settings": {}}) + "\n" + json.dumps(stale) + "\n")
     command(monkeypatch, *flags, "--resume")
     assert "left out" in capsys.readouterr().err
-    assert "stale" not in (tmp_path / "predictions.jsonl").read_text()
+    assert "stale" not in (tmp_path / "out/predictions.jsonl").read_text()
 
 
 @pytest.mark.slow
