@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -58,7 +59,7 @@ from checkpoints.layouts import (
     translate_ours,
     translate_vae,
 )
-from checkpoints.manifest import FILES, Mark, check_folder, write_manifest
+from checkpoints.manifest import FILES, MANIFEST, Mark, check_folder, write_manifest
 from checkpoints.plan import Plan, absent_in_janus, empty, load_tensors, make_plan, start_from_janus, translate_names
 from checkpoints.tensors import PICKLES, PUBLISHED_FILES, Tensors, listed, recognise
 from common import arguments
@@ -222,24 +223,30 @@ def save_checkpoint(
     keep_last: bool = False,
     mark: Mark | None = None,
 ) -> None:
-    """Write our folder: all of it to FOLDER.tmp, manifest.json last, to the disk, then renamed over what was there.
+    """Write our folder: all of it beside FOLDER, manifest.json last, to the disk, then renamed over what was there.
 
     instead: tensors of the model to write in place of those it holds (the originals of a branch kept in bfloat16).
     more: writes further files into the folder. keep_last: what was there stays as FOLDER.old.
     mark: the run and step that the files belong to.
-    Raises UserError if it cannot; what was there is then untouched.
+    Raises UserError if it cannot, or if what is there holds more than a checkpoint of ours; it is then untouched.
     """
     folder = Path(folder)
     if checkpoint.vae is None:
         raise UserError(f"{folder}: a checkpoint needs its autoencoder; name kl-f16's file with --vae")
-    temporary, old, older = (folder.with_name(folder.name + end) for end in (".tmp", ".old", ".older"))
+    check_replaceable(folder)
+    old, older = (folder.with_name(folder.name + end) for end in (".old", ".older"))
+    if not keep_last:  # a name that nobody else has: a neighbour called FOLDER.old may be the user's
+        old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old")
+    if keep_last:  # what a killed save of this run has left
+        for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     config = {
         "model": checkpoint.model.config.to_dict(),
         "vae": asdict(checkpoint.vae.config),
         "history": checkpoint.history,
     }
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         (temporary / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         for module, file in ((checkpoint.model, "model.safetensors"), (checkpoint.vae, "vae.safetensors")):
@@ -258,12 +265,30 @@ def save_checkpoint(
                 os.rename(old, older)
             os.rename(folder, old)
         os.rename(temporary, folder)
-        shutil.rmtree(older, ignore_errors=True)
-        if not keep_last:
+        if keep_last:
+            shutil.rmtree(older, ignore_errors=True)
+        else:
             shutil.rmtree(old, ignore_errors=True)
     except Exception as error:  # safetensors and tokenizers raise their own kinds, besides OSError
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(f"{folder}: the checkpoint could not be written ({error}); is the disk full?") from error
+
+
+# All that a checkpoint of ours may hold. A folder with anything else in it is somebody's.
+OUR_FILES = {*FILES, MANIFEST, "training.json", "training.safetensors"}
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raises UserError unless a checkpoint may take the place of `folder`: it is absent, empty, or one of ours."""
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is a file; name a new folder")
+    held = {path.name for path in folder.iterdir()}
+    if held and (not set(FILES) <= held or "model" not in read_json(folder / "config.json")):
+        raise UserError(f"{folder}: holds {listed(sorted(held))} and is no checkpoint of ours; name a new folder")
+    if extra := sorted(held - OUR_FILES):
+        raise UserError(f"{folder}: holds {listed(extra)} beside a checkpoint; move that, or name a new folder")
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
@@ -385,6 +410,7 @@ def main() -> None:
     if args.command == "inspect":
         inspect(args.path, args.verify)
         return
+    check_replaceable(args.destination)
     checkpoint = load_checkpoint(args.source, dtype=DTYPES[args.dtype], vae=args.vae, verify=args.verify)
     save_checkpoint(args.destination, checkpoint, DTYPES[args.dtype])
     size = sum(file.stat().st_size for file in args.destination.iterdir())
