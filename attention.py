@@ -20,12 +20,13 @@ def rotary_table(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines of the rotary embedding (Su et al. 2021), computed in float32.
 
-    position_ids: (B or 1, S) integers -> two tensors (B or 1, 1, S, head_dim) of `dtype`.
+    position_ids: (B or 1, S) integers -> two tensors (B or 1, 1, S, head_dim) of `dtype`. The sines of the first half
+    are negated, as `rotate` needs them.
     """
     frequencies = theta ** (-torch.arange(0, head_dim, 2, device=position_ids.device).float() / head_dim)
     angles = position_ids[:, None, :, None].float() * frequencies  # (B, 1, S, head_dim / 2)
-    angles = torch.cat([angles, angles], dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
 
 
 def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -34,8 +35,8 @@ def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.
     x: (B, heads, S, head_dim).
     """
     cos, sin = rotary
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    other = x.roll(x.shape[-1] // 2, dims=-1)  # of each pair, the other one
+    return x * cos + other * sin
 
 
 class KVCache:
