@@ -41,7 +41,8 @@ def lock_folder(folder: str | Path, flag: str = "--out") -> Iterator[None]:
     if os.environ.get("RANK", "0") != "0":
         yield
         return
-    folder, made = Path(folder), not Path(folder).exists()
+    folder = Path(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     make_writable(folder, flag)
     try:
         with held(folder, flag):
@@ -49,7 +50,9 @@ def lock_folder(folder: str | Path, flag: str = "--out") -> Iterator[None]:
     finally:
         if made and {path.name for path in folder.iterdir()} <= {LOCK}:  # the block refused before it wrote anything
             (folder / LOCK).unlink()
-            folder.rmdir()
+            with contextlib.suppress(OSError):  # others may have put something into the upper ones
+                for path in made:
+                    path.rmdir()
 
 
 @contextlib.contextmanager

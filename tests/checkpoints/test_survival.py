@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -183,12 +185,15 @@ def test_an_unfinished_run_is_not_overwritten_by_forgetting_resume(micro_folder,
 
 
 @pytest.mark.slow
-def test_a_loss_that_explodes_stops_the_run_and_saves_nothing(micro_folder, tmp_path):
-    flags = ["--stage", "1", "--steps", "40", "--save-every", "1", "--lr", "1e30", "--out", "run"]
-    result = run(micro_folder, *flags, "--sample-every", "100", cwd=tmp_path, returncode=2)
-    assert result.stderr.splitlines()[-1].startswith("error: step") and "start from it with --init" in result.stderr
-    saved = json.loads((tmp_path / "run/checkpoint/training.json").read_text())["step"]
-    assert f"step {saved + 1}: the loss is" in result.stderr
+def test_a_loss_that_explodes_stops_the_run_and_saves_nothing(micro, tmp_path):
+    """Finite weights whose velocity, squared, is beyond float32."""
+    model = deepcopy(micro.model)
+    model.llm2vae.weight.data.mul_(1e25)
+    save_checkpoint(tmp_path / "huge", replace(micro, model=model))
+    result = run(tmp_path / "huge", "--stage", "3", "--steps", "4", "--out", "run", cwd=tmp_path, returncode=2)
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: step 1: the loss is inf") and "start from it with --init" in last
+    assert not (tmp_path / "run/checkpoint").exists()
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_it(micro, tmp_path):
