@@ -15,7 +15,16 @@ from weights import load_checkpoint
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-WRITTEN = {"sample.png", "loss.png", "results.json", "report.html", "metrics.jsonl", "config.json"}  # made, not ours
+WRITTEN = {  # made by commands, not ours
+    "sample.png",
+    "loss.png",
+    "results.json",
+    "report.html",
+    "metrics.jsonl",
+    "config.json",
+    "manifest.json",
+    "docs/gpu-CARDNAME.md",
+}
 
 
 def load_diagram():
