@@ -512,11 +512,9 @@ def check_same_run(out: Path, before: dict, now: dict) -> None:
 
 
 def check_no_run_is_lost(args: argparse.Namespace, out: Path) -> None:
-    """Raises UserError if OUT holds a run that is not finished: forgetting --resume must not cost a week."""
-    try:
-        there = read_state(out)
-    except UserError:  # weights that are no run, or a broken one
-        return
+    """Raises UserError if OUT holds a run that is not finished, or a damaged one: forgetting --resume must not cost a
+    week."""
+    there = read_state(out)
     steps = there.settings["recipe"]["steps"] if there else 0
     if there and there.step < steps and not args.profile:
         raise UserError(

@@ -177,7 +177,7 @@ class VAE(nn.Module):
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.quant_conv = Conv2d(2 * config.z_channels, 2 * config.z_channels, 1)
         self.post_quant_conv = Conv2d(config.z_channels, config.z_channels, 1)
-        # Start nearly deterministic (sigma = e^-2.5): at sigma 1 the mean would first have to be heard over the noise.
+        # Start nearly deterministic, at sigma = e^-2.5: noise of sigma 1 would hide the mean in the first steps.
         nn.init.constant_(self.quant_conv.bias[config.z_channels :], -5.0)
 
     @staticmethod

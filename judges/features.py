@@ -10,6 +10,7 @@ Numbers compare only if they come from one extractor, and only RadDino's compare
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -137,8 +138,10 @@ def features(
             for one in pool.map(file_hash, images.files):
                 digest.update(one)
             kept = Path(cache) / f"features-{digest.hexdigest()[:20]}.npy"
-            if kept.is_file():
-                return np.load(kept)
+            with contextlib.suppress(OSError, ValueError, EOFError):  # absent or cut short: computed again
+                found = np.load(kept)
+                if len(found) == len(images):
+                    return found
 
         def prepared(index: int) -> np.ndarray:
             return extractor.prepare(images.load(index))

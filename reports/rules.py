@@ -118,7 +118,7 @@ REWRITES = r"""
     |degree)(?: and (?:size|extent))? of)?(?: the)?\b =>
 (?:,|\b(?:or|and|with)) (?:no |without )?(?:<DEGREE>)(?:interval )(?:changes?)(?=[,.;\s]*$) =>
 ,? ?\b(?:with )?(?:no|without) <DEGREE>changes?\b<ASPECT>(?: <VERSUS> <PRIOR>)? => ◇
-# Compared to what nobody sees.
+# Comparisons with a study that the picture does not show.
 ^(?:(?:as |when |in )?(?:compared|comparison) (?:to|with)|since|relative to) <PRIOR>[^,]{0,30}, * =>
 ^in the interval,? (?:since <PRIOR>,? )?|,? ?\bin the interval\b =>
 ,? ?\b(?:not )?<ADVERB>(?:(?:increased|decreased|improved|worse(?:ned)?|larger|smaller|progressed|better|changed|greater

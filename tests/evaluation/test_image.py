@@ -190,3 +190,14 @@ def test_bad_input_is_refused_in_one_line(sets, monkeypatch, capsys, flags, word
         evaluate.run(lambda: command(monkeypatch, "--real", sets / "real", "--out", sets / "out", *flags))
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and "error: " in error and words in error
+
+
+def test_features_that_were_cut_short_are_computed_again(tmp_path):
+    for index in range(3):
+        Image.fromarray(phantom(1, index, 64).image).save(tmp_path / f"{index}.png")
+    images, extractor = features.open_images(tmp_path), features.load_feature_extractor(None)
+    whole = features.features(images, extractor, tmp_path / "cache")
+    (kept,) = (tmp_path / "cache").glob("features-*.npy")
+    for content in (kept.read_bytes()[:-8], b"", b"no array"):
+        kept.write_bytes(content)
+        np.testing.assert_array_equal(features.features(images, extractor, tmp_path / "cache"), whole)
