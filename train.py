@@ -31,6 +31,7 @@ from archives.records import Records
 from checkpoints.folders import CHECKPOINT, find_checkpoint
 from checkpoints.training_state import State, name_run, read_state, restore, write_state
 from common import arguments
+from common.average import MovingAverage
 from common.clock import Clock, memory_used
 from common.devices import pick_device, pick_dtype
 from common.distributed import StopSignal, Team, joined_team
@@ -120,8 +121,9 @@ def train(args: argparse.Namespace, team: Team) -> None:
         unused = args.train == "both"
         losses = DistributedDataParallel(losses, find_unused_parameters=unused, gradient_as_bucket_view=True)
     optimizer = build_optimizer(args, trained, team)
+    average = MovingAverage(trained, args.ema) if args.ema else None
     if state.step:
-        restore(out, optimizer, trained, heads)
+        restore(out, optimizer, trained, heads, average)
     micro_batches = load_batches(args, checkpoint, recipe, source, vocabulary, micro_batch, state.step, team)
     how = f"batch {recipe.batch} = {team.size} processes x {micro_batch} at a time x {accumulation} accumulated"
     count = sum(parameter.numel() for parameter in trained.values())
@@ -161,6 +163,8 @@ def train(args: argparse.Namespace, team: Team) -> None:
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate
                 optimizer.step()
+                if average:
+                    average.update(step)
 
             state.step, state.seconds = step + 1, seconds_before + time.time() - began
             speed = (state.step - first) * recipe.batch / (time.time() - began)
@@ -172,11 +176,13 @@ def train(args: argparse.Namespace, team: Team) -> None:
             if log:
                 log.add({"step": state.step, **record, "grad_norm": grad_norm, "lr": learning_rate}, state.seconds)
                 if done or state.step % sample_every == 0:
-                    show(args.stage, checkpoint, source, recipe, log.records, out)
+                    with as_saved(average):
+                        show(args.stage, checkpoint, source, recipe, log.records, out)
             if done and args.stage == "vae" and team.is_main:  # which alone saves
-                measure_latents(checkpoint.vae, source, recipe, device)
+                with as_saved(average):
+                    measure_latents(checkpoint.vae, source, recipe, device)
             if done or leaving or state.step % args.save_every == 0:
-                save(args, team, checkpoint, state, optimizer, trained, heads, originals, out)
+                save(args, team, checkpoint, state, optimizer, trained, heads, originals, out, average)
             if leaving and not done:
                 say(team, f"stopped after step {state.step} of {recipe.steps}, saved; go on with --resume")
                 return
@@ -301,6 +307,11 @@ def build_optimizer(args: argparse.Namespace, trained: dict[str, nn.Parameter], 
 
         return ZeroRedundancyOptimizer([*trained.values()], optimizer_class=torch.optim.AdamW, **adamw)
     return torch.optim.AdamW([*trained.values()], fused=team.device.type == "cuda", **adamw)
+
+
+def as_saved(average: MovingAverage | None) -> contextlib.AbstractContextManager:
+    """Within, the model is what a checkpoint holds: the average, if there is one."""
+    return average.in_place() if average else contextlib.nullcontext()
 
 
 def check_finite(step: int, loss: float, grad_norm: float) -> None:
@@ -481,7 +492,13 @@ def choose_recipe(args: argparse.Namespace, preset_name: str, model: UniX, earli
 def begin(args: argparse.Namespace, recipe: Recipe, out: Path, earlier: State | None) -> State:
     """The state of a run that starts, or that goes on; its folder is made."""
     settings = {"stage": args.stage, "recipe": asdict(recipe), "seed": args.seed, "data": args.data}
-    settings |= {"decay": args.decay, "train": args.train, "mix": args.mix, "repa": args.repa and str(args.repa)}
+    settings |= {
+        "decay": args.decay,
+        "ema": args.ema,
+        "train": args.train,
+        "mix": args.mix,
+        "repa": args.repa and str(args.repa),
+    }
     if earlier:
         check_same_run(out, earlier.settings, settings)
     else:
@@ -506,9 +523,10 @@ def check_same_run(out: Path, before: dict, now: dict) -> None:
         longer = name == "steps" and not before["decay"] and now["recipe"]["steps"] >= value
         if now["recipe"][name] != value and name != "micro_batch" and not longer:
             raise UserError(f"--resume: {out} was started with {name} {value}, not {now['recipe'][name]}; leave it out")
-    for name in ("stage", "seed", "data", "decay", "train", "mix", "repa"):
-        if before[name] != now[name]:
-            raise UserError(f"--resume: {out} was started with --{name} {before[name]}; give that again")
+    for name in ("stage", "seed", "data", "decay", "ema", "train", "mix", "repa"):
+        there = before.get(name, 0.0)  # a run from before --ema has none
+        if there != now[name]:
+            raise UserError(f"--resume: {out} was started with --{name} {there}; give that again")
 
 
 def check_no_run_is_lost(args: argparse.Namespace, out: Path) -> None:
@@ -532,25 +550,30 @@ def save(
     heads: nn.Module,
     originals: dict[str, torch.Tensor],
     out: Path,
+    average: MovingAverage | None,
 ) -> None:
-    """The whole model and the state of the run into OUT/checkpoint, which serves as `--weights` and `--init` too."""
+    """The whole model and the state of the run into OUT/checkpoint, which serves as `--weights` and `--init` too.
+
+    With --ema the model that is written holds the average; the weights that train on are part of the run's state.
+    """
     if args.zero and team.size > 1:
         optimizer.consolidate_state_dict(to=0)
     if not team.is_main:
         return
     recipe = state.settings["recipe"]
     entry = {"stage": args.stage, "steps": state.step, "batch": recipe["batch"], "size": recipe["size"]}
-    entry |= {"seed": args.seed, "learning_rate": recipe["learning_rate"], "decay": args.decay}
+    entry |= {"seed": args.seed, "learning_rate": recipe["learning_rate"], "decay": args.decay, "ema": args.ema}
     entry |= {"seconds": round(state.seconds), "data": args.data, "dtype": args.dtype, "torch": torch.__version__}
     whole = replace(checkpoint, history=[*checkpoint.history, entry])
-    save_checkpoint(
-        out / CHECKPOINT,
-        whole,
-        instead=originals,
-        more=lambda folder: write_state(folder, state, optimizer, trained, heads),
-        keep_last=True,
-        mark=state.mark,
-    )
+    with as_saved(average):
+        save_checkpoint(
+            out / CHECKPOINT,
+            whole,
+            instead=originals,
+            more=lambda folder: write_state(folder, state, optimizer, trained, heads, average),
+            keep_last=True,
+            mark=state.mark,
+        )
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
@@ -606,6 +629,13 @@ def parse_args() -> argparse.Namespace:
         type=arguments.number(0, 1),
         default=0.0,
         help="last fraction of the steps over which the learning rate falls to 0; default 0: constant, as in the paper",
+    )
+    add(
+        "--ema",
+        type=arguments.number(0, 0.999999),
+        default=0.0,
+        metavar="DECAY",
+        help="save an average of the weights, of which a step keeps DECAY (BAGEL: 0.9999); default 0: the last weights",
     )
     add = parser.add_argument_group("the machine").add_argument
     add("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")

@@ -22,9 +22,11 @@ from checkpoints.folders import find_checkpoint
 from checkpoints.manifest import MEND, Mark, read_object
 from checkpoints.plan import is_finite
 from checkpoints.tensors import listed
+from common.average import MovingAverage
 from common.errors import UserError
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of one parameter
+RAW = "weight"  # the parameter itself, where the model beside holds an average
 
 
 @dataclass
@@ -57,14 +59,24 @@ def name_run(settings: dict, history: list[dict], modules: list[nn.Module]) -> s
 
 
 def write_state(
-    folder: Path, state: State, optimizer: torch.optim.Optimizer, trained: dict[str, nn.Parameter], heads: nn.Module
+    folder: Path,
+    state: State,
+    optimizer: torch.optim.Optimizer,
+    trained: dict[str, nn.Parameter],
+    heads: nn.Module,
+    average: MovingAverage | None = None,
 ) -> None:
     """Put training.json and training.safetensors into a checkpoint's folder. heads: modules that train and are dropped
-    at the end of the stage. With a sharded optimizer, its state must have been consolidated."""
+    at the end of the stage. With a sharded optimizer, its state must have been consolidated.
+
+    average: its values are in place, as the model beside holds them; the weights that train on are written here.
+    """
     tensors = {f"heads/{name}": tensor.detach().cpu().contiguous() for name, tensor in heads.state_dict().items()}
     stored = optimizer.state_dict()["state"]
     for i, name in enumerate(trained):
         tensors |= {f"{name}/{moment}": stored[i][moment].cpu().contiguous() for moment in MOMENTS if i in stored}
+    for name, raw in average.values.items() if average else ():
+        tensors[f"{name}/{RAW}"] = raw.cpu().contiguous()
     save_file(tensors, folder / "training.safetensors", state.mark.metadata() if state.run else None)
     values = {**vars(state), "tensors": len(tensors)}
     del values["folder"]
@@ -98,9 +110,16 @@ def state_in(folder: Path) -> State:
 
 
 @torch.no_grad()
-def restore(out: Path, optimizer: torch.optim.Optimizer, trained: dict[str, nn.Parameter], heads: nn.Module) -> None:
+def restore(
+    out: Path,
+    optimizer: torch.optim.Optimizer,
+    trained: dict[str, nn.Parameter],
+    heads: nn.Module,
+    average: MovingAverage | None = None,
+) -> None:
     """Give optimizer and heads what `write_state` stored; the weights themselves come with the checkpoint.
 
+    With an average, what came with the checkpoint is the average, and the weights that train on come from here.
     Raises UserError, before anything is changed, if what is stored is not the whole state of this run at its step.
     """
     folder = find_checkpoint(out)
@@ -116,6 +135,8 @@ def restore(out: Path, optimizer: torch.optim.Optimizer, trained: dict[str, nn.P
     for name, parameter in trained.items():
         if f"{name}/step" in stored:  # a parameter that never had a gradient has no moments
             shapes |= {f"{name}/{moment}": parameter.shape if moment != "step" else () for moment in MOMENTS}
+        if average:
+            shapes[f"{name}/{RAW}"] = parameter.shape
     problems = {
         "missing": [name for name in shapes if name not in stored],
         "of another run": [name for name in stored if name not in shapes],
@@ -131,6 +152,9 @@ def restore(out: Path, optimizer: torch.optim.Optimizer, trained: dict[str, nn.P
     if steps != state.step:  # some parameter has a gradient at every step
         raise UserError(f"{path}: was stored after step {steps}, training.json after step {state.step}; {MEND}")
     heads.load_state_dict({name: stored[f"heads/{name}"] for name in heads.state_dict()})
+    for name, parameter in trained.items() if average else ():
+        average.values[name].copy_(parameter)
+        parameter.copy_(stored[f"{name}/{RAW}"])
     moments = {
         i: {moment: stored[f"{name}/{moment}"] for moment in MOMENTS}
         for i, name in enumerate(trained)

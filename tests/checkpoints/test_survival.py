@@ -89,9 +89,16 @@ def test_one_two_and_four_processes_train_the_same_model(micro_folder, tmp_path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["vit", "1", "2"])
-def test_five_steps_and_five_more_are_ten(micro_folder, tmp_path, stage):
-    flags = ["--stage", stage, "--sample-every", "100"]  # 12 images: the second epoch begins on the way
+@pytest.mark.parametrize(("stage", "ema"), [("vit", 0), ("1", 0), ("2", 0), ("2", 0.9)])
+def test_five_steps_and_five_more_are_ten(micro_folder, tmp_path, stage, ema):
+    flags = [
+        "--stage",
+        stage,
+        "--ema",
+        str(ema),
+        "--sample-every",
+        "100",
+    ]  # 12 images: the second epoch begins on the way
     run(micro_folder, *flags, "--steps", "10", "--out", "straight", cwd=tmp_path)
     run(micro_folder, *flags, "--steps", "5", "--out", "twice", cwd=tmp_path)
     result = run(micro_folder, *flags, "--steps", "10", "--out", "twice", "--resume", cwd=tmp_path)
@@ -106,7 +113,7 @@ def test_five_steps_and_five_more_are_ten(micro_folder, tmp_path, stage):
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(micro_folder, tmp_path):
-    flags = ["--stage", "2", "--sample-every", "100", "--zero"]
+    flags = ["--stage", "2", "--sample-every", "100", "--zero", "--ema", "0.9"]
     run(micro_folder, *flags, "--steps", "6", "--out", "straight", cwd=tmp_path)
     run(micro_folder, *flags, "--steps", "3", "--out", "moved", cwd=tmp_path, processes=2)
     run(micro_folder, *flags, "--steps", "6", "--out", "moved", "--resume", cwd=tmp_path)
