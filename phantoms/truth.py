@@ -12,6 +12,24 @@ from common.observations import OBSERVATIONS
 PATHOLOGIES = OBSERVATIONS[:12]
 SIDES = {"right": -1, "left": 1}  # which way from the midline, in the picture
 ZONES = ("upper", "mid", "lower")
+DEVICES = ("endotracheal tube", "central venous catheter", "pacemaker")
+KINDS = (  # of findings
+    "widened mediastinum",
+    "cardiomegaly",
+    "lung opacity",
+    "nodule",
+    "nodules",
+    "mass",
+    "edema",
+    "consolidation",
+    "pneumonia",
+    "atelectasis",
+    "pneumothorax",
+    "pleural effusion",
+    "pleural thickening",
+    "rib fracture",
+    *DEVICES,
+)
 
 
 @dataclass(frozen=True)
@@ -125,10 +143,9 @@ def sample_finding(name: str, view: str, rng: np.random.Generator) -> tuple[Find
 
 def sample_devices(rng: np.random.Generator) -> list[Finding]:
     """One device, or two in a quarter of the cases, each on its usual side more often."""
-    kinds = ("endotracheal tube", "central venous catheter", "pacemaker")
     chosen = rng.choice(3, size=2 if rng.random() < 0.25 else 1, replace=False)
     sides = {1: pick(rng, ("right", "left"), (0.7, 0.3)), 2: pick(rng, ("left", "right"), (0.8, 0.2))}
-    return [Finding("Support Devices", kinds[k], sides.get(int(k))) for k in chosen]
+    return [Finding("Support Devices", DEVICES[k], sides.get(int(k))) for k in chosen]
 
 
 def truth(seed: int, index: int) -> Patient:
