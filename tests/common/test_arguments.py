@@ -257,6 +257,7 @@ for row in rows:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_command_refuses_at_once_in_one_line(odd, script):
     name = script.removeprefix("-m ").removesuffix(".py")

@@ -71,6 +71,7 @@ def test_scores_are_those_of_the_features(sets, monkeypatch, capsys):
         assert "not a medical device" in said and "Pixart Sigma" in said and all(name in said for name in OBSERVATIONS)
 
 
+@pytest.mark.slow
 def test_the_second_run_computes_no_features_and_a_changed_picture_new_ones(sets, monkeypatch):
     flags = ("--real", sets / "real", "--fake", sets / "fake", "--cache", sets / "cache", "--out", sets / "out")
     command(monkeypatch, *flags)

@@ -28,6 +28,7 @@ def clean(source, out):
     return subprocess.run(command, cwd=out.parent, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_a_target_that_is_the_source_is_refused(tmp_path):
     source = tmp_path / "metadata.jsonl"
     source.write_text(json.dumps(ITEMS[0] | {"changed": False}) + "\n")
