@@ -23,6 +23,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from common import arguments
 from common.errors import UserError
 from common.files import write_atomically
 from common.observations import OBSERVATIONS
@@ -181,11 +182,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON lines to write")
     parser.add_argument("--llm", metavar="URL", help="an OpenAI-compatible server, e.g. http://localhost:8000/v1")
     parser.add_argument("--model", metavar="NAME", help="the model to ask there")
-    parser.add_argument("--concurrency", type=int, default=8, help="requests at a time")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds for one request")
-    parser.add_argument("--price-in", type=float, default=0.0, help="$ per million tokens in, for the estimate")
-    parser.add_argument("--price-out", type=float, default=0.0, help="$ per million tokens out, for the estimate")
-    parser.add_argument("--examples", type=int, default=0, help="print so many reports before and after")
+    parser.add_argument("--concurrency", type=arguments.whole(1, 256), default=8, help="requests at a time")
+    parser.add_argument("--timeout", type=arguments.number(0.1, 3600), default=120.0, help="seconds for one request")
+    price = "$ per million tokens in, for the estimate"
+    parser.add_argument("--price-in", type=arguments.number(0, 1e6), default=0.0, help=price)
+    price = "$ per million tokens out, for the estimate"
+    parser.add_argument("--price-out", type=arguments.number(0, 1e6), default=0.0, help=price)
+    parser.add_argument(
+        "--examples", type=arguments.whole(0, 10_000), default=0, help="print so many reports before and after"
+    )
 
 
 def run(args: argparse.Namespace, items: Iterable[dict]) -> dict[str, int]:
