@@ -6,7 +6,8 @@
 
 Everything random about an example (crop, noise, time, whether its prompt is dropped) comes from a generator seeded by
 (seed, position in the run), inside the loading workers. A run therefore does not depend on how many processes or
-workers share it, and continues anywhere.
+workers share it, and continues anywhere. Which micro-batch of its step an example goes into is a matter of padding
+alone: `Examples.by_length` puts texts of like length together.
 """
 
 from __future__ import annotations
@@ -144,6 +145,7 @@ class Examples(Dataset):
         self.vocabulary, self.prompt_dropout = vocabulary, prompt_dropout
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
         self._broken: set[int] = set()  # of this process
+        self._lengths: dict[tuple[int, int], int] = {}  # (index, section) -> tokens of that text
 
     def index(self, position: int) -> int:
         epoch, offset = divmod(position, len(self.source))
@@ -166,18 +168,61 @@ class Examples(Dataset):
                     raise UserError(f"{len(self._broken)} broken images, the last: {error}") from error
                 position += 1
 
+    def stage_at(self, position: int) -> str:
+        return "1" if position % sum(self.mix) < self.mix[0] else self.stage
+
+    def is_short(self, position: int) -> bool:
+        """Two steps in three ask for the impression alone: short, and nearly every word is seen in the image."""
+        return position // self.batch % 3 != 0
+
+    def latent_shape(self, size: int) -> tuple[int, int, int]:
+        return self.config.latent_channels, size // self.downsampling, size // self.downsampling
+
+    def prompt_section(self, rng: np.random.Generator) -> int | None:
+        """Which text is drawn from: 0 the report, 1 the impression, None for no prompt (guidance)."""
+        section = 0 if rng.random() < 0.2 else 1
+        return None if rng.random() < self.prompt_dropout else section
+
+    def length(self, position: int) -> int:
+        """Tokens of the text of the example at `position`, without its picture; of a broken one, of the text it has."""
+        stage = self.stage_at(position)
+        if stage in ("vae", "vit"):
+            return 0
+        section: int | None = int(self.is_short(position))
+        if stage != "1":
+            rng = position_rng(self.seed, 0, position)
+            rng.standard_normal(self.latent_shape(self.size), dtype=np.float32)  # drawn before it in the example
+            section = self.prompt_section(rng)
+        if section is None:
+            return 0
+        key = self.index(position), section
+        if key not in self._lengths:
+            self._lengths[key] = len(self.encode(self.source.text(key[0])[section]))
+        return self._lengths[key]
+
+    def by_length(self, positions: range) -> list[int]:
+        """The positions of one step, the short texts first, so that a micro-batch holds texts of like length.
+
+        Real reports are uneven: most of a micro-batch of random ones is padding. The sum over the step stays the same.
+        Each kind of a mix is sorted by itself and keeps its places, so every micro-batch keeps the mix's ratio.
+        """
+        ordered, together = list(positions), sum(self.mix)
+        for kind in range(together):
+            ordered[kind::together] = sorted(positions[kind::together], key=self.length)
+        return ordered
+
     def __getitem__(self, position: int) -> dict:
         rng = position_rng(self.seed, 0, position)
         index, picture = self.picture(position)
-        stage, size = self.stage, self.size
-        if position % sum(self.mix) < self.mix[0]:
-            stage, size = "1", self.config.vit.image_size
+        stage, size = self.stage_at(position), self.size
+        if stage == "1":
+            size = self.config.vit.image_size
         if stage == "vae" and min(picture.size) > self.size and rng.random() < 0.8:
             # Mostly crops at full detail, some whole pictures made small: the autoencoder must serve both resolutions.
             left, top = (int(rng.integers(side - self.size + 1)) for side in picture.size)
             picture = picture.crop((left, top, left + self.size, top + self.size))
         image = to_square(picture, size)
-        latent_shape = (self.config.latent_channels, *(side // self.downsampling for side in image.shape))
+        latent_shape = self.latent_shape(size)
         example = {"kind": KINDS[stage], "index": index, "image": image}
         report, impression = self.source.text(index)
         if stage == "vit":
@@ -185,15 +230,14 @@ class Examples(Dataset):
             example["phrases"] = np.array([phrase in mentioned for phrase in self.vocabulary], dtype=np.float32)
             return example
         if stage == "1":
-            # Two steps in three ask for the impression alone: short, and nearly every word is seen in the image.
-            short = position // self.batch % 3 != 0
+            short = self.is_short(position)
             example["question"] = self.encode(SHORT_QUESTION if short else DEFAULT_QUESTION)
             example["answer"] = self.encode(impression if short else report)
             return example
         example["posterior_noise"] = rng.standard_normal(latent_shape, dtype=np.float32)
         if stage != "vae":
-            prompt = self.encode(report if rng.random() < 0.2 else impression)
-            example["prompt"] = None if rng.random() < self.prompt_dropout else prompt
+            section = self.prompt_section(rng)
+            example["prompt"] = None if section is None else self.encode((report, impression)[section])
             example["noise"] = rng.standard_normal(latent_shape, dtype=np.float32)
             example["t_normal"] = np.float32(rng.standard_normal())
         return example
@@ -246,18 +290,30 @@ class Collate:
 class Share:
     """The positions that one of `processes` takes, micro-batch by micro-batch: an iterable for DataLoader.
 
-    A step's `batch` positions are the same for any number of processes, and so is the sum of their losses.
+    A step's `batch` positions are the same for any number of processes, and so is the sum of their losses. order: how
+    they stand before they are cut (`Examples.by_length`); neighbours go to different processes, which so have like
+    work. None: as they come.
     """
 
-    def __init__(self, batch: int, micro: int, rank: int, processes: int, start: int, steps: int) -> None:
+    def __init__(
+        self,
+        batch: int,
+        micro: int,
+        rank: int,
+        processes: int,
+        start: int,
+        steps: int,
+        order: Callable[[range], Sequence[int]] | None = None,
+    ) -> None:
         self.batch, self.micro, self.rank, self.processes = batch, micro, rank, processes
-        self.start, self.steps = start, steps
+        self.start, self.steps, self.order = start, steps, order
 
-    def __iter__(self) -> Iterator[range]:
-        stride = self.processes * self.micro
+    def __iter__(self) -> Iterator[Sequence[int]]:
         for step in range(self.start, self.steps):
-            for first in range(step * self.batch + self.rank * self.micro, (step + 1) * self.batch, stride):
-                yield range(first, first + self.micro)
+            positions = range(step * self.batch, (step + 1) * self.batch)
+            ordered = self.order(positions) if self.order else positions
+            for first in range(self.rank * self.micro, self.batch, self.processes * self.micro):
+                yield ordered[first : first + self.micro]
 
 
 def batches(

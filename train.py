@@ -382,7 +382,7 @@ def load_batches(
         mix=parse_mix(args),
     )
     workers = data.default_workers() if args.workers is None else args.workers
-    share = data.Share(recipe.batch, micro_batch, team.rank, team.size, first_step, recipe.steps)
+    share = data.Share(recipe.batch, micro_batch, team.rank, team.size, first_step, recipe.steps, examples.by_length)
     return data.batches(examples, share, workers, pin=team.device.type == "cuda")
 
 

@@ -117,8 +117,9 @@ def same(first, second):
 
 
 def run(micro, stage, rank=0, processes=1, start=0, steps=5, micro_batch=4, workers=0, mix=(0, 1)):
-    share = data.Share(8, micro_batch, rank, processes, start, steps)
-    return list(data.batches(examples(micro, stage, mix=mix), share, workers))
+    stream = examples(micro, stage, mix=mix)
+    share = data.Share(8, micro_batch, rank, processes, start, steps, stream.by_length)
+    return list(data.batches(stream, share, workers))
 
 
 @pytest.mark.slow
@@ -142,6 +143,25 @@ def test_a_mix_has_its_ratio_in_every_micro_batch(micro):
         assert {kind: len(part.index) for kind, part in batch.items()} == {"read": 1, "draw": 3}
         assert batch["read"].targets is not None and batch["draw"].prompts is not None
     assert [list(batch) for batch in run(micro, "2", mix=(0, 1))] == [["draw"]] * 10
+
+
+@pytest.mark.parametrize("stage", ["1", "2"])
+def test_the_length_of_an_example_is_known_before_it_is_made(micro, stage):
+    stream = examples(micro, stage)
+    for position in range(24):
+        text = stream[position].get("answer", stream[position].get("prompt"))
+        assert stream.length(position) == len(text or ())
+
+
+@pytest.mark.parametrize("mix", [(0, 1), (1, 3)])
+def test_texts_of_like_length_share_a_micro_batch(micro, mix):
+    stream = examples(micro, "2", mix=mix)
+    ordered = stream.by_length(range(8, 16))
+    assert sorted(ordered) == list(range(8, 16))
+    for kind in range(sum(mix)):
+        assert {position % sum(mix) for position in ordered[kind :: sum(mix)]} == {kind}  # the mix's ratio stays
+        lengths = [stream.length(position) for position in ordered[kind :: sum(mix)]]
+        assert lengths == sorted(lengths)
 
 
 def test_each_epoch_visits_every_image_once_in_its_own_order(micro):

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -73,6 +74,28 @@ def examples_of(micro, stage, batch, size=64, **more):
     vocabulary = data.common_phrases(impressions, least=1)
     stream = data.Examples(source, stage, size, 0, micro.encode, micro.model.config, 16, batch, vocabulary, **more)
     return source, stream, vocabulary
+
+
+@pytest.mark.parametrize("stage", ["1", "2"])
+def test_the_order_inside_a_step_changes_its_padding_and_not_its_loss(micro, stage):
+    losses = StageLoss(micro.model, micro.vae, torch.nn.ModuleDict(), frozen_features(micro, torch.float32), 0.0)
+    stream, kind = examples_of(micro, stage, 8)[1], data.KINDS[stage]
+
+    def loss_and_padded_length(step, order):
+        share = data.Share(8, 2, 0, 1, start=step, steps=step + 1, order=order)
+        batches = [batch[kind] for batch in data.batches(stream, share, workers=0)]
+        totals = {kind: sum(batch.terms() for batch in batches)}
+        with torch.no_grad():
+            loss = sum(losses({kind: batch}, totals)[0].item() for batch in batches)
+        if stage == "1":
+            return loss, sum(batch.text_ids.shape[1] for batch in batches)
+        return loss, sum(max(len(prompt or ()) for prompt in batch.prompts) for batch in batches)
+
+    ordered, unordered = (
+        np.array([loss_and_padded_length(step, order) for step in range(3)]) for order in (stream.by_length, None)
+    )
+    np.testing.assert_allclose(ordered[:, 0], unordered[:, 0], rtol=1e-6)
+    assert ordered[:, 1].sum() < unordered[:, 1].sum()
 
 
 def fresh(micro, seed=0):
