@@ -183,6 +183,10 @@ class Examples(Dataset):
         section = 0 if rng.random() < 0.2 else 1
         return None if rng.random() < self.prompt_dropout else section
 
+    def fitting(self, ids: list[int], beside: int = 0) -> list[int]:
+        """What of a text the context takes with its BOS and EOS, and `beside` other tokens."""
+        return ids[: max(1, self.config.context_length - 2 - beside)]
+
     def length(self, position: int) -> int:
         """Tokens of the text of the example at `position`, without its picture; of a broken one, of the text it has."""
         stage = self.stage_at(position)
@@ -232,18 +236,25 @@ class Examples(Dataset):
         if stage == "1":
             short = self.is_short(position)
             example["question"] = self.encode(SHORT_QUESTION if short else DEFAULT_QUESTION)
-            example["answer"] = self.encode(impression if short else report)
+            beside = len(example["question"]) + 2
+            example["answer"] = self.fitting(self.encode(impression if short else report), beside)
             return example
         example["posterior_noise"] = rng.standard_normal(latent_shape, dtype=np.float32)
         if stage != "vae":
             section = self.prompt_section(rng)
-            example["prompt"] = None if section is None else self.encode((report, impression)[section])
+            example["prompt"] = None if section is None else self.fitting(self.encode((report, impression)[section]))
             example["noise"] = rng.standard_normal(latent_shape, dtype=np.float32)
             example["t_normal"] = np.float32(rng.standard_normal())
         return example
 
     def __len__(self) -> int:
         return 2**62  # a run ends by its number of steps
+
+
+def count_cut(source: Records, encode: Callable[[str], list[int]], room: int) -> int:
+    """How many reports have more than `room` tokens. A token of a byte-level tokenizer is at least a byte."""
+    reports = (source.text(i)[0] for i in range(len(source)))
+    return sum(len(report.encode()) > room and len(encode(report)) > room for report in reports)
 
 
 def pack_text(

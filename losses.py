@@ -124,7 +124,10 @@ class StageLoss(nn.Module):
         A language model that starts from nothing first learns to talk without looking; predicting all phrases at once,
         from the average and the maximum over the patches, teaches the ViT to see without running a language model.
         """
+        return {"loss": F.binary_cross_entropy_with_logits(self.phrase_logits(batch), batch.phrases)}
+
+    def phrase_logits(self, batch: Batch) -> torch.Tensor:
+        """(B, phrases) float32."""
         pixels = self.model.vit.preprocess(batch.image).to(self.model.compute_dtype)
         patches = self.model.vit(pixels).float()
-        logits = self.heads["phrases"](torch.cat([patches.mean(dim=1), patches.amax(dim=1)], dim=1))
-        return {"loss": F.binary_cross_entropy_with_logits(logits, batch.phrases)}
+        return self.heads["phrases"](torch.cat([patches.mean(dim=1), patches.amax(dim=1)], dim=1))

@@ -42,9 +42,10 @@ from common.ownership import lock_folder, own_folder
 from common.pictures import curves, grid, save_png
 from common.training_log import TrainingLog
 from judges.raddino import load_raddino
-from losses import Batch, FrozenFeatures, StageLoss
+from losses import Batch, StageLoss
 from model import UniX, preset
 from phantoms.dataset import Phantoms
+from reports.labeler import POSITIVE, UNCERTAIN, label_reports
 from sample import draw, read
 from speed import cost, cpu
 from speed.feature_cache import FeatureCache
@@ -109,11 +110,13 @@ def train(args: argparse.Namespace, team: Team) -> None:
     recipe = choose_recipe(args, preset_name, checkpoint.model, earlier)
     micro_batch, accumulation = divide_batch(args, recipe, team)
     source = data_source(args, recipe)
+    vocabulary = phrases_of(args, source) if args.stage == "vit" else []
+    held_out = validation_source(args, recipe) if args.validate else None
     state = begin(args, recipe, out, earlier)
     state.run = state.run or name_run(state.settings, checkpoint.history, [checkpoint.model, checkpoint.vae])
 
     model = prepare_model(args, checkpoint, recipe, state, dtype, team)
-    trained, heads, vocabulary, frozen_features = what_trains(args, checkpoint, recipe, source, dtype, team)
+    trained, heads, frozen_features = what_trains(args, checkpoint, recipe, source, vocabulary, dtype, team)
     originals = freeze([model, checkpoint.vae], trained, dtype)
     losses = StageLoss(model, checkpoint.vae, heads, frozen_features, recipe.repa_weight, args.train == "both")
     if team.size > 1:
@@ -125,14 +128,19 @@ def train(args: argparse.Namespace, team: Team) -> None:
     if state.step:
         restore(out, optimizer, trained, heads, average)
     micro_batches = load_batches(args, checkpoint, recipe, source, vocabulary, micro_batch, state.step, team)
+    validation = None
+    if held_out is not None and team.is_main and not args.profile:  # the others wait at their next sum
+        validation = Validation(args, checkpoint, recipe, held_out, heads, frozen_features, vocabulary, micro_batch)
     how = f"batch {recipe.batch} = {team.size} processes x {micro_batch} at a time x {accumulation} accumulated"
     count = sum(parameter.numel() for parameter in trained.values())
     say(team, f"stage {args.stage} on {device}, {dtype}: {count:,} parameters train on {len(source):,} images")
+    say_what_is_cut(team, args, checkpoint, source)
     say(team, f"{recipe}\n{how}, into {out}" + (f"; going on after step {state.step}" if state.step else ""))
 
     stop, clock = StopSignal(), Clock(device, args.profile)
     log = TrainingLog(out, state.step, args.tensorboard) if team.is_main and not args.profile else None
     sample_every = args.sample_every or max(50, recipe.steps // 10)
+    validate_every = args.validate_every or max(10, recipe.steps // 20)
     began, seconds_before, first = time.time(), state.seconds, state.step
     bar = tqdm(total=recipe.steps, initial=first, unit="step", dynamic_ncols=True, disable=not team.is_main)
     with bar, contextlib.closing(micro_batches):
@@ -173,6 +181,18 @@ def train(args: argparse.Namespace, team: Team) -> None:
             if args.profile:
                 continue
             done, leaving = state.step == recipe.steps, stops > 0
+            if validation and (done or state.step % validate_every == 0):
+                with as_saved(average):
+                    found = validation.measure()
+                    record |= found
+                    best = state.best is None or found["validate_loss"] < state.best
+                    if best:
+                        state.best = found["validate_loss"]
+                        if args.stage == "vae":
+                            measure_latents(checkpoint.vae, source, recipe, device)
+                        save_best(args, checkpoint, state, originals, out, found)
+                words = ", ".join(f"{name.removeprefix('validate_')} {value:.4f}" for name, value in found.items())
+                tqdm.write(f"step {state.step}, validation: {words}{' (the best so far)' * best}")
             if log:
                 log.add({"step": state.step, **record, "grad_norm": grad_norm, "lr": learning_rate}, state.seconds)
                 if done or state.step % sample_every == 0:
@@ -220,21 +240,21 @@ def what_trains(
     checkpoint: Checkpoint,
     recipe: Recipe,
     source: Phantoms | Records,
+    vocabulary: list[str],
     dtype: torch.dtype,
     team: Team,
-) -> tuple[dict[str, nn.Parameter], nn.ModuleDict, list[str], FrozenFeatures]:
-    """(name -> parameter that trains, the heads among them, the phrases of stage vit, what the frozen encoders give).
+) -> tuple[dict[str, nn.Parameter], nn.ModuleDict, FeatureCache]:
+    """(name -> parameter that trains, the heads among them, what the frozen encoders give).
 
     Heads train with the stage and are dropped at its end.
     """
     model, vae, both = checkpoint.model, checkpoint.vae, args.train == "both"
-    heads, vocabulary, repa_target = nn.ModuleDict(), [], None
+    heads, repa_target = nn.ModuleDict(), None
     torch.manual_seed(args.seed)  # heads keep torch's own initialisation
     if args.stage == "vae":
         trained = {f"vae/{name}": parameter for name, parameter in vae.named_parameters()}
     elif args.stage == "vit":
         trained = {f"model/vit.{name}": parameter for name, parameter in model.vit.named_parameters()}
-        vocabulary = phrases_of(args, source)
         heads["phrases"] = nn.Linear(2 * model.config.vit.width, len(vocabulary))
     elif args.stage == "1":
         trained = {f"model/{name}": parameter for name, parameter in model.und_parameters()}
@@ -254,7 +274,7 @@ def what_trains(
             encoded += (repa_target(images),)
         return tuple(value.to(dtype) for value in encoded)
 
-    return trained, heads, vocabulary, FeatureCache(frozen_encoders, len(source))
+    return trained, heads, FeatureCache(frozen_encoders, len(source))
 
 
 def phrases_of(args: argparse.Namespace, source: Phantoms | Records) -> list[str]:
@@ -358,6 +378,40 @@ def divide_batch(args: argparse.Namespace, recipe: Recipe, team: Team) -> tuple[
     return sizes[-1], each // sizes[-1]
 
 
+def make_examples(
+    args: argparse.Namespace,
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    source: Phantoms | Records,
+    vocabulary: list[str],
+    seed: int,
+    **more: float,
+) -> data.Examples:
+    return data.Examples(
+        source,
+        args.stage,
+        recipe.size,
+        seed,
+        checkpoint.encode,
+        checkpoint.model.config,
+        checkpoint.vae.config.downsampling,
+        recipe.batch,
+        vocabulary,
+        mix=parse_mix(args),
+        **more,
+    )
+
+
+def say_what_is_cut(team: Team, args: argparse.Namespace, checkpoint: Checkpoint, source: Phantoms | Records) -> None:
+    """Reports that the context does not hold are cut, never in silence. Phantoms' all fit."""
+    if args.stage in ("vae", "vit") or not isinstance(source, Records) or not team.is_main:
+        return
+    context = checkpoint.model.config.context_length
+    beside = 2 + (len(checkpoint.encode(data.DEFAULT_QUESTION)) + 2 if args.stage == "1" else 0)
+    if cut := data.count_cut(source, checkpoint.encode, context - beside):
+        say(team, f"{cut} of {len(source):,} reports are longer than the {context} tokens of the context, and are cut")
+
+
 def load_batches(
     args: argparse.Namespace,
     checkpoint: Checkpoint,
@@ -369,21 +423,128 @@ def load_batches(
     team: Team,
 ) -> Generator[dict[str, Batch], None, None]:
     """This process's micro-batches from `first_step` on: kind of example -> its batch."""
-    examples = data.Examples(
-        source,
-        args.stage,
-        recipe.size,
-        args.seed,
-        checkpoint.encode,
-        checkpoint.model.config,
-        checkpoint.vae.config.downsampling,
-        recipe.batch,
-        vocabulary,
-        mix=parse_mix(args),
-    )
+    examples = make_examples(args, checkpoint, recipe, source, vocabulary, args.seed)
     workers = data.default_workers() if args.workers is None else args.workers
     share = data.Share(recipe.batch, micro_batch, team.rank, team.size, first_step, recipe.steps, examples.by_length)
     return data.batches(examples, share, workers, pin=team.device.type == "cuda")
+
+
+# ---- validation --------------------------------------------------------------------------------------------------
+
+VALIDATION_SEED = 3  # of phantoms that nothing else draws
+BEST = "checkpoint.best"  # in the folder of a run, beside CHECKPOINT
+MOST_VALIDATED = 1000  # examples: enough for the loss, and validating must not cost more than training
+MOST_JUDGED = 64  # of those, for the measure beside the loss
+
+
+class Validation:
+    """Examples that no step trains on, made once, so that every measurement asks for the same thing.
+
+    Beside the loss there is one number that says what the loss is worth: "psnr" (dB) of rebuilt pictures in stage vae;
+    "auc", the mean area under the ROC curve of the targets, in stage vit; "f1" (micro, by the labeler) of written
+    reports in stage 1; "prompt_gain" in stages 2 and 3: by how much the error grows, relatively, when each drawing is
+    given another one's prompt. Everything is computed by the main process, so it does not depend on their number.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        checkpoint: Checkpoint,
+        recipe: Recipe,
+        source: Phantoms | Records,
+        heads: nn.ModuleDict,
+        frozen_features: FeatureCache,
+        vocabulary: list[str],
+        micro_batch: int,
+    ) -> None:
+        self.stage, self.checkpoint, self.source = args.stage, checkpoint, source
+        features = FeatureCache(frozen_features.compute, len(source))
+        self.losses = StageLoss(checkpoint.model, checkpoint.vae, heads, features, recipe.repa_weight)
+        examples = make_examples(args, checkpoint, recipe, source, vocabulary, seed=0, prompt_dropout=0.0)
+        count = min(len(source), MOST_VALIDATED)
+        count = max(count - count % sum(parse_mix(args)), 1)
+        order, collate = examples.by_length(range(count)), data.Collate(checkpoint.model.config)
+        chunks = [order[i : i + micro_batch] for i in range(0, count, micro_batch)]
+        self.batches = [collate([examples[position] for position in chunk]) for chunk in chunks]
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """{"validate_loss": ..., "validate_" + the stage's measure: ...}"""
+        device = self.checkpoint.model.vae2llm.weight.device
+        batches = [{kind: part.to(device) for kind, part in batch.items()} for batch in self.batches]
+        totals: dict[str, int] = {}
+        for batch in batches:
+            totals |= {kind: totals.get(kind, 0) + part.terms() for kind, part in batch.items()}
+        loss = sum(self.losses(batch, totals)[0].item() for batch in batches)
+        name, value = {"vae": self.psnr, "vit": self.auc, "1": self.f1}.get(self.stage, self.prompt_gain)(batches)
+        return {"validate_loss": loss, f"validate_{name}": value}
+
+    def psnr(self, batches: list[dict[str, Batch]]) -> tuple[str, float]:
+        vae, found = self.checkpoint.vae, []
+        for batch in batches[: MOST_JUDGED // len(batches[0]["rebuild"].index) + 1]:
+            images = batch["rebuild"].image
+            pixels = vae.preprocess(images).to(self.checkpoint.model.compute_dtype)
+            rebuilt = vae.postprocess(vae.decode(vae.encode(pixels)))
+            error = (rebuilt.float() - images.float()).square().mean(dim=(1, 2))
+            found += (10 * torch.log10(255**2 / error.clamp(min=1e-3))).tolist()
+        return "psnr", float(np.mean(found))
+
+    def auc(self, batches: list[dict[str, Batch]]) -> tuple[str, float]:
+        logits = torch.cat([self.losses.phrase_logits(batch["see"]) for batch in batches]).cpu().numpy()
+        truth = torch.cat([batch["see"].phrases for batch in batches]).cpu().numpy()
+        areas = [area_under_roc(logits[:, k], truth[:, k]) for k in range(truth.shape[1])]
+        return "auc", float(np.nanmean(areas)) if not np.isnan(areas).all() else 0.5
+
+    def f1(self, batches: list[dict[str, Batch]]) -> tuple[str, float]:
+        index = [int(i) for batch in batches for i in batch["read"].index]
+        index = sorted(set(index))[:: max(1, len(set(index)) // MOST_JUDGED)][:MOST_JUDGED]
+        images = [Image.fromarray(self.source.image(i)) for i in index]
+        written = label_reports(read(self.checkpoint, images, max_new_tokens=160, batch=len(images)))
+        truth = label_reports([self.source.text(i)[0] for i in index])
+        claimed, true = (np.isin(labels, (POSITIVE, UNCERTAIN)) for labels in (written, truth))
+        return "f1", float(2 * (claimed & true).sum() / max(1, claimed.sum() + true.sum()))
+
+    def prompt_gain(self, batches: list[dict[str, Batch]]) -> tuple[str, float]:
+        drawings = [batch["draw"] for batch in batches if "draw" in batch]
+        prompts = [prompt for drawing in drawings for prompt in drawing.prompts]
+        half = len(prompts) // 2  # neighbours are of like length, and often equal
+        others = iter(prompts[half:] + prompts[:half])
+        shuffled = [replace(drawing, prompts=[next(others) for _ in drawing.prompts]) for drawing in drawings]
+
+        def error(drawings: list[Batch]) -> float:
+            means = [self.losses.draw(drawing) for drawing in drawings]
+            errors = [mean.get("mse", mean["loss"]).item() for mean in means]
+            return sum(error * drawing.terms() for error, drawing in zip(errors, drawings, strict=True))
+
+        return "prompt_gain", error(shuffled) / error(drawings) - 1
+
+
+def validation_source(args: argparse.Namespace, recipe: Recipe) -> Phantoms | Records:
+    """--validate as examples. Raises UserError if the set has no validation split."""
+    name, _, count = args.validate.partition(":")
+    if name == "phantom":
+        return Phantoms(int(count or 200), max(256, recipe.size), seed=VALIDATION_SEED, cache=args.cache)
+    whole = open_source(args.validate, split="all", cache=args.cache)
+    if not whole.counts.get("validate"):
+        raise UserError(
+            f"--validate {args.validate}: has no validation split; python data.py clean SRC --out FILE --hold-out 0.1"
+            " makes one, by patient"
+        )
+    source = open_source(args.validate, split="validate", cache=args.cache)
+    source.size = recipe.size
+    return source
+
+
+def area_under_roc(scores: np.ndarray, truth: np.ndarray) -> float:
+    """The chance that a positive scores above a negative (Hanley & McNeil 1982), ties half; nan if either is missing.
+
+    scores, truth: (N,), truth 1, 0 or nan for what is not known.
+    """
+    positive, negative = scores[truth == 1], np.sort(scores[truth == 0])
+    if not len(positive) or not len(negative):
+        return math.nan
+    below, upto = (np.searchsorted(negative, positive, side=side) for side in ("left", "right"))
+    return float((below + upto).mean() / 2 / len(negative))
 
 
 # ---- what a run shows --------------------------------------------------------------------------------------------
@@ -423,8 +584,7 @@ def show(
     stage: str, checkpoint: Checkpoint, source: Phantoms | Records, recipe: Recipe, log: list[dict], out: Path
 ) -> None:
     """The loss curve, and what the model makes of the same few examples each time."""
-    names = [name for name in ("loss", "mse", "repa", "l1", "detail") if name in log[0]]
-    save_png(curves({n: [(r["step"], r[n]) for r in log] for n in names}, f"stage {stage}"), out / "loss.png")
+    save_png(loss_curve(stage, log), out / "loss.png")
     vae, step = checkpoint.vae, log[-1]["step"]
     path = out / "samples" / f"step-{step:06d}.png"
     chosen, originals = squares(source, 8, recipe.size)
@@ -449,6 +609,22 @@ def show(
         prompts = [source.text(i)[1] for i in chosen]
         if prompts:
             save_png(grid(draw(checkpoint, prompts, chosen, size=recipe.size, steps=25), prompts, columns=4), path)
+
+
+def loss_curve(stage: str, log: list[dict]) -> Image.Image:
+    """The losses over the steps; under them, if the run validates, its measure, which has a scale of its own."""
+    names = [name for name in ("loss", "mse", "repa", "l1", "detail") if name in log[0]]
+    names += sorted({name for record in log for name in record if name.startswith("validate_")})
+    lines = {name: [(r["step"], r[name]) for r in log if name in r] for name in names}
+    measure = {name: lines.pop(name) for name in names if name.startswith("validate_") and name != "validate_loss"}
+    losses = curves(lines, f"stage {stage}")
+    if not measure:
+        return losses
+    below = curves(measure, "on the validation split", (losses.width, losses.height // 2))
+    both = Image.new("RGB", (losses.width, losses.height + below.height))
+    both.paste(losses, (0, 0))
+    both.paste(below, (0, losses.height))
+    return both
 
 
 # ---- starting, checking, saving ----------------------------------------------------------------------------------
@@ -498,6 +674,8 @@ def begin(args: argparse.Namespace, recipe: Recipe, out: Path, earlier: State | 
         "train": args.train,
         "mix": args.mix,
         "repa": args.repa and str(args.repa),
+        "validate": args.validate,
+        "validate_every": args.validate_every,
     }
     if earlier:
         check_same_run(out, earlier.settings, settings)
@@ -523,10 +701,13 @@ def check_same_run(out: Path, before: dict, now: dict) -> None:
         longer = name == "steps" and not before["decay"] and now["recipe"]["steps"] >= value
         if now["recipe"][name] != value and name != "micro_batch" and not longer:
             raise UserError(f"--resume: {out} was started with {name} {value}, not {now['recipe'][name]}; leave it out")
-    for name in ("stage", "seed", "data", "decay", "ema", "train", "mix", "repa"):
-        there = before.get(name, 0.0)  # a run from before --ema has none
+    before = {"ema": 0.0, "validate": None, "validate_every": None} | before  # a run older than a flag has none
+    for name in ("stage", "seed", "data", "decay", "ema", "train", "mix", "repa", "validate", "validate_every"):
+        there, flag = before[name], name.replace("_", "-")
+        if there != now[name] and there is None:
+            raise UserError(f"--resume: {out} was started without --{flag}; leave it out")
         if there != now[name]:
-            raise UserError(f"--resume: {out} was started with --{name} {there}; give that again")
+            raise UserError(f"--resume: {out} was started with --{flag} {there}; give that again")
 
 
 def check_no_run_is_lost(args: argparse.Namespace, out: Path) -> None:
@@ -560,11 +741,7 @@ def save(
         optimizer.consolidate_state_dict(to=0)
     if not team.is_main:
         return
-    recipe = state.settings["recipe"]
-    entry = {"stage": args.stage, "steps": state.step, "batch": recipe["batch"], "size": recipe["size"]}
-    entry |= {"seed": args.seed, "learning_rate": recipe["learning_rate"], "decay": args.decay, "ema": args.ema}
-    entry |= {"seconds": round(state.seconds), "data": args.data, "dtype": args.dtype, "torch": torch.__version__}
-    whole = replace(checkpoint, history=[*checkpoint.history, entry])
+    whole = replace(checkpoint, history=[*checkpoint.history, history_entry(args, state)])
     with as_saved(average):
         save_checkpoint(
             out / CHECKPOINT,
@@ -574,6 +751,29 @@ def save(
             keep_last=True,
             mark=state.mark,
         )
+
+
+def history_entry(args: argparse.Namespace, state: State) -> dict:
+    """What a checkpoint says of the stage that made it."""
+    recipe = state.settings["recipe"]
+    entry = {"stage": args.stage, "steps": state.step, "batch": recipe["batch"], "size": recipe["size"]}
+    entry |= {"seed": args.seed, "learning_rate": recipe["learning_rate"], "decay": args.decay, "ema": args.ema}
+    entry |= {"seconds": round(state.seconds), "data": args.data, "dtype": args.dtype, "torch": torch.__version__}
+    return entry
+
+
+def save_best(
+    args: argparse.Namespace,
+    checkpoint: Checkpoint,
+    state: State,
+    originals: dict[str, torch.Tensor],
+    out: Path,
+    found: dict[str, float],
+) -> None:
+    """The weights as they are into OUT/checkpoint.best: for --weights and --init, not to go on training with."""
+    entry = history_entry(args, state) | found
+    whole = replace(checkpoint, history=[*checkpoint.history, entry])
+    save_checkpoint(out / BEST, whole, instead=originals, mark=state.mark)
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
@@ -658,10 +858,16 @@ def parse_args() -> argparse.Namespace:
     add("--save-every", type=arguments.steps, default=500, help="steps between checkpoints (default 500)")
     sample_every = "steps between sample pictures; default: a tenth of the run, at least 50"
     add("--sample-every", type=arguments.steps, help=sample_every)
+    validate = "phantom[:COUNT] or a set with a validation split: log its loss, keep the best as OUT/checkpoint.best"
+    add("--validate", type=arguments.data_set, metavar="SRC", help=validate)
+    validate_every = "steps between; default: a twentieth of the run, at least 10"
+    add("--validate-every", type=arguments.steps, metavar="N", help=validate_every)
     add("--tensorboard", action="store_true", help="also log to OUT/tensorboard (needs the package tensorboard)")
     add("--cache", type=arguments.output_folder, default="out/cache", help="where drawn X-rays are kept")
     args = parser.parse_args()
     parse_mix(args)
+    if args.validate_every and not args.validate:
+        raise UserError(f"--validate-every {args.validate_every}: validate on what? add --validate SRC")
     if args.repa and args.stage != "2":
         raise UserError(f"--repa {args.repa}: only stage 2 trains with REPA")
     return args

@@ -38,6 +38,7 @@ class State:
     seconds: float = 0.0  # of training, over all its sessions
     run: str = ""  # see `name_run`; "" in a checkpoint older than these names
     tensors: int = 0  # in training.safetensors; 0: unknown, as `run`
+    best: float | None = None  # the lowest validation loss so far, whose weights are kept beside
     folder: Path | None = None  # the checkpoint it was read from; not written
 
     @property
@@ -102,6 +103,7 @@ def state_in(folder: Path) -> State:
         state = State(**{**values, "folder": folder})
         kinds = [(state.step, int), (state.tensors, int), (state.run, str), (state.settings, dict)]
         sound = all(type(value) is kind for value, kind in kinds) and type(state.seconds) in (int, float)
+        sound = sound and (state.best is None or (type(state.best) in (int, float) and math.isfinite(state.best)))
         if not (sound and state.step >= 0 and 0 <= state.seconds < math.inf and "recipe" in state.settings):
             raise ValueError("step, seconds or settings are not what a run writes")
     except (ValueError, TypeError) as error:
