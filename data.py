@@ -53,6 +53,9 @@ SHORT_QUESTION = "Write the IMPRESSION of this chest X-ray."
 # ---- text --------------------------------------------------------------------------------------------------------
 
 
+LEAST_PIECES = 4 + 256  # special tokens and bytes
+
+
 def train_tokenizer(reports: Iterable[str], vocab_size: int) -> Tokenizer:
     """Byte-level BPE (Radford et al. 2019): 4 special tokens, all 256 bytes, then merges; any text encodes."""
     tokenizer = Tokenizer(models.BPE())

@@ -43,13 +43,13 @@ from common.pictures import curves, grid, save_png
 from common.training_log import TrainingLog
 from judges.raddino import load_raddino
 from losses import Batch, StageLoss
-from model import UniX, preset
+from model import PRESETS, UniX, preset
 from phantoms.dataset import Phantoms
 from reports.labeler import POSITIVE, UNCERTAIN, label_reports
 from sample import draw, read
 from speed import cost, cpu
 from speed.feature_cache import FeatureCache
-from vae import VAE, tiny_vae
+from vae import VAE, VAEConfig, tiny_vae
 from weights import Checkpoint, load_checkpoint, save_checkpoint
 
 # ---- the recipe: Table 1 -----------------------------------------------------------------------------------------
@@ -86,6 +86,14 @@ RECIPES = {
         "1": Recipe(1e-3, 128, 32, 80, 800, micro_batch=32),
         "2": Recipe(1e-3, 128, 32, 100, 2_000, repa_weight=0.5, micro_batch=32),
         "3": Recipe(8e-4, 256, 16, 0, 4_000, micro_batch=32),
+    },
+    # For some thousand real films. Reports are uneven, so stage 1 is cut into small micro-batches of like length.
+    "small": {
+        "vae": Recipe(1e-3, 128, 8, 50, 12_000, micro_batch=32),
+        "vit": Recipe(5e-4, 224, 32, 100, 3_000, micro_batch=32),
+        "1": Recipe(5e-4, 224, 32, 100, 2_000),
+        "2": Recipe(1e-3, 128, 32, 100, 6_000, repa_weight=0.5, micro_batch=32),
+        "3": Recipe(8e-4, 256, 16, 0, 3_000, micro_batch=16),
     },
 }
 
@@ -484,7 +492,8 @@ class Validation:
         for batch in batches[: MOST_JUDGED // len(batches[0]["rebuild"].index) + 1]:
             images = batch["rebuild"].image
             pixels = vae.preprocess(images).to(self.checkpoint.model.compute_dtype)
-            rebuilt = vae.postprocess(vae.decode(vae.encode(pixels)))
+            mean, _ = vae.posterior(pixels)  # not normalised: how is measured anew in this stage
+            rebuilt = vae.postprocess(vae.decoder(vae.post_quant_conv(mean)))
             error = (rebuilt.float() - images.float()).square().mean(dim=(1, 2))
             found += (10 * torch.log10(255**2 / error.clamp(min=1e-3))).tolist()
         return "psnr", float(np.mean(found))
@@ -633,22 +642,41 @@ def loss_curve(stage: str, log: list[dict]) -> Image.Image:
 def start_from(args: argparse.Namespace, team: Team, resumed: Path | None) -> tuple[Checkpoint, str]:
     """The weights a stage starts from (said aloud), and the preset whose recipe fits their size."""
     if args.init == "scratch" and not resumed:
-        say(team, "starting from scratch: a fresh tiny model, and a tokenizer trained on 5,000 drawn reports")
-        config = preset("tiny")
-        reports = [Phantoms(5000).text(i)[0] for i in range(5000)]
-        tokenizer = data.train_tokenizer([*reports, data.DEFAULT_QUESTION, data.SHORT_QUESTION], config.vocab_size)
-        generator = torch.Generator().manual_seed(args.seed)
-        torch.manual_seed(args.seed)  # the autoencoder keeps torch's own initialisation
-        vae, model = VAE(tiny_vae()), UniX(config)
-        model.init_weights(generator)
-        return Checkpoint(model.to(team.device), vae.to(team.device), tokenizer), "tiny"
+        return from_scratch(args, team), args.preset or "tiny"
     previous = Path(f"out/stage-{PREVIOUS[args.stage]}")
     folder = Path(args.init) if args.init else previous if find_checkpoint(previous) else SHIPPED
     checkpoint = load_checkpoint(resumed or folder, team.device)
     if resumed:
         checkpoint.history.pop()  # this run's own entry, written anew with every save
     say(team, f"going on with {resumed}" if resumed else f"starting from {folder}")
-    return checkpoint, "unix" if checkpoint.model.config.hidden_size >= 1024 else "tiny"
+    width = checkpoint.model.config.hidden_size
+    return checkpoint, "unix" if width >= 1024 else "small" if width >= 320 else "tiny"
+
+
+def from_scratch(args: argparse.Namespace, team: Team) -> Checkpoint:
+    """A fresh model of --preset, and a tokenizer trained on the reports it will learn from.
+
+    Raises UserError if the text does not yield as many pieces as were asked for.
+    """
+    name = args.preset or "tiny"
+    if args.data.partition(":")[0] == "phantom":
+        drawn = Phantoms(5000)
+        reports, whose = [drawn.text(i)[0] for i in range(5000)], "5,000 drawn reports"
+    else:
+        source = open_source(args.data, split="train", cache=args.cache)
+        reports = list(dict.fromkeys(source.text(i)[0] for i in range(len(source))))  # some are of several films
+        whose = f"the {len(reports):,} different reports of {args.data}"
+    say(team, f"starting from scratch: a fresh {name} model, and a tokenizer trained on {whose}")
+    pieces = args.vocab or preset(name).vocab_size
+    tokenizer = data.train_tokenizer([*reports, data.DEFAULT_QUESTION, data.SHORT_QUESTION], pieces)
+    if (found := tokenizer.get_vocab_size()) < pieces:
+        asked = f"--vocab {pieces}" if args.vocab else f"--preset {name}"
+        raise UserError(f"{asked}: {pieces:,} pieces are asked for, {whose} yield {found:,}; give --vocab {found}")
+    config = replace(preset(name), vocab_size=pieces, bos=0, eos=1, boi=2, eoi=3)  # ids of train_tokenizer
+    torch.manual_seed(args.seed)  # the autoencoder keeps torch's own initialisation
+    vae, model = VAE(VAEConfig() if name == "unix" else tiny_vae()), UniX(config)
+    model.init_weights(torch.Generator().manual_seed(args.seed))
+    return Checkpoint(model.to(team.device), vae.to(team.device), tokenizer)
 
 
 def choose_recipe(args: argparse.Namespace, preset_name: str, model: UniX, earlier: State | None) -> Recipe:
@@ -806,7 +834,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--stage", required=True, choices=list(PREVIOUS))
     add = parser.add_argument_group("what to train").add_argument
-    add("--init", type=start, help="weights folder to start from, or 'scratch' for a fresh tiny model")
+    add("--init", type=start, help="weights folder to start from, or 'scratch' for a fresh model")
+    add("--preset", choices=PRESETS, help="size of a fresh model (default tiny); weights bring their own")
+    pieces = "pieces of a fresh model's tokenizer, which is trained on the reports of --data; default: the preset's"
+    add("--vocab", type=arguments.whole(data.LEAST_PIECES, 200_000), metavar="N", help=pieces)
     add(
         "--data",
         type=arguments.data_set,
@@ -866,6 +897,9 @@ def parse_args() -> argparse.Namespace:
     add("--cache", type=arguments.output_folder, default="out/cache", help="where drawn X-rays are kept")
     args = parser.parse_args()
     parse_mix(args)
+    for flag in ("preset", "vocab"):
+        if getattr(args, flag) and args.init != "scratch":
+            raise UserError(f"--{flag} {getattr(args, flag)}: only with --init scratch; weights bring their own sizes")
     if args.validate_every and not args.validate:
         raise UserError(f"--validate-every {args.validate_every}: validate on what? add --validate SRC")
     if args.repa and args.stage != "2":

@@ -33,7 +33,7 @@ class VAEConfig:
 
 
 def tiny_vae() -> VAEConfig:
-    """The tiny preset: narrow at full resolution, where width costs most, and wide at the coarser levels."""
+    """The presets tiny and small: narrow at full resolution, where width costs most, and wide at the coarser levels."""
     return VAEConfig(ch=16, ch_mult=(1, 2, 4, 6, 6), num_res_blocks=1, norm_groups=4)
 
 

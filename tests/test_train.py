@@ -12,6 +12,9 @@ import torch
 from PIL import Image
 
 import train
+from common.distributed import Team
+from common.errors import UserError
+from model import count_parameters, preset
 from phantoms.dataset import Phantoms
 from speed.feature_cache import FeatureCache
 from vae import VAE, sample_posterior
@@ -137,6 +140,44 @@ def test_the_defaults_are_table_1_of_the_paper():
     assert train.schedule(74999, two, decay=0.2) == pytest.approx(1 / 15000)
 
 
+def test_the_small_preset_has_20_to_30_million_parameters_and_its_own_recipe():
+    assert 20e6 < count_parameters(preset("small"))["total"] < 30e6
+    recipes = train.RECIPES["small"]
+    assert list(recipes) == list(STAGES)
+    assert recipes["vit"].size == recipes["1"].size == preset("small").vit.image_size
+
+
+def scratch(monkeypatch, *flags):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--stage", "vae", "--init", "scratch", *map(str, flags)])
+    args = train.parse_args()
+    return train.from_scratch(args, Team(0, 1, torch.device("cpu")))
+
+
+def films(folder, reports):
+    folder.mkdir()
+    for number, _ in enumerate(reports):
+        Image.new("L", (8, 8)).save(folder / f"{number}.png")
+    rows = [json.dumps({"image": f"{number}.png", "report": report}) for number, report in enumerate(reports)]
+    (folder / "metadata.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+def test_a_fresh_model_learns_its_words_from_the_reports_it_will_read(monkeypatch, tmp_path):
+    reports = [f"FINDINGS: A quagmire of the {place}." for place in ("arch", "apex", "hilum", "rib", "lobe", "lung")]
+    data = films(tmp_path / "films", reports)
+    fresh = scratch(monkeypatch, "--data", data, "--preset", "small", "--vocab", 290, "--cache", tmp_path / "cache")
+    assert fresh.model.config.vocab_size == 290 and fresh.model.config.hidden_size == preset("small").hidden_size
+    assert len(fresh.encode(" quagmire")) == 1 and len(fresh.encode(" cardiomegaly")) > 4
+    assert fresh.decode(fresh.encode(reports[0])) == reports[0]
+
+
+def test_more_pieces_than_the_text_yields_are_refused(monkeypatch, tmp_path):
+    data = films(tmp_path / "films", ["Clear lungs.", "No effusion."])
+    for flags, words in (([], "--preset small: 2,048 pieces"), (["--vocab", 400], "--vocab 400: 400 pieces")):
+        with pytest.raises(UserError, match=words + r" are asked for, .*films yield \d+; give --vocab \d+$"):
+            scratch(monkeypatch, "--data", data, "--preset", "small", *flags, "--cache", tmp_path / "cache")
+
+
 def test_kept_posteriors_are_the_computed_ones(micro):
     vae, calls = micro.vae, []
 
@@ -182,6 +223,9 @@ def test_posterior_sampling_is_mean_plus_sigma_noise():
         (["--stage", "1", "--batch", "7", "--micro-batch", "0"], ["--micro-batch 0"]),
         (["--stage", "1", "--device", "cuda:99"], ["--device cuda:99"]),
         (["--stage", "1", "--out", "file/run"], ["--out file/run"]),
+        (["--stage", "1", "--preset", "small"], ["--preset small", "--init scratch"]),
+        (["--stage", "1", "--vocab", "300"], ["--vocab 300", "--init scratch"]),
+        (["--stage", "1", "--init", "scratch", "--vocab", "3"], ["--vocab 3", "at least 260"]),
     ],
 )
 def test_bad_input_is_one_line_that_names_it(micro_folder, tmp_path, arguments, words):

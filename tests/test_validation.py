@@ -18,7 +18,7 @@ FLAGS = ["--batch", 4, "--size", 64, "--sample-every", 100, "--validate", "phant
 
 def validated(out):
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    names = ("step", "validate_loss", *sorted(name for name in records[-1] if name.startswith("validate_")))
+    names = ("step", *(name for name in records[-1] if name.startswith("validate_")))
     return [[record[name] for name in names] for record in records if "validate_loss" in record]
 
 
