@@ -69,6 +69,7 @@ class Recipe:
     steps: int
     repa_weight: float = 0.0
     micro_batch: int = 8  # at most, at a time on one GPU
+    augment: bool = False  # vary the films that are read: thousands are soon known by heart; phantoms never run out
 
 
 # The paper trains neither autoencoder nor ViT from nothing (it takes kl-f16 and SigLIP): "vae" and "vit" are ours.
@@ -90,8 +91,8 @@ RECIPES = {
     # For some thousand real films. Reports are uneven, so stage 1 is cut into small micro-batches of like length.
     "small": {
         "vae": Recipe(1e-3, 128, 8, 50, 12_000, micro_batch=32),
-        "vit": Recipe(5e-4, 224, 32, 100, 3_000, micro_batch=32),
-        "1": Recipe(5e-4, 224, 32, 100, 2_000),
+        "vit": Recipe(5e-4, 224, 32, 100, 3_000, micro_batch=32, augment=True),
+        "1": Recipe(5e-4, 224, 32, 100, 2_000, augment=True),
         "2": Recipe(1e-3, 128, 32, 100, 6_000, repa_weight=0.5, micro_batch=32),
         "3": Recipe(8e-4, 256, 16, 0, 3_000, micro_batch=16),
     },
@@ -431,7 +432,8 @@ def load_batches(
     team: Team,
 ) -> Generator[dict[str, Batch], None, None]:
     """This process's micro-batches from `first_step` on: kind of example -> its batch."""
-    examples = make_examples(args, checkpoint, recipe, source, vocabulary, args.seed)
+    augmented = recipe.augment and isinstance(source, Records)
+    examples = make_examples(args, checkpoint, recipe, source, vocabulary, args.seed, augmented=augmented)
     workers = data.default_workers() if args.workers is None else args.workers
     share = data.Share(recipe.batch, micro_batch, team.rank, team.size, first_step, recipe.steps, examples.by_length)
     return data.batches(examples, share, workers, pin=team.device.type == "cuda")
@@ -687,7 +689,7 @@ def choose_recipe(args: argparse.Namespace, preset_name: str, model: UniX, earli
     if earlier:  # what is not asked for again stays as it was
         recipe = replace(recipe, **earlier.settings["recipe"])
     asked = {"learning_rate": args.lr, "size": args.size, "batch": args.batch, "steps": args.steps}
-    asked["micro_batch"] = args.micro_batch
+    asked |= {"micro_batch": args.micro_batch, "augment": args.augment}
     recipe = replace(recipe, **{name: value for name, value in asked.items() if value is not None})
     check(args, recipe, model)
     return recipe
@@ -855,6 +857,8 @@ def parse_args() -> argparse.Namespace:
     add("--batch", type=arguments.batch, help="examples a step, over all processes")
     add("--lr", type=arguments.number(0, 10, above=True), help="learning rate")
     add("--size", type=arguments.size, help="image side in px")
+    varied = "vary real films that are read (a little rotation, shift, scale, exposure); default: the recipe of small"
+    add("--augment", action=argparse.BooleanOptionalAction, help=varied)
     add(
         "--decay",
         type=arguments.number(0, 1),
@@ -897,6 +901,8 @@ def parse_args() -> argparse.Namespace:
     add("--cache", type=arguments.output_folder, default="out/cache", help="where drawn X-rays are kept")
     args = parser.parse_args()
     parse_mix(args)
+    if args.augment and (args.stage not in data.READING or args.data.partition(":")[0] == "phantom"):
+        raise UserError("--augment: only for real films, in stages vit and 1; leave it out")
     for flag in ("preset", "vocab"):
         if getattr(args, flag) and args.init != "scratch":
             raise UserError(f"--{flag} {getattr(args, flag)}: only with --init scratch; weights bring their own sizes")

@@ -97,6 +97,33 @@ def test_a_broken_image_is_said_and_another_takes_its_place(micro, monkeypatch, 
         stream[0]
 
 
+def test_a_film_is_varied_a_little_and_never_flipped():
+    """By the moments of what is bright: a wedge that is heavy on the left stays so."""
+    film = np.zeros((64, 64), np.uint8)
+    film[16:48, 8:40] = 220 - 5 * np.arange(32)
+    rng = np.random.default_rng(0)
+    varied = [data.augment(film, rng) for _ in range(200)]
+    assert len({each.tobytes() for each in varied}) == 200
+    heavy = []
+    for each in varied:
+        inside = np.flatnonzero(each.max(axis=0) > 20)
+        centre = (each.sum(axis=0) * np.arange(64)).sum() / each.sum()
+        heavy.append((inside[0] + inside[-1]) / 2 - centre)
+        assert each[[0, -1], [0, -1]].max() == 0  # black around the film stays black
+        assert 0.7 < (each > 20).sum() / (film > 20).sum() < 1.3
+    assert min(heavy) > 0
+    assert np.array_equal(data.augment(film, np.random.default_rng(1)), data.augment(film, np.random.default_rng(1)))
+
+
+def test_only_what_is_read_is_varied(micro):
+    for stage in ("vae", "vit", "1", "2"):
+        plain, varied = (
+            data.Examples(Phantoms(12), stage, 64, 5, micro.encode, micro_config(), 16, 8, augmented=augmented)[0]
+            for augmented in (False, True)
+        )
+        assert np.array_equal(plain["image"], varied["image"]) == (stage in ("vae", "2"))
+
+
 def test_any_text_encodes_and_comes_back(micro):
     for text in ("Small left pleural effusion.", "Épanchement pleural gauche minime.", "右側胸水。 🫁", "<|eos|>"):
         ids = micro.encode(text)

@@ -223,6 +223,7 @@ def test_posterior_sampling_is_mean_plus_sigma_noise():
         (["--stage", "1", "--batch", "7", "--micro-batch", "0"], ["--micro-batch 0"]),
         (["--stage", "1", "--device", "cuda:99"], ["--device cuda:99"]),
         (["--stage", "1", "--out", "file/run"], ["--out file/run"]),
+        (["--stage", "1", "--augment"], ["--augment", "real films"]),
         (["--stage", "1", "--preset", "small"], ["--preset small", "--init scratch"]),
         (["--stage", "1", "--vocab", "300"], ["--vocab 300", "--init scratch"]),
         (["--stage", "1", "--init", "scratch", "--vocab", "3"], ["--vocab 3", "at least 260"]),
