@@ -13,8 +13,10 @@ alone: `Examples.by_length` puts texts of like length together.
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
@@ -45,6 +47,7 @@ from losses import Batch
 from model import IGNORE, UniXConfig
 from phantoms.dataset import Phantoms
 from reports import cleaning
+from reports.labeler import POSITIVE, UNCERTAIN, label_report
 
 DEFAULT_QUESTION = "Write the FINDINGS and the IMPRESSION of this chest X-ray."
 SHORT_QUESTION = "Write the IMPRESSION of this chest X-ray."
@@ -101,10 +104,40 @@ def phrases(text: str) -> set[str]:
     return found
 
 
-def common_phrases(texts: Iterable[str], least: int) -> list[str]:
-    """The phrases that at least `least` texts share, sorted."""
-    counts = Counter(phrase for text in texts for phrase in phrases(text))
-    return sorted(phrase for phrase, count in counts.items() if count >= least)
+FILLERS = re.compile("an?|and|are|as|at|be|been|by|for|from|has|have|in|is|it|may|of|on|or|th(at|e|ere|is)|to|was|with")
+DENIAL = {"no", "not", "without", "negative", "free", "normal", "clear", "unremarkable"}
+
+
+def visible(source: Phantoms | Records, index: int) -> dict[str, float]:
+    """What stage vit asks the ViT to see: name -> 1, or nan where the report is uncertain; what is not named is 0.
+
+    Of a phantom the phrases of its impression, all of which are true. A person says one thing in many words, denies
+    most of what he names, and doubts: of a real film the labeler's observations with their sides, the MeSH codes of the
+    set from the heading on ("opacity", "opacity/lung", ...), and the phrases of the sentences that deny nothing.
+    """
+    report, impression = source.text(index)
+    if not isinstance(source, Records):
+        return dict.fromkeys(phrases(impression), 1.0)
+    sentences = re.sub(r"findings:|impression:|[^a-z.\s-]", " ", report.lower()).split(".")
+    claims = ".".join(sentence for sentence in sentences if not DENIAL & set(sentence.split()))
+    said = ((phrase, phrase.split()) for phrase in phrases(claims))
+    found = {p: 1.0 for p, words in said if not any(map(FILLERS.fullmatch, (words[0], words[-1])))}
+    for code in source.records[index].extra.get("mesh", ()):
+        parts = code.lower().split("/")
+        found |= {"mesh: " + "/".join(parts[: n + 1]): 1.0 for n in range(len(parts))}
+    for name, label in label_report(report).items():
+        sides = ("left", "right") if label.side == "bilateral" else (label.side,) if label.side else ()
+        if label.value == POSITIVE:
+            found |= dict.fromkeys([f"label: {name}", *(f"label: {name}, {side}" for side in sides)], 1.0)
+        elif label.value == UNCERTAIN:
+            found |= dict.fromkeys([f"label: {name}", f"label: {name}, left", f"label: {name}, right"], math.nan)
+    return found
+
+
+def common_targets(found: Sequence[dict[str, float]], least: int) -> list[str]:
+    """The names that at least `least` examples share and at least so many lack, sorted."""
+    counts = Counter(name for each in found for name, value in each.items() if value == 1)
+    return sorted(name for name, count in counts.items() if least <= count <= len(found) - least)
 
 
 # ---- pictures ----------------------------------------------------------------------------------------------------
@@ -146,7 +179,7 @@ KINDS = {"vae": "rebuild", "vit": "see", "1": "read", "2": "draw", "3": "draw"} 
 class Examples(Dataset):
     """The run as one long sequence: position p is example permutation(epoch)[p mod count] with its own randomness.
 
-    stage "vae": image crop; "vit": image and the phrases of its impression; "1": image, question and answer;
+    stage "vae": image crop; "vit": image and what is `visible` in it; "1": image, question and answer;
     "2", "3": image, prompt, noise and time; with mix (und, gen), of each und + gen positions the first und are
     examples of stage 1 instead (the paper's ablation, section 5.2).
     """
@@ -259,8 +292,8 @@ class Examples(Dataset):
         example = {"kind": KINDS[stage], "index": index, "image": image}
         report, impression = self.source.text(index)
         if stage == "vit":
-            mentioned = phrases(impression)
-            example["phrases"] = np.array([phrase in mentioned for phrase in self.vocabulary], dtype=np.float32)
+            seen = visible(self.source, index)
+            example["phrases"] = np.array([seen.get(name, 0) for name in self.vocabulary], dtype=np.float32)
             return example
         if stage == "1":
             short = self.is_short(position)

@@ -26,7 +26,7 @@ class Batch:
     image: torch.Tensor  # (B, S, S) uint8
     text_ids: torch.Tensor | None = None  # (B, T) BOS question EOS BOS answer EOS, padded
     targets: torch.Tensor | None = None  # (B, T) the next token over the answer, IGNORE elsewhere
-    phrases: torch.Tensor | None = None  # (B, phrases) 1 where the impression says it
+    phrases: torch.Tensor | None = None  # (B, phrases) 1 where the report says it, nan where it is uncertain
     prompts: list[list[int] | None] | None = None
     posterior_noise: torch.Tensor | None = None  # (B, C, S / 16, S / 16), as is `noise`
     noise: torch.Tensor | None = None
@@ -42,7 +42,9 @@ class Batch:
         return Batch(**{k: change(v) if isinstance(v, torch.Tensor) else v for k, v in self.__dict__.items()})
 
     def terms(self) -> int:
-        """How many terms its loss has: tokens of answers, else examples."""
+        """How many terms its loss has: tokens of answers, phrases that are known, else examples."""
+        if self.phrases is not None:
+            return int((~self.phrases.isnan()).sum())
         return len(self.index) if self.targets is None else int((self.targets != IGNORE).sum())
 
 
@@ -119,12 +121,13 @@ class StageLoss(nn.Module):
         return {"loss": loss, **parts}
 
     def see(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """What stands in for SigLIP's pretraining: which phrases will the impression use? (Joulin et al. 2016)
+        """What stands in for SigLIP's pretraining: which phrases will the report use? (Joulin et al. 2016)
 
         A language model that starts from nothing first learns to talk without looking; predicting all phrases at once,
         from the average and the maximum over the patches, teaches the ViT to see without running a language model.
         """
-        return {"loss": F.binary_cross_entropy_with_logits(self.phrase_logits(batch), batch.phrases)}
+        known = ~batch.phrases.isnan()
+        return {"loss": F.binary_cross_entropy_with_logits(self.phrase_logits(batch)[known], batch.phrases[known])}
 
     def phrase_logits(self, batch: Batch) -> torch.Tensor:
         """(B, phrases) float32."""

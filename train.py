@@ -287,11 +287,15 @@ def what_trains(
 
 
 def phrases_of(args: argparse.Namespace, source: Phantoms | Records) -> list[str]:
-    """The phrases that the ViT learns to see: those that at least one in 500 impressions shares."""
-    impressions = [source.text(i)[1] for i in range(min(len(source), 5000))]
-    vocabulary = data.common_phrases(impressions, least=max(2, len(impressions) // 500))
+    """What the ViT learns to see: what at least one in 500 phantoms shares. Of real films one in 200: a rarer phrase
+    would be learnt by heart, not seen."""
+    found = [data.visible(source, i) for i in range(min(len(source), 5000))]
+    vocabulary = data.common_targets(found, least=max(2, len(found) // (200 if isinstance(source, Records) else 500)))
     if not vocabulary:
-        raise UserError(f"--data {args.data}: no two impressions share a word; give more examples")
+        raise UserError(
+            f"--data {args.data}: its reports say all the same, or each something else; stage vit needs what some films"
+            " share and others lack: give more examples"
+        )
     return vocabulary
 
 

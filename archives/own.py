@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from archives.labels import Json, label_value, named_values, read_labels
+from archives.labels import Json, label_value, mesh_labels, named_values, read_labels
 from archives.records import SPLITS, Problems, Record, RowError
 from archives.sections import split_report
 from archives.tables import Listing, find_image, read_json_rows, read_table, whole_characters
@@ -32,7 +32,7 @@ def read_own(root: Path, files: list[Path], problems: Problems, need_images: boo
         if not from_json and not {"report", "findings", "impression", "labels"} & set(row):
             raise UserError(f"{path}: no column report; add it (or findings and impression, or labels)")
         with problems.row():
-            given = row.pop("labels", None) or ""
+            given, mesh = row.pop("labels", None) or "", mesh_terms(row)
             row = {key: row[key] for key in OWN_COLUMNS if key in row}  # others are the user's own business
             if not all(value is None or isinstance(value, (str, int, float)) for value in row.values()):
                 raise RowError("bad", "malformed row", name)
@@ -53,8 +53,19 @@ def read_own(root: Path, files: list[Path], problems: Problems, need_images: boo
                 raise RowError("bad", "unknown split", cell["split"])
             image = find_image(text.get("image", ""), listing, need_images)
             extra = {"question": text["question"].replace("<image>", "").strip()} if "question" in text else {}
+            extra |= {"mesh": mesh} if mesh else {}
+            labels = read_labels(given, name, problems) or mesh_labels(mesh)
             patient, view = cell.get("patient", ""), cell.get("view", "")
-            yield Record(image, findings, impression, split, read_labels(given, name, problems), patient, view, extra)
+            yield Record(image, findings, impression, split, labels, patient, view, extra)
+
+
+def mesh_terms(row: dict[str, Json]) -> list[str]:
+    """The MeSH codes of a row, as Open-i has them: a column "Opacity/lung|Normal", a list, or what `data.py clean` has
+    kept in "extra"."""
+    extra = row.get("extra")
+    given = row.get("mesh") or (extra.get("mesh") if isinstance(extra, dict) else None) or ""
+    terms = given if isinstance(given, list) else str(given).split("|")
+    return [" ".join(whole_characters(term).split()) for term in terms if isinstance(term, str) and term.strip()]
 
 
 def report_of_labels(labels: dict[str, Json]) -> tuple[str, str]:

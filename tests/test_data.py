@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 import data
+from archives.records import Problems, Record, Records
 from common.errors import UserError
 from common.images import load_image, to_square
 from micro import micro_config
@@ -175,9 +176,21 @@ def test_a_mix_has_its_ratio_in_every_micro_batch(micro):
 @pytest.mark.parametrize("stage", ["1", "2"])
 def test_the_length_of_an_example_is_known_before_it_is_made(micro, stage):
     stream = examples(micro, stage)
+    stream.config.context_length = 512  # nothing is cut
     for position in range(24):
         text = stream[position].get("answer", stream[position].get("prompt"))
         assert stream.length(position) == len(text or ())
+
+
+def test_a_text_longer_than_the_context_is_cut_and_counted(micro, tmp_path):
+    source = Records(tmp_path, "own", [Record("a.png", "Clear lungs. " * n, "") for n in (1, 3, 100)], Problems(), {})
+    room = 60
+    cut = [len(micro.encode(source.text(i)[0])) > room for i in range(3)]
+    assert data.count_cut(source, micro.encode, room) == sum(cut) == 1
+    stream, room = examples(micro, "2"), micro_config().context_length - 2
+    assert stream.fitting(list(range(100))) == list(range(room))
+    assert stream.fitting(list(range(100)), beside=10) == list(range(room - 10))
+    assert stream.fitting([1, 2]) == [1, 2]
 
 
 @pytest.mark.parametrize("mix", [(0, 1), (1, 3)])
@@ -209,7 +222,23 @@ def test_phrases_are_runs_of_words_inside_a_sentence():
     assert data.phrases(text) == {
         *("small", "left", "effusion", "small left", "left effusion", "small left effusion", "no", "edema", "no edema")
     }
-    assert data.common_phrases([text, text, "Edema."], least=3) == ["edema"]
+
+
+def test_what_only_some_examples_share_is_learnt():
+    found = [{"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 1}, {"a": 1, "b": np.nan}, {"a": 1, "d": 1}]
+    assert data.common_targets(found, least=2) == ["b"]  # a says nothing of an example, c and d are rare
+
+
+def test_a_real_report_is_seen_by_labels_codes_and_what_it_affirms(tmp_path):
+    report = "Small left pleural effusion. No pneumothorax. Possible pneumonia."
+    mesh = ["Pleural Effusion/left/small"]
+    records = Records(tmp_path, "own", [Record("a.png", report, "", extra={"mesh": mesh})], Problems(), {})
+    seen = data.visible(records, 0)
+    assert {"small left pleural", "label: Pleural Effusion", "label: Pleural Effusion, left"} < set(seen)
+    assert {"mesh: pleural effusion", "mesh: pleural effusion/left", "mesh: pleural effusion/left/small"} < set(seen)
+    assert np.isnan(seen["label: Pneumonia"]) and "label: Pleural Effusion, right" not in seen
+    assert not any("pneumothorax" in name.lower() for name in seen)
+    assert data.visible(Phantoms(3), 1).keys() == data.phrases(Phantoms(3).text(1)[1])
 
 
 def test_targets_are_the_answer_and_its_end(micro):

@@ -70,10 +70,20 @@ def frozen_features(checkpoint, dtype):
 
 def examples_of(micro, stage, batch, size=64, **more):
     source = Phantoms(8, size if stage == "vae" else 256)  # the autoencoder's eight: whole pictures, no crops
-    impressions = [source.text(i)[1] for i in range(8)]
-    vocabulary = data.common_phrases(impressions, least=1)
+    vocabulary = data.common_targets([data.visible(source, i) for i in range(8)], least=1)
     stream = data.Examples(source, stage, size, 0, micro.encode, micro.model.config, 16, batch, vocabulary, **more)
     return source, stream, vocabulary
+
+
+def test_what_a_report_leaves_uncertain_has_no_part_in_the_loss(micro):
+    heads = torch.nn.ModuleDict({"phrases": torch.nn.Linear(64, 3)})
+    losses = StageLoss(micro.model, micro.vae, heads, frozen_features(micro, torch.float32), 0.0)
+    image = torch.zeros(2, 64, 64, dtype=torch.uint8)
+    batch = Batch(torch.arange(2), image, phrases=torch.tensor([[1.0, 0.0, torch.nan], [torch.nan, 1.0, 0.0]]))
+    probability = losses.phrase_logits(batch).sigmoid().detach().numpy()
+    right = np.array([*probability[0, :1], 1 - probability[0, 1], probability[1, 1], 1 - probability[1, 2]])
+    loss, _ = losses({"see": batch}, {"see": batch.terms()})
+    assert batch.terms() == 4 and loss.item() == pytest.approx(-np.log(right).mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("stage", ["1", "2"])

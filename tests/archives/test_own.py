@@ -1,6 +1,7 @@
 """A user's own set: metadata.csv, metadata.jsonl, labels alone, and UniX's JSON of messages."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 from archive_files import broken, own, picture
@@ -57,6 +58,18 @@ def test_own_jsonl_and_half_characters(tmp_path):
     assert [r.findings for r in records.records] == ["Clear ? lungs.", "Clear."]
     assert records.records[1].patient == "3" and records.text(1) == ("FINDINGS: Clear.", "Clear.")
     assert records.problems.count("bad", "malformed row") == 3
+
+
+def test_mesh_codes_become_labels_and_survive_cleaning(tmp_path):
+    codes = "Pleural Effusion/left/small|Cardiomegaly/borderline"
+    rows = [("a.png", "Effusion.", codes), ("b.png", "Clear.", "normal"), ("c.png", "Clear.", "")]
+    records = open_source(own(tmp_path / "csv", rows, ("image", "report", "mesh"))).records
+    assert records[0].labels == {"Pleural Effusion": 1, "Cardiomegaly": -1}
+    assert records[0].extra == {"mesh": codes.split("|")}
+    assert records[1].labels == {"No Finding": 1} and (records[2].labels, records[2].extra) == ({}, {})
+    lines = [json.dumps(asdict(record)) for record in records]  # what `data.py clean` writes
+    (tmp_path / "csv/cleaned.jsonl").write_text("\n".join(lines))
+    assert open_source(tmp_path / "csv/cleaned.jsonl").records == records
 
 
 def test_nih_labels_become_chexpert_labels_and_short_reports(tmp_path):
