@@ -326,21 +326,24 @@ def check_finite(step: int, loss: float, grad_norm: float) -> None:
 
 
 def data_source(args: argparse.Namespace, recipe: Recipe) -> Phantoms | Records:
-    name, _, count = args.data.partition(":")
+    name, _, count = args.data.removesuffix(":even").partition(":")
     if name != "phantom":
         source = open_source(args.data, split="train", cache=args.cache)
         # The autoencoder trains on crops at full detail; the others see the whole picture at `size`.
         source.size = None if args.stage == "vae" else recipe.size
         return source
-    return Phantoms(int(count or 20_000), max(256, recipe.size), cache=args.cache)
+    even = args.data.endswith(":even")
+    return Phantoms(int(count or 20_000), max(256, recipe.size), cache=args.cache, even=even)
 
 
 def parse_mix(args: argparse.Namespace) -> tuple[int, int]:
-    """--mix UND:GEN as two numbers."""
+    """--mix as two numbers."""
     und, _, gen = args.mix.partition(":")
-    if args.stage not in DRAWING and (args.train, args.mix) != ("gen", "0:1"):
-        raise UserError(f"--train {args.train} --mix {args.mix}: only for stages 2 and 3")
-    if int(und) and args.train == "gen":
+    if args.stage not in DRAWING and args.train != "gen":
+        raise UserError(f"--train {args.train}: only for stages 2 and 3")
+    if args.stage not in ("1", *DRAWING) and args.mix != "0:1":
+        raise UserError(f"--mix {args.mix}: only for stages 1, 2 and 3")
+    if int(und) and args.stage in DRAWING and args.train == "gen":
         raise UserError(f"--mix {args.mix}: reading teaches the und branch, which stands still; add --train both")
     return int(und), int(gen)
 
@@ -585,13 +588,13 @@ def start(word: str) -> str:
 
 
 def mix(word: str) -> str:
-    """--mix: UND:GEN, not yet split, for that is how a run's settings keep it."""
+    """--mix: OTHER:OWN, not yet split, for that is how a run's settings keep it."""
     und, _, gen = word.partition(":")
     try:
         arguments.whole(0, arguments.MOST_BATCH)(und), arguments.batch(gen)
     except UserError as error:
         raise UserError(
-            f"{arguments.shown(word)}: give UND:GEN in whole numbers, for example 1:2; GEN at least 1"
+            f"{arguments.shown(word)}: give OTHER:OWN in whole numbers, for example 1:2; OWN at least 1"
         ) from error
     return word
 
@@ -611,13 +614,15 @@ def parse_args() -> argparse.Namespace:
         "--data",
         type=arguments.data_set,
         default="phantom",
-        help="phantom[:COUNT] (default: 20,000 drawn X-rays), or a data set: see python data.py --help",
+        help="phantom[:COUNT[:even]] (default: 20,000 drawn X-rays; even: rare findings oftener), or a data set: see"
+        " python data.py --help",
     )
     repa = "RadDino, stage 2's target; default: the model's own ViT"
     add("--repa", type=arguments.weights_folder, metavar="FOLDER", help=repa)
     add("--train", choices=["gen", "both"], default="gen", help="stages 2, 3: also the und branch? (the ablation)")
-    examples = "stages 2, 3 with --train both: reading to drawing examples"
-    add("--mix", type=mix, default="0:1", metavar="UND:GEN", help=examples)
+    examples = "examples of another kind to the stage's own: in stage 1 impressions alone to reading, in stages 2 and 3"
+    examples += " with --train both reading to drawing"
+    add("--mix", type=mix, default="0:1", metavar="OTHER:OWN", help=examples)
     add("--seed", type=arguments.seed, default=0)
     add = parser.add_argument_group("the recipe (default: Table 1's, or the tiny model's)").add_argument
     add("--steps", type=arguments.steps, help="optimizer steps")
