@@ -44,7 +44,7 @@ from common.training_log import TrainingLog
 from judges.raddino import load_raddino
 from losses import Batch, FrozenFeatures, StageLoss
 from model import UniX, preset
-from phantoms.dataset import Phantoms
+from phantoms.dataset import Phantoms, named
 from sample import draw, read
 from speed import cost, cpu
 from speed.feature_cache import FeatureCache
@@ -326,14 +326,12 @@ def check_finite(step: int, loss: float, grad_norm: float) -> None:
 
 
 def data_source(args: argparse.Namespace, recipe: Recipe) -> Phantoms | Records:
-    name, _, count = args.data.removesuffix(":even").partition(":")
-    if name != "phantom":
+    if args.data.split(":")[0] != "phantom":
         source = open_source(args.data, split="train", cache=args.cache)
         # The autoencoder trains on crops at full detail; the others see the whole picture at `size`.
         source.size = None if args.stage == "vae" else recipe.size
         return source
-    even = args.data.endswith(":even")
-    return Phantoms(int(count or 20_000), max(256, recipe.size), cache=args.cache, even=even)
+    return named(args.data, 20_000, max(256, recipe.size), cache=args.cache)
 
 
 def parse_mix(args: argparse.Namespace) -> tuple[int, int]:

@@ -201,7 +201,7 @@ def data_set(word: str) -> str:
     """phantom, phantom:COUNT, phantom:COUNT:even, or the file or folder of a data set; the word itself is what is kept."""
     name, _, count = word.removesuffix(":even").partition(":")
     if name == "phantom":
-        if count or word != name:
+        if count:
             try:
                 whole(1, MOST_EXAMPLES)(count)
             except UserError as error:

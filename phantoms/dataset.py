@@ -76,6 +76,12 @@ class Phantoms:
         return {**self.__dict__, "_pictures": None}  # each worker maps the file itself
 
 
+def named(word: str, default: int, size: int, seed: int = TRAIN_SEED, cache: Path | None = None) -> Phantoms:
+    """What `--data phantom[:COUNT[:even]]` asks for; `default` phantoms where no COUNT is given."""
+    _, count, how = [*word.split(":"), "", ""][:3]
+    return Phantoms(int(count or default), size, seed, cache, even=how == "even")
+
+
 def evened(seed: int, count: int, pool: int = 4) -> list[int]:
     """`count` indices of the first pool * count phantoms of a seed, in which rare kinds of finding are less rare.
 
