@@ -42,7 +42,7 @@ from common.ownership import lock_folder, own_folder
 from common.pictures import curves, grid, save_png
 from common.training_log import TrainingLog
 from judges.raddino import load_raddino
-from losses import Batch, FrozenFeatures, StageLoss
+from losses import Batch, FrozenFeatures, StageLoss, prompt_gain
 from model import UniX, preset
 from phantoms.dataset import Phantoms, named
 from sample import draw, read
@@ -174,8 +174,12 @@ def train(args: argparse.Namespace, team: Team) -> None:
                 continue
             done, leaving = state.step == recipe.steps, stops > 0
             if log:
+                looking = done or state.step % sample_every == 0
+                if looking and args.stage in DRAWING:
+                    with as_saved(average):
+                        record |= heeding(checkpoint, source, recipe)
                 log.add({"step": state.step, **record, "grad_norm": grad_norm, "lr": learning_rate}, state.seconds)
-                if done or state.step % sample_every == 0:
+                if looking:
                     with as_saved(average):
                         show(args.stage, checkpoint, source, recipe, log.records, out)
             if done and args.stage == "vae" and team.is_main:  # which alone saves
@@ -424,7 +428,7 @@ def show(
     stage: str, checkpoint: Checkpoint, source: Phantoms | Records, recipe: Recipe, log: list[dict], out: Path
 ) -> None:
     """The loss curve, and what the model makes of the same few examples each time."""
-    names = [name for name in ("loss", "mse", "repa", "l1", "detail") if name in log[0]]
+    names = [name for name in ("loss", "mse", "repa", "l1", "square", "detail") if name in log[0]]
     save_png(curves({n: [(r["step"], r[n]) for r in log] for n in names}, f"stage {stage}"), out / "loss.png")
     vae, step = checkpoint.vae, log[-1]["step"]
     path = out / "samples" / f"step-{step:06d}.png"
@@ -450,6 +454,19 @@ def show(
         prompts = [source.text(i)[1] for i in chosen]
         if prompts:
             save_png(grid(draw(checkpoint, prompts, chosen, size=recipe.size, steps=25), prompts, columns=4), path)
+
+
+@torch.no_grad()
+def heeding(checkpoint: Checkpoint, source: Phantoms | Records, recipe: Recipe, count: int = 32) -> dict[str, float]:
+    """The prompt gain on the first training examples, as it is logged: it says more than the loss does of whether a
+    drawing will show what it is asked for."""
+    room = checkpoint.model.config.context_length - 2
+    chosen, pictures = squares(source, count, recipe.size)
+    texts = [checkpoint.encode(source.text(i)[1])[:room] for i in chosen]
+    if len(texts) < 2:
+        return {}
+    gains = prompt_gain(checkpoint.model, checkpoint.vae, torch.from_numpy(np.stack(pictures)), texts)
+    return {f"prompt_gain_{t}": gain for t, gain in gains.items()}
 
 
 # ---- starting, checking, saving ----------------------------------------------------------------------------------

@@ -222,12 +222,12 @@ def vae_loss(
     detail_weight: float = 2.0,
     square_weight: float = 150.0,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Reconstruction + squares + detail + KL. images: (B, 3, H, W) in [-1, 1]; noise: standard normal, the latent's shape.
+    """L1 + squares + detail + KL. images: (B, 3, H, W) in [-1, 1]; noise: standard normal, the latent's shape.
 
     The detail term stands in for latent-diffusion's perceptual and adversarial losses, which need a second network: an
     L1 on every band of a Laplacian pyramid (Bojanowski et al. 2018). A rib edge or a catheter is a small part of
-    the plain L1 but all of a fine band, so blurring it away becomes expensive. The squares weigh the few pixels of which much
-    is lost: a thin tube at half its contrast costs an L1 as little as grain does.
+    the plain L1 but all of a fine band, so blurring it away becomes expensive. The squares weigh the few pixels of
+    which much is lost: a thin tube at half its contrast costs an L1 as little as grain does.
     """
     mean, log_variance = vae.posterior(images)
     mean, log_variance = mean.float(), log_variance.float()

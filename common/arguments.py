@@ -198,7 +198,7 @@ def output_folder(word: str) -> Path:
 
 
 def data_set(word: str) -> str:
-    """phantom, phantom:COUNT, phantom:COUNT:even, or the file or folder of a data set; the word itself is what is kept."""
+    """phantom[:COUNT[:even]], or the file or folder of a data set; the word itself is what is kept."""
     name, _, count = word.removesuffix(":even").partition(":")
     if name == "phantom":
         if count:
