@@ -42,9 +42,9 @@ from common.ownership import lock_folder, own_folder
 from common.pictures import curves, grid, save_png
 from common.training_log import TrainingLog
 from judges.raddino import load_raddino
-from losses import Batch, StageLoss
+from losses import Batch, StageLoss, prompt_gain
 from model import PRESETS, UniX, preset
-from phantoms.dataset import Phantoms
+from phantoms.dataset import Phantoms, named
 from reports.labeler import POSITIVE, UNCERTAIN, label_reports
 from sample import draw, read
 from speed import cost, cpu
@@ -203,8 +203,12 @@ def train(args: argparse.Namespace, team: Team) -> None:
                 words = ", ".join(f"{name.removeprefix('validate_')} {value:.4f}" for name, value in found.items())
                 tqdm.write(f"step {state.step}, validation: {words}{' (the best so far)' * best}")
             if log:
+                looking = done or state.step % sample_every == 0
+                if looking and args.stage in DRAWING:
+                    with as_saved(average):
+                        record |= heeding(checkpoint, source, recipe)
                 log.add({"step": state.step, **record, "grad_norm": grad_norm, "lr": learning_rate}, state.seconds)
-                if done or state.step % sample_every == 0:
+                if looking:
                     with as_saved(average):
                         show(args.stage, checkpoint, source, recipe, log.records, out)
             if done and args.stage == "vae" and team.is_main:  # which alone saves
@@ -359,21 +363,22 @@ def check_finite(step: int, loss: float, grad_norm: float) -> None:
 
 
 def data_source(args: argparse.Namespace, recipe: Recipe) -> Phantoms | Records:
-    name, _, count = args.data.partition(":")
-    if name != "phantom":
+    if args.data.split(":")[0] != "phantom":
         source = open_source(args.data, split="train", cache=args.cache)
         # The autoencoder trains on crops at full detail; the others see the whole picture at `size`.
         source.size = None if args.stage == "vae" else recipe.size
         return source
-    return Phantoms(int(count or 20_000), max(256, recipe.size), cache=args.cache)
+    return named(args.data, 20_000, max(256, recipe.size), cache=args.cache)
 
 
 def parse_mix(args: argparse.Namespace) -> tuple[int, int]:
-    """--mix UND:GEN as two numbers."""
+    """--mix as two numbers."""
     und, _, gen = args.mix.partition(":")
-    if args.stage not in DRAWING and (args.train, args.mix) != ("gen", "0:1"):
-        raise UserError(f"--train {args.train} --mix {args.mix}: only for stages 2 and 3")
-    if int(und) and args.train == "gen":
+    if args.stage not in DRAWING and args.train != "gen":
+        raise UserError(f"--train {args.train}: only for stages 2 and 3")
+    if args.stage not in ("1", *DRAWING) and args.mix != "0:1":
+        raise UserError(f"--mix {args.mix}: only for stages 1, 2 and 3")
+    if int(und) and args.stage in DRAWING and args.train == "gen":
         raise UserError(f"--mix {args.mix}: reading teaches the und branch, which stands still; add --train both")
     return int(und), int(gen)
 
@@ -456,8 +461,8 @@ class Validation:
 
     Beside the loss there is one number that says what the loss is worth: "psnr" (dB) of rebuilt pictures in stage vae;
     "auc", the mean area under the ROC curve of the targets, in stage vit; "f1" (micro, by the labeler) of written
-    reports in stage 1; "prompt_gain" in stages 2 and 3: by how much the error grows, relatively, when each drawing is
-    given another one's prompt. Everything is computed by the main process, so it does not depend on their number.
+    reports in stage 1; "prompt_gain" (the mean of `heeding`) in stages 2 and 3. Everything is computed by the main
+    process, so it does not depend on their number.
     """
 
     def __init__(
@@ -471,7 +476,7 @@ class Validation:
         vocabulary: list[str],
         micro_batch: int,
     ) -> None:
-        self.stage, self.checkpoint, self.source = args.stage, checkpoint, source
+        self.stage, self.checkpoint, self.recipe, self.source = args.stage, checkpoint, recipe, source
         features = FeatureCache(frozen_features.compute, len(source))
         self.losses = StageLoss(checkpoint.model, checkpoint.vae, heads, features, recipe.repa_weight)
         examples = make_examples(args, checkpoint, recipe, source, vocabulary, seed=0, prompt_dropout=0.0)
@@ -490,7 +495,7 @@ class Validation:
         for batch in batches:
             totals |= {kind: totals.get(kind, 0) + part.terms() for kind, part in batch.items()}
         loss = sum(self.losses(batch, totals)[0].item() for batch in batches)
-        name, value = {"vae": self.psnr, "vit": self.auc, "1": self.f1}.get(self.stage, self.prompt_gain)(batches)
+        name, value = {"vae": self.psnr, "vit": self.auc, "1": self.f1}.get(self.stage, self.gain)(batches)
         return {"validate_loss": loss, f"validate_{name}": value}
 
     def psnr(self, batches: list[dict[str, Batch]]) -> tuple[str, float]:
@@ -511,34 +516,22 @@ class Validation:
         return "auc", float(np.nanmean(areas)) if not np.isnan(areas).all() else 0.5
 
     def f1(self, batches: list[dict[str, Batch]]) -> tuple[str, float]:
-        index = [int(i) for batch in batches for i in batch["read"].index]
-        index = sorted(set(index))[:: max(1, len(set(index)) // MOST_JUDGED)][:MOST_JUDGED]
-        images = [Image.fromarray(self.source.image(i)) for i in index]
+        chosen, pictures = squares(self.source, MOST_JUDGED, self.checkpoint.model.config.vit.image_size)
+        images = [Image.fromarray(picture) for picture in pictures]
         written = label_reports(read(self.checkpoint, images, max_new_tokens=160, batch=len(images)))
-        truth = label_reports([self.source.text(i)[0] for i in index])
+        truth = label_reports([self.source.text(i)[0] for i in chosen])
         claimed, true = (np.isin(labels, (POSITIVE, UNCERTAIN)) for labels in (written, truth))
         return "f1", float(2 * (claimed & true).sum() / max(1, claimed.sum() + true.sum()))
 
-    def prompt_gain(self, batches: list[dict[str, Batch]]) -> tuple[str, float]:
-        drawings = [batch["draw"] for batch in batches if "draw" in batch]
-        prompts = [prompt for drawing in drawings for prompt in drawing.prompts]
-        half = len(prompts) // 2  # neighbours are of like length, and often equal
-        others = iter(prompts[half:] + prompts[:half])
-        shuffled = [replace(drawing, prompts=[next(others) for _ in drawing.prompts]) for drawing in drawings]
-
-        def error(drawings: list[Batch]) -> float:
-            means = [self.losses.draw(drawing) for drawing in drawings]
-            errors = [mean.get("mse", mean["loss"]).item() for mean in means]
-            return sum(error * drawing.terms() for error, drawing in zip(errors, drawings, strict=True))
-
-        return "prompt_gain", error(shuffled) / error(drawings) - 1
+    def gain(self, batches: list[dict[str, Batch]]) -> tuple[str, float]:
+        gains = heeding(self.checkpoint, self.source, self.recipe, MOST_JUDGED)
+        return "prompt_gain", float(np.mean([*gains.values()])) if gains else 0.0
 
 
 def validation_source(args: argparse.Namespace, recipe: Recipe) -> Phantoms | Records:
     """--validate as examples. Raises UserError if the set has no validation split."""
-    name, _, count = args.validate.partition(":")
-    if name == "phantom":
-        return Phantoms(int(count or 200), max(256, recipe.size), seed=VALIDATION_SEED, cache=args.cache)
+    if args.validate.partition(":")[0] == "phantom":
+        return named(args.validate, 200, max(256, recipe.size), VALIDATION_SEED, args.cache)
     whole = open_source(args.validate, split="all", cache=args.cache)
     if not whole.counts.get("validate"):
         raise UserError(
@@ -628,7 +621,7 @@ def show(
 
 def loss_curve(stage: str, log: list[dict]) -> Image.Image:
     """The losses over the steps; under them, if the run validates, its measure, which has a scale of its own."""
-    names = [name for name in ("loss", "mse", "repa", "l1", "detail") if name in log[0]]
+    names = [name for name in ("loss", "mse", "repa", "l1", "square", "detail") if name in log[0]]
     names += sorted({name for record in log for name in record if name.startswith("validate_")})
     lines = {name: [(r["step"], r[name]) for r in log if name in r] for name in names}
     measure = {name: lines.pop(name) for name in names if name.startswith("validate_") and name != "validate_loss"}
@@ -640,6 +633,19 @@ def loss_curve(stage: str, log: list[dict]) -> Image.Image:
     both.paste(losses, (0, 0))
     both.paste(below, (0, losses.height))
     return both
+
+
+@torch.no_grad()
+def heeding(checkpoint: Checkpoint, source: Phantoms | Records, recipe: Recipe, count: int = 32) -> dict[str, float]:
+    """The prompt gain on the first training examples, as it is logged: it says more than the loss does of whether a
+    drawing will show what it is asked for."""
+    room = checkpoint.model.config.context_length - 2
+    chosen, pictures = squares(source, count, recipe.size)
+    texts = [checkpoint.encode(source.text(i)[1])[:room] for i in chosen]
+    if len(texts) < 2:
+        return {}
+    gains = prompt_gain(checkpoint.model, checkpoint.vae, torch.from_numpy(np.stack(pictures)), texts)
+    return {f"prompt_gain_{t}": gain for t, gain in gains.items()}
 
 
 # ---- starting, checking, saving ----------------------------------------------------------------------------------
@@ -819,13 +825,13 @@ def start(word: str) -> str:
 
 
 def mix(word: str) -> str:
-    """--mix: UND:GEN, not yet split, for that is how a run's settings keep it."""
+    """--mix: OTHER:OWN, not yet split, for that is how a run's settings keep it."""
     und, _, gen = word.partition(":")
     try:
         arguments.whole(0, arguments.MOST_BATCH)(und), arguments.batch(gen)
     except UserError as error:
         raise UserError(
-            f"{arguments.shown(word)}: give UND:GEN in whole numbers, for example 1:2; GEN at least 1"
+            f"{arguments.shown(word)}: give OTHER:OWN in whole numbers, for example 1:2; OWN at least 1"
         ) from error
     return word
 
@@ -848,13 +854,15 @@ def parse_args() -> argparse.Namespace:
         "--data",
         type=arguments.data_set,
         default="phantom",
-        help="phantom[:COUNT] (default: 20,000 drawn X-rays), or a data set: see python data.py --help",
+        help="phantom[:COUNT[:even]] (default: 20,000 drawn X-rays; even: rare findings oftener), or a data set: see"
+        " python data.py --help",
     )
     repa = "RadDino, stage 2's target; default: the model's own ViT"
     add("--repa", type=arguments.weights_folder, metavar="FOLDER", help=repa)
     add("--train", choices=["gen", "both"], default="gen", help="stages 2, 3: also the und branch? (the ablation)")
-    examples = "stages 2, 3 with --train both: reading to drawing examples"
-    add("--mix", type=mix, default="0:1", metavar="UND:GEN", help=examples)
+    examples = "examples of another kind to the stage's own: in stage 1 impressions alone to reading, in stages 2 and 3"
+    examples += " with --train both reading to drawing"
+    add("--mix", type=mix, default="0:1", metavar="OTHER:OWN", help=examples)
     add("--seed", type=arguments.seed, default=0)
     add = parser.add_argument_group("the recipe (default: Table 1's, or the tiny model's)").add_argument
     add("--steps", type=arguments.steps, help="optimizer steps")
