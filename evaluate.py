@@ -72,6 +72,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     question = "what to ask; default: the data set's own, or what the model was trained on"
     add("--question", type=arguments.text, help=question)
     add("--chexbert", type=folder, metavar="FOLDER", help="CheXbert; default: the rule-based labeler judges")
+    literature = "count the findings' words as the literature of the Indiana University set: corpus BLEU, lower case"
+    add("--literature-bleu", action="store_true", help=literature)
+    train = "training reports, to choose one text for every film and the nearest film from; default: of --data, if any"
+    add("--train", type=arguments.existing, metavar="SRC", help=train)
     add("--n", type=examples, help="only the first N")
     add("--out", type=result, default="out/report", help="folder for the results (default out/report)")
 

@@ -25,6 +25,7 @@ from PIL import Image
 
 PAPER = Path(__file__).parent.parent / "assets" / "paper.json"
 MISSING = "–"
+LONG = 60  # characters of a cell that is broken over lines
 SERIES = 4  # as many colours are in STYLE
 
 # A cell of a table: text, a number, a number with its interval (value, low, high), or None where there is none.
@@ -63,6 +64,7 @@ tr.section th { padding-top: .8rem; font-style: italic; color: var(--quiet) }
 tr.ours { background: var(--ours) }
 .number { text-align: right }
 td.number, td:first-child { white-space: nowrap }
+td.long { white-space: normal; overflow-wrap: anywhere; min-width: 16rem }
 td.number small { display: block }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.5rem; font-size: .88rem; margin: 0 0 .5rem }
 .legend svg { width: 28px; height: 10px; margin-right: .4rem }
@@ -83,9 +85,10 @@ td.number small { display: block }
 .plot { display: block; width: 100%; min-width: 30rem; max-width: 48rem; font-size: 13px; fill: var(--quiet) }
 .plot line { stroke: var(--rule) }
 .pictures { display: grid; grid-template-columns: repeat(var(--columns), 1fr); gap: 1rem .8rem }
-.pictures figure { margin: 0 }
+.pictures figure { margin: 0; min-width: 0 }
 .pictures img { display: block; width: 100%; height: auto; background: #000 }
-.pictures figcaption { font-weight: 400; font-size: .82rem; line-height: 1.35; padding-top: .35rem }
+.pictures figcaption { font-weight: 400; font-size: .82rem; line-height: 1.35; padding-top: .35rem;
+  overflow-wrap: anywhere }
 @media (max-width: 40rem) { .pictures { grid-template-columns: repeat(2, 1fr) } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt } table { font-size: 8pt }
   .scroll { overflow: visible } }
@@ -165,7 +168,10 @@ def table(
             continue
         shown = [_shown(row[k], decimals[k]) for k in range(n)]
         shown = [f"<strong>{cell}</strong>" if (i, k) in bold else cell for k, cell in enumerate(shown)]
-        body += tr((f"<td{align[k]}>{shown[k]}</td>" for k in range(n)), ' class="ours"' if i in highlight else "")
+        kinds = [
+            ' class="long"' if isinstance(cell, str) and len(cell) > LONG else align[k] for k, cell in enumerate(row)
+        ]
+        body += tr((f"<td{kinds[k]}>{shown[k]}</td>" for k in range(n)), ' class="ours"' if i in highlight else "")
     title = f"<caption>{escape(caption)}</caption>\n" if caption else ""
     foot = f'<p class="quiet">{escape(note)}</p>\n' if note else ""
     whole = f"<table>\n{title}<thead>\n{head}</thead>\n<tbody>\n{body}</tbody>\n</table>"

@@ -21,7 +21,7 @@ from common.errors import UserError
 from common.files import write_text
 from common.observations import OBSERVATIONS
 from common.ownership import own_folder
-from evaluation import metrics, page
+from evaluation import baselines, metrics, page
 from evaluation.results import (
     OURS_ONLY,
     Scored,
@@ -51,6 +51,8 @@ MEASURES = {"bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4"
 
 def report_command(args: argparse.Namespace) -> None:
     """`evaluate.py report`: write reports or read them, score, and write results.json and report.html."""
+    if args.literature_bleu and args.section == "impression":
+        raise UserError("--literature-bleu: this set's literature counts the findings; leave --section impression out")
     own_folder(args.out)
     started, source, weights = time.perf_counter(), None, None
     if args.predictions:
@@ -65,6 +67,7 @@ def report_command(args: argparse.Namespace) -> None:
     judge, label = report_judge(args)
     results = score_reports([row["truth"] for row in rows], [row["generated"] for row in rows], judge, label)
     results["radgraph_f1"] = radgraph_f1(rows)
+    results["beside"] = baselines.compare(args, rows, source, label)
     about = {
         "data": str(args.predictions or args.data),
         "weights": weights,
@@ -74,7 +77,7 @@ def report_command(args: argparse.Namespace) -> None:
     write_results(args.out, {**about, **results})
     write_text(args.out / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     write_text(args.out / "report.html", report_page(rows, results, source, about))
-    print(report_text(results, about), DISCLAIMER, sep="\n\n")
+    print(report_text(results, about), baselines.comparison_text(results["beside"]), DISCLAIMER, sep="\n\n")
     print(f"\n{args.out}: results.json, report.html, predictions.jsonl")
 
 
@@ -310,6 +313,7 @@ def report_page(rows: Sequence[dict], results: dict, source: Records | Phantoms 
         page.heading("Words"),
         page.table(["measure", "value"], likeness, note="Lower-case words; BLEU is the mean over reports (smoothed)."),
     ]
+    blocks += baselines.comparison_blocks(results["beside"])
     for title, chosen in (("Worst", results["order"][:8]), ("Best", results["order"][::-1][:8])):
         blocks.append(page.heading(f"{title} reports, by the findings they got right"))
         blocks.append(report_cases(rows, chosen, results, source))

@@ -1,0 +1,299 @@
+"""What scores of reports must be read beside: answers that cost nothing, and published numbers.
+
+Most films show nothing, and most reports say so in the same words. So a table of BLEU alone flatters: one sentence for
+every film scores well, and nobody prints it. Here it stands in the same table as the model, with three more rows:
+
+    one text for every film     the training split's sentences that together reach the highest BLEU-4 there
+    nearest training film       the report of the training film that looks most alike to the model's own ViT
+    shuffled                    the model's answers, each for another film: what is left when nothing is seen
+    published                   R2Gen on the Indiana University set, where the words are counted in its way
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from archives.opening import open_source
+from archives.records import Records
+from archives.sections import split_report
+from common.images import to_square
+from common.observations import OBSERVATIONS
+from evaluation import metrics, page
+from evaluation.results import Scored, scored
+from judges.features import FeatureExtractor, features, of_records, weights_hash
+from phantoms.dataset import Phantoms
+from sample import load_model
+
+LabelReports = Callable[[Sequence[str]], np.ndarray]  # N texts -> (N, 14): 1, 0, -1 and nan
+LEAST_POSITIVES = 10  # of an observation, to count in the macro F1: with fewer it is chance
+WORDS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l")
+HEADERS = ["", "F1 macro", "F1 by the set's labels", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L"]
+PUBLISHED = {  # BLEU-1, -2, -3, -4, ROUGE-L on the Indiana University set
+    "R2Gen (Chen et al. 2020)": (0.470, 0.304, 0.219, 0.165, 0.371),
+    "R2Gen, five runs by others (github.com/uzh-dqbm-cmi/ARGON issue 9)": (0.402, 0.246, 0.166, 0.118, 0.334),
+}
+LONGEST_COUNTED = 60  # words of a report that R2Gen keeps on this set; the rest of a reference is not asked for
+
+# ---- the measures ------------------------------------------------------------------------------------------------
+
+
+def literature_words(text: str) -> list[str]:
+    """Words as R2Gen counts them on the Indiana University set: lower case, no punctuation but a "." after each
+    sentence, which counts as a word; no numbers of a list; the first 60."""
+    text = re.sub(r"(^|\s)[1-5]\. ", " ", text.lower())
+    sentences = (re.sub(r"[^\w\s<=>@|~#$-]|_", "", sentence).split() for sentence in text.split(". "))
+    return [word for sentence in sentences if sentence for word in (*sentence, ".")][:LONGEST_COUNTED]
+
+
+def word_scores(truths: Sequence[str], written: Sequence[str], literature: bool) -> list[Scored]:
+    """BLEU-1 to -4 and ROUGE-L with 95 % intervals.
+
+    literature: corpus BLEU and ROUGE-L with recall weighted by 1.2 (both as pycocoevalcap) of `literature_words`. Else
+    as everywhere in evaluate.py: the mean over reports, smoothed, of plain words.
+    """
+    words = literature_words if literature else metrics.tokenize
+    references, hypotheses = list(map(words, truths)), list(map(words, written))
+    counts, rouge = metrics.bleu_counts(references, hypotheses), metrics.rouge_l(references, hypotheses)
+    if not literature:
+        each = np.column_stack([metrics.bleu_from_counts(counts), rouge])
+        low, high = metrics.bootstrap_sums(lambda sums: sums / len(each), each)
+        return [scored(value, *ends) for value, *ends in zip(each.mean(axis=0), low, high, strict=True)]
+    low, high = metrics.bootstrap_sums(metrics.bleu_from_counts, counts)
+    bleu = metrics.bleu_from_counts(counts.sum(axis=0))
+    rouge = weighted_rouge(rouge, np.array(list(map(len, references))), np.array(list(map(len, hypotheses))))
+    ends = metrics.bootstrap_sums(lambda sums: sums / len(rouge), rouge)
+    return [*(scored(*each) for each in zip(bleu, low, high, strict=True)), scored(rouge.mean(), *ends)]
+
+
+def weighted_rouge(rouge: np.ndarray, references: np.ndarray, hypotheses: np.ndarray, beta: float = 1.2) -> np.ndarray:
+    """ROUGE-L's harmonic mean (N,) and both lengths (N,) -> its F with recall weighted by `beta` (Lin 2004, eq. 4)."""
+    common = rouge * (references + hypotheses) / 2
+    recall, precision = common / np.maximum(references, 1), common / np.maximum(hypotheses, 1)
+    below = recall + beta**2 * precision
+    return np.divide((1 + beta**2) * recall * precision, below, out=np.zeros(len(rouge)), where=below > 0)
+
+
+def macro_f1(truth: np.ndarray, claims: np.ndarray) -> Scored | None:
+    """Macro F1 over the observations that at least LEAST_POSITIVES reports have; None if there is none.
+
+    truth, claims: (N, 14) bool.
+    """
+    counted = truth.sum(axis=0) >= LEAST_POSITIVES
+    if not counted.any():
+        return None
+    counts = metrics.f1_counts(truth[:, counted], claims[:, counted])
+    low, high = metrics.bootstrap_sums(lambda sums: metrics.f1_from_counts(sums, 0.0).macro, counts)
+    return scored(metrics.f1_from_counts(counts.sum(axis=0), 0.0).macro, low, high)
+
+
+# ---- answers that cost nothing -----------------------------------------------------------------------------------
+
+
+def constant_text(reports: Sequence[str], words: Callable[[str], Sequence[str]], sentences: int = 500) -> str:
+    """Sentences of `reports`, one after the other, each the one that raises corpus BLEU-4 against all of them most.
+
+    sentences: how many of the most frequent are tried.
+    """
+    references = [words(report) for report in reports]
+    at_least: Counter = Counter()  # (n-gram, k) -> references that have it k times or more
+    for reference in references:
+        for gram, count in n_grams(reference).items():
+            at_least.update((gram, k) for k in range(1, count + 1))
+    said = Counter(s.strip() for report in reports for s in re.split(r"(?<=[.])\s+", report) if s.strip())
+    frequent, n = [sentence for sentence, _ in said.most_common(sentences)], len(references)
+    lengths = sum(map(len, references))
+
+    def bleu_4(text: str) -> float:
+        hypothesis = words(text)
+        matches = [0, 0, 0, 0]
+        for gram, count in n_grams(hypothesis).items():
+            matches[len(gram) - 1] += sum(at_least[gram, k] for k in range(1, count + 1))
+        totals = [n * max(1, len(hypothesis) - k) for k in range(4)]
+        return float(metrics.bleu_from_counts(np.array([*matches, *totals, n * len(hypothesis), lengths]))[3])
+
+    text, best = "", 0.0
+    while True:
+        score, longer = max(
+            (bleu_4(f"{text} {sentence}".strip()), f"{text} {sentence}".strip()) for sentence in frequent
+        )
+        if score <= best:
+            return text or frequent[0]
+        text, best = longer, score
+
+
+def n_grams(words: Sequence[str]) -> Counter:
+    """1- to 4-grams as tuples, each with its count."""
+    return Counter(tuple(words[i : i + n]) for n in range(1, 5) for i in range(len(words) - n + 1))
+
+
+def shuffled(answers: Sequence[str], seed: int = 0) -> list[str]:
+    """Each answer for another example: one cycle through all of them in random order."""
+    order = np.random.default_rng(seed).permutation(len(answers))
+    given = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
+    return [answers[given[i]] for i in range(len(answers))]
+
+
+def nearest_films(args: argparse.Namespace, films: Records, train: Records) -> np.ndarray:
+    """For each film the training film that is nearest in the average of the model's own ViT features: (N,) indices."""
+    model = load_model(args.weights, args.device, getattr(torch, args.dtype)).model
+    vit, size = model.vit, model.config.vit.image_size
+    train.size = films.size
+
+    def extract(images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            pixels = vit.preprocess(images.to(model.vae2llm.weight.device)).to(model.compute_dtype)
+            return vit(pixels).float().mean(dim=1)
+
+    def prepare(image: np.ndarray) -> np.ndarray:
+        return to_square(Image.fromarray(image), size)
+
+    extractor = FeatureExtractor("the model's ViT", False, weights_hash(args.weights), prepare, extract)
+    ours, theirs = (features(of_records(source), extractor, args.cache, 32, progress=True) for source in (films, train))
+    return metrics.nearest(ours, theirs)[1].cpu().numpy()
+
+
+def training_films(args: argparse.Namespace, source: Records | Phantoms | None) -> Records | Phantoms | None:
+    """What the model may have been trained on: --train, else the training split of --data; None if there is none."""
+    if isinstance(source, Phantoms):
+        return Phantoms(500)
+    path = args.train or (args.data if source is not None and source.counts.get("train") else None)
+    return path and open_source(path, split="train", cache=args.cache)
+
+
+# ---- the table ---------------------------------------------------------------------------------------------------
+
+
+def compare(
+    args: argparse.Namespace, rows: Sequence[dict], source: Records | Phantoms | None, label: LabelReports
+) -> list[dict]:
+    """The model's answers beside those that cost nothing: a table of what was asked for, and one of its findings alone.
+
+    Each: {"title", "literature", "rows": [{"name", "f1", "set_f1", "bleu_1", ..., "rouge_l"}], "constant", "notes"}.
+    rows: `truth`, `generated` and `index`, the example of `source`, of each answer. label: the judge.
+    """
+    train, neighbours = training_films(args, source), None
+    if isinstance(source, Records) and isinstance(train, Records):
+        neighbours = nearest_films(args, source, train)
+    own = own_labels(source, rows)
+    truths, written = [row["truth"] for row in rows], [row["generated"] for row in rows]
+    examples = [] if train is None else [train.text(i)[args.section == "impression"] for i in range(len(train))]
+    nearest = None if neighbours is None else [examples[neighbours[row["index"]]] for row in rows]
+    title = "the texts given" if source is None else "findings and impression"
+    whole = args.literature_bleu and source is None  # somebody's predictions are taken for what they are
+    if args.section == "impression" and source is not None:
+        title = "impression"
+    tables = [table_of(title, whole, label, truths, written, examples, nearest, own)]
+    if title == "findings and impression":
+        parts = [None if texts is None else list(map(findings_of, texts)) for texts in (examples, nearest)]
+        told = [k for k, text in enumerate(truths) if findings_of(text)]  # not every report has them
+        some = [None if texts is None else [texts[k] for k in told] for texts in (truths, written, parts[1])]
+        truths, written = (list(map(findings_of, texts)) for texts in some[:2])
+        if len(told) > 1:
+            mesh = None if own is None else own[told]
+            tables += [table_of("findings", args.literature_bleu, label, truths, written, parts[0], some[2], mesh)]
+        if len(told) < len(rows) and tables[1:]:
+            tables[1]["notes"].append(f"{len(rows) - len(told)} reports have no findings and are left out.")
+    return tables
+
+
+def findings_of(report: str) -> str:
+    """ "FINDINGS: a IMPRESSION: b" -> "a"; a text without headings is all findings."""
+    findings, impression = split_report(report, last_paragraph=False)
+    return findings or ("" if impression else report)
+
+
+def table_of(
+    title: str,
+    literature: bool,
+    label: LabelReports,
+    truths: Sequence[str],
+    written: Sequence[str],
+    examples: Sequence[str],
+    nearest: Sequence[str] | None,
+    own: np.ndarray | None,
+) -> dict:
+    """One table of `compare`. examples: texts of the training split."""
+    answers, notes, constant = {"this run": written}, [], None
+    if any(examples):
+        words = literature_words if literature else metrics.tokenize
+        constant = constant_text([text for text in examples if text], words)
+        answers["one text for every film"] = [constant] * len(truths)
+    else:
+        notes.append("No training split here, so no constant text: add --train SRC.")
+    if nearest is not None:
+        answers["nearest training film"] = nearest
+    answers["this run, shuffled"] = shuffled(written)
+    table = score_answers(truths, answers, label, own, literature)
+    if literature:
+        table += [{"name": name, **dict(zip(WORDS, values, strict=True))} for name, values in PUBLISHED.items()]
+    return {"title": title, "literature": literature, "rows": table, "constant": constant, "notes": notes}
+
+
+def own_labels(source: Records | Phantoms | None, rows: Sequence[dict]) -> np.ndarray | None:
+    """The labels that came with the set (MeSH codes, CheXpert's), uncertain as positive: (N, 14) bool; None if none."""
+    if not isinstance(source, Records):
+        return None
+    chosen = [source.records[row["index"]].labels for row in rows]
+    found = np.array([[labels.get(name) in (1, -1) for name in OBSERVATIONS] for labels in chosen])
+    return found if found.any() else None
+
+
+def score_answers(
+    truths: Sequence[str],
+    answers: dict[str, Sequence[str]],
+    label: LabelReports,
+    own: np.ndarray | None,
+    literature: bool,
+) -> list[dict]:
+    """A row of scores for each kind of answer. own: (N, 14) bool, a second truth."""
+    texts = list(dict.fromkeys(text for each in (truths, *answers.values()) for text in each))
+    claims = dict(zip(texts, metrics.positives(label(texts), "positive"), strict=True))
+    truth, table = np.array([claims[text] for text in truths]), []
+    for name, written in answers.items():
+        claimed = np.array([claims[text] for text in written])
+        row = {"name": name, "f1": macro_f1(truth, claimed), "set_f1": None if own is None else macro_f1(own, claimed)}
+        table.append(row | dict(zip(WORDS, word_scores(truths, written, literature), strict=True)))
+    return table
+
+
+def title_of(table: dict) -> str:
+    how = "corpus BLEU as in this set's literature" if table["literature"] else "BLEU is the mean over reports"
+    return f"Beside what costs nothing: {table['title']} ({how})"
+
+
+def cells(row: dict) -> list:
+    return [row["name"], *(row.get(name) for name in ("f1", "set_f1", *WORDS))]
+
+
+def comparison_text(tables: Sequence[dict]) -> str:
+    """For the terminal."""
+    lines = []
+    for table in tables:
+        lines += ["", title_of(table), f"{'':<42}" + "".join(f"{name:>9}" for name in ("F1", "set's F1", *HEADERS[3:]))]
+        for row in table["rows"]:
+            numbers = [value[0] if isinstance(value, tuple) else value for value in cells(row)[1:]]
+            shown = "".join(f"{'-' if number is None else format(number, '.3f'):>9}" for number in numbers)
+            lines.append(f"{row['name'][:41]:<42}{shown}")
+        lines += [f"The one text: {table['constant']}"] * bool(table["constant"]) + table["notes"]
+    return "\n".join(lines)
+
+
+def comparison_blocks(tables: Sequence[dict]) -> list[str]:
+    """For report.html."""
+    blocks = []
+    for table in tables:
+        note = f"F1: macro, over the observations with {LEAST_POSITIVES} positives or more, uncertain as positive."
+        note += f" The one text: {table['constant']}" if table["constant"] else ""
+        rows = [cells(row) for row in table["rows"]]
+        blocks += [
+            page.heading(title_of(table)),
+            page.table(HEADERS, rows, note=" ".join([note, *table["notes"]]), highlight=[0], decimals=3),
+        ]
+    return blocks

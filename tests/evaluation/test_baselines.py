@@ -1,0 +1,115 @@
+"""What stands beside the model: one text, the nearest film, shuffled answers, and the literature's way to count."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from nltk.translate.bleu_score import corpus_bleu
+from PIL import Image
+
+import evaluate
+from evaluation import baselines, metrics
+from phantoms.dataset import phantom
+
+NORMAL = "The lungs are clear. Heart size is normal."
+REPORTS = [NORMAL] * 6 + ["The lungs are clear. No pneumothorax.", "Large left effusion.", "Heart size is normal."]
+
+
+def test_words_are_counted_as_in_the_literature_of_the_set():
+    """Worked by hand from R2Gen's cleaning of IU X-Ray reports."""
+    words = baselines.literature_words('1. Lungs "clear", well-expanded. 2. No effusion/edema.. 3. Heart: XXXX normal.')
+    assert " ".join(words) == "lungs clear well-expanded . no effusionedema . heart xxxx normal ."
+    assert len(baselines.literature_words("word " * 100)) == 60
+
+
+def test_literature_bleu_is_that_of_the_corpus():
+    truths, written = REPORTS, REPORTS[3:] + REPORTS[:3]
+    scores = baselines.word_scores(truths, written, literature=True)
+    tokens = [[baselines.literature_words(text) for text in texts] for texts in (truths, written)]
+    for n in range(1, 5):
+        expected = corpus_bleu([[t] for t in tokens[0]], tokens[1], weights=[1 / n] * n)
+        assert scores[n - 1][0] == pytest.approx(expected)
+        assert scores[n - 1][1] <= scores[n - 1][0] <= scores[n - 1][2]
+    assert scores[0][0] != baselines.word_scores(truths, written, literature=False)[0][0]
+
+
+def test_rouge_weighs_recall_by_1_2():
+    """R = 2 / 4, P = 2 / 2: F = (1 + 1.44) P R / (R + 1.44 P)."""
+    rouge = metrics.rouge_l(["a b c d"], ["a c"])
+    weighted = baselines.weighted_rouge(rouge, np.array([4]), np.array([2]))
+    assert weighted[0] == pytest.approx(2.44 * 0.5 / (0.5 + 1.44))
+    assert baselines.weighted_rouge(np.zeros(1), np.array([0]), np.array([0])).tolist() == [0]
+
+
+def test_the_one_text_is_what_reaches_most_on_the_training_reports():
+    text = baselines.constant_text(REPORTS, metrics.tokenize)
+    counts = metrics.bleu_counts(REPORTS, [text] * len(REPORTS)).sum(axis=0)
+    best = metrics.bleu_from_counts(counts)[3]
+    for other in set(REPORTS):
+        counts = metrics.bleu_counts(REPORTS, [other] * len(REPORTS)).sum(axis=0)
+        assert best >= metrics.bleu_from_counts(counts)[3]
+    assert text == NORMAL
+
+
+def test_no_shuffled_answer_stays_where_it_was():
+    for n in (2, 3, 50):
+        answers = [str(i) for i in range(n)]
+        moved = baselines.shuffled(answers)
+        assert sorted(moved) == sorted(answers) and all(a != b for a, b in zip(moved, answers, strict=True))
+
+
+def test_macro_f1_counts_what_ten_reports_have():
+    truth = np.zeros((20, 14), dtype=bool)
+    truth[:10, 2] = truth[:9, 3] = True
+    claims = truth.copy()
+    claims[:, 3] = False  # nine positives: does not count
+    claims[:5, 2] = False
+    assert baselines.macro_f1(truth, claims)[0] == pytest.approx(2 * 5 / 15)
+    assert baselines.macro_f1(truth[:, :2].repeat(7, axis=1), truth) is None
+
+
+@pytest.fixture
+def films(tmp_path):
+    """Phantoms as somebody's films: 8 to train on, 6 to validate, which are the same pictures as six of those."""
+    rows = []
+    for number in range(14):
+        shown = phantom(1, number % 8)
+        Image.fromarray(shown.image).save(tmp_path / f"{number}.png")
+        findings, impression = shown.report.removeprefix("FINDINGS: ").split(" IMPRESSION: ")
+        row = {"image": f"{number}.png", "findings": findings, "impression": impression, "mesh": "Pleural Effusion"}
+        rows.append(row | {"split": "train" if number < 8 else "validate"})
+    rows[8]["findings"] = ""
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path
+
+
+def run(monkeypatch, out, *flags):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "report", "--out", str(out), *map(str, flags)])
+    evaluate.main()
+    return json.loads((out / "results.json").read_text())["beside"]
+
+
+def test_the_table_of_a_data_set(films, tmp_path, monkeypatch, capsys):
+    flags = ["--data", films, "--split", "validate", "--literature-bleu", "--cache", tmp_path / "cache"]
+    whole, findings = run(monkeypatch, tmp_path / "out", *flags)
+    rows = {row["name"]: row for row in whole["rows"]}
+    assert list(rows) == ["this run", "one text for every film", "nearest training film", "this run, shuffled"]
+    # Film 8 shows training film 0, and so on: the nearest film's report is the true one, word by word.
+    assert rows["nearest training film"]["bleu_4"][0] > rows["this run"]["bleu_4"][0]
+    assert findings["rows"][2]["bleu_1"][0] == pytest.approx(1)
+    assert [row["name"] for row in findings["rows"][4:]] == list(baselines.PUBLISHED)
+    assert findings["rows"][4]["bleu_4"] == 0.165 and findings["notes"] == [
+        "1 reports have no findings and are left out."
+    ]
+    text, page = capsys.readouterr().out, (tmp_path / "out/report.html").read_text()
+    for said in (text, page):
+        assert "corpus BLEU as in this set" in said and "R2Gen (Chen et al. 2020)" in said
+
+
+def test_predictions_without_their_data_stand_beside_themselves_shuffled(tmp_path, monkeypatch):
+    lines = [json.dumps({"truth": text, "generated": text}) for text in REPORTS]
+    (tmp_path / "theirs.jsonl").write_text("\n".join(lines))
+    (table,) = run(monkeypatch, tmp_path / "out", "--predictions", tmp_path / "theirs.jsonl")
+    assert [row["name"] for row in table["rows"]] == ["this run", "this run, shuffled"]
+    assert "add --train SRC" in table["notes"][0]
