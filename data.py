@@ -13,6 +13,7 @@ alone: `Examples.by_length` puts texts of like length together.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import multiprocessing
 import os
@@ -23,7 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from archives.opening import open_source, recognise
-from archives.records import Records
+from archives.records import Record, Records
 from checkpoints.configs import read_tokenizer
 from common import arguments
 from common.errors import UserError, run
@@ -504,6 +505,34 @@ def stats(source: Records, out: Path, tokenizer_file: Path) -> None:
     print(f"{out}: {len(shown)} of them")
 
 
+def hold_out(records: list[Record], share: float) -> list[Record]:
+    """`share` of the patients as a validation split, the same on every machine; a set that has one keeps it.
+
+    Raises UserError if that leaves nothing to train on, or nothing to validate on.
+    """
+    if any(record.split == "validate" for record in records):
+        print("--hold-out: the set has a validation split, which stays as it is")
+        return records
+
+    def held_out(record: Record) -> bool:
+        digest = hashlib.sha256((record.patient or record.image or record.findings + record.impression).encode())
+        return record.split == "train" and int(digest.hexdigest()[:8], 16) < share * 2**32
+
+    split = [replace(record, split="validate") if held_out(record) else record for record in records]
+    counts = Counter(record.split for record in split)
+    if not counts["validate"] or not counts["train"]:
+        raise UserError(
+            f"--hold-out {share}: leaves {counts['train']} reports to train on and {counts['validate']} to validate on;"
+            " give another share, or more reports"
+        )
+    print(f"--hold-out: {counts['validate']:,} reports to validate on, {counts['train']:,} to train on")
+    return split
+
+
+def has_films(root: Path) -> bool:
+    return any(path.suffix.lower() in (".png", ".jpg", ".dcm") for path in root.rglob("*"))
+
+
 def openable(source: Phantoms | Records, count: int) -> dict[int, np.ndarray]:
     """Index -> picture of up to `count` examples, spread over the set, leaving out what cannot be opened."""
     pictures = {}
@@ -556,6 +585,8 @@ def main() -> None:
     command.add_argument("--workers", type=workers, default=default_workers(), help="processes; default: one a core")
     command = commands.add_parser("clean", help="rewrite the reports without what no image shows")
     cleaning.add_arguments(command)
+    share = "make a validation split of this share of the patients, where the set has none"
+    command.add_argument("--hold-out", type=arguments.number(0, 0.9, above=True), metavar="SHARE", help=share)
     for command in commands.choices.values():
         command.add_argument("source", type=arguments.existing, metavar="SRC", help="the data set")
         command.add_argument("--split", default="all", help="train, validate, test or all (default)")
@@ -565,7 +596,10 @@ def main() -> None:
         cleaning.check_target(args.out, [args.source, *recognise(args.source)[2]])
     # Reports can be counted and cleaned before their images are there; an archive holds reports alone.
     archive = args.source.name.endswith((".tgz", ".tar", ".tar.gz"))
-    source = open_source(args.source, split=args.split, need_images=args.command == "check" and not archive)
+    kind, root, _ = recognise(args.source)
+    # Open-i's reports name films by number; to be trained on, the cleaned ones must name files.
+    needed = args.command == "check" or (args.command == "clean" and kind == "open-i" and has_films(root))
+    source = open_source(args.source, split=args.split, need_images=needed and not archive)
     if args.command == "stats":
         own_file(args.out)
         if args.out.resolve() in {(source.root / record.image).resolve() for record in source.records}:
@@ -575,7 +609,8 @@ def main() -> None:
         if check(source, args.workers):
             sys.exit(2)
     else:
-        cleaning.run(args, (asdict(record) for record in source.records))
+        records = hold_out(source.records, args.hold_out) if args.hold_out else source.records
+        cleaning.run(args, (asdict(record) for record in records))
         print(f"to train on it: --data {source.root / args.out.name}, where the paths of its images begin")
 
 

@@ -1,5 +1,7 @@
 """Images of every kind become squares, text survives the tokenizer, and examples belong to their position."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -215,6 +217,17 @@ def test_a_tenth_of_the_prompts_is_dropped(micro, monkeypatch):
     stream = examples(micro, "2")
     dropped = np.mean([stream[position]["prompt"] is None for position in range(2000)])
     assert dropped == pytest.approx(0.1, abs=0.02)  # three standard deviations
+
+
+def test_a_share_of_the_patients_is_held_out_and_no_patient_is_on_both_sides():
+    records = [Record(f"{i}.png", "Clear.", "", patient=str(i // 2)) for i in range(400)]
+    split = data.hold_out(records, 0.2)
+    sides = {name: {r.patient for r in split if r.split == name} for name in ("train", "validate")}
+    assert not sides["train"] & sides["validate"] and len(sides["train"] | sides["validate"]) == 200
+    assert 25 < len(sides["validate"]) < 55  # 40 expected, three deviations of 5.7
+    assert data.hold_out(split, 0.5) == split  # a set that has a split keeps it
+    with pytest.raises(UserError, match=r"--hold-out 0.2: leaves 0 reports to train on"):
+        data.hold_out([replace(record, split="test") for record in records], 0.2)
 
 
 def test_phrases_are_runs_of_words_inside_a_sentence():

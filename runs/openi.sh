@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Real chest X-rays from end to end: bash runs/openi.sh DATA. DATA is Open-i's folder (ecgen-radiology/ or
+# NLMCXR_reports.tgz, and the unpacked PNGs) or a folder of your own (docs/data.md). A small UniX from nothing: reports
+# cleaned, tokenizer, autoencoder, ViT, the paper's three stages, each by the best weights on the validation split, then
+# the evaluation. docs/real.md says what comes out. Nothing is written into DATA, and what is finished is not done again.
+#   QUICK=1 bash runs/openi.sh DATA                          a short run of everything
+#   STEPS=20 VOCAB=600 bash runs/openi.sh DATA               only to see that it works
+#   DEVICE=cuda bash runs/openi.sh DATA
+# SEED, DTYPE, OUT; VOCAB: pieces of the tokenizer, if the reports are too few for the preset's; N: films that are drawn.
+set -euo pipefail
+DATA=$(realpath "${1:?give the folder of the data set: bash runs/openi.sh DATA}")
+[ -d "$DATA" ] || { echo "error: $DATA: is not a folder; give the folder that holds the reports and the films" >&2; exit 2; }
+cd "$(dirname "$0")/.."
+: "${OUT:=out/openi${QUICK:+-quick}${STEPS:+-look}}" "${N:=${STEPS:+8}}" "${N:=376}"
+films=$OUT/data cleaned=$OUT/data/cleaned.jsonl
+
+mkdir -p "$films" # the films where the cleaned table looks for them, as links
+for entry in "$DATA"/*; do
+    case $entry in *.csv | *.csv.gz | *.jsonl | *.json) ;; *) ln -sfn "$entry" "$films/" ;; esac
+done
+[ -f "$cleaned" ] || python data.py clean "$DATA" --out "$cleaned" --hold-out 0.1
+python data.py stats "$cleaned" --out "$OUT/films.png"
+
+flags=(--data "$cleaned" --validate "$cleaned" --device "${DEVICE:-cpu}" --dtype "${DTYPE:-bfloat16}")
+flags+=(--seed "${SEED:-0}" --cache "$OUT/cache" --resume) # go on where it was stopped
+
+stage() { # name, what it starts from, steps of QUICK, more flags
+    local steps=${STEPS:-${QUICK:+$3}}
+    python train.py --stage "$1" --init "$2" --out "$OUT/stage-$1" "${flags[@]}" ${steps:+--steps "$steps"} "${@:4}"
+}
+best() { echo "$OUT/stage-$1/checkpoint.best"; }
+stage vae scratch 2000 --preset small ${VOCAB:+--vocab "$VOCAB"} --decay 0.4
+stage vit "$(best vae)" 800 --decay 0.3
+stage 1 "$(best vit)" 450 --decay 0.4
+stage 2 "$(best 1)" 1200
+stage 3 "$(best 2)" 600 --decay 0.5
+
+truth=$cleaned # the reports as they were written, where the set itself says which are for validation
+if python data.py stats "$DATA" --split validate --out "$OUT/validation.png" >/dev/null 2>&1; then truth=$DATA; fi
+judge=(--weights "$(best 3)" --split validate --device "${DEVICE:-cpu}" --dtype "${DTYPE:-bfloat16}")
+judge+=(--cache "$OUT/cache" --resume)
+python evaluate.py report --data "$truth" --train "$cleaned" --literature-bleu "${judge[@]}" --out "$OUT/report"
+python evaluate.py image --real "$cleaned" --train "$cleaned" --n "$N" "${judge[@]}" --out "$OUT/image"

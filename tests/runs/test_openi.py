@@ -1,0 +1,63 @@
+"""runs/openi.sh from nothing to the evaluation, on made-up films in Open-i's own layout."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from phantoms.dataset import Phantoms
+
+ROOT = Path(__file__).parents[2]
+XML = """<eCitation><uId id="CXR{uid}"/><MedlineCitation><Article><Abstract>
+<AbstractText Label="FINDINGS">{findings}</AbstractText><AbstractText Label="IMPRESSION">{impression}</AbstractText>
+</Abstract></Article></MedlineCitation><MeSH><major>{mesh}</major></MeSH>
+<parentImage id="CXR{uid}_IM-0001-1001"/></eCitation>"""
+
+
+def openi(root, count):
+    source = Phantoms(count, 128)
+    (root / "ecgen-radiology").mkdir(parents=True)
+    for uid in range(count):
+        findings, impression = source.text(uid)[0].removeprefix("FINDINGS: ").split(" IMPRESSION: ")
+        mesh = "normal" if uid % 2 else "Pleural Effusion/left"
+        text = XML.format(uid=uid, findings=findings, impression=impression, mesh=mesh)
+        (root / f"ecgen-radiology/{uid}.xml").write_text(text)
+        Image.fromarray(source.image(uid)).save(root / f"CXR{uid}_IM-0001-1001.png")
+    return root
+
+
+def run(data, out, **more):
+    python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": python, "OUT": str(out), "OMP_NUM_THREADS": "1", **more}
+    return subprocess.run(
+        ["bash", ROOT / "runs/openi.sh", data], env=environment, capture_output=True, text=True, timeout=1500
+    )
+
+
+@pytest.mark.slow
+def test_the_script_makes_a_model_and_judges_it(tmp_path):
+    data, out = openi(tmp_path / "open-i", 90), tmp_path / "out"
+    before = sorted(path.name for path in data.rglob("*"))
+    result = run(data, out, STEPS="2", VOCAB="300")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert sorted(path.name for path in data.rglob("*")) == before  # nothing is written there
+    for stage in ("vae", "vit", "1", "2", "3"):
+        config = json.loads((out / f"stage-{stage}/checkpoint.best/config.json").read_text())
+        assert config["model"]["vocab_size"] == 300 and config["history"][-1]["stage"] == stage
+    report = json.loads((out / "report/results.json").read_text())
+    names = [row["name"] for row in report["beside"][1]["rows"]]
+    assert names[:4] == ["this run", "one text for every film", "nearest training film", "this run, shuffled"]
+    again = run(data, out, STEPS="2", VOCAB="300")
+    assert again.returncode == 0 and "step/s" not in again.stdout, again.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_what_is_no_data_set_ends_the_script_in_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    result = run(tmp_path / "empty", tmp_path / "out", STEPS="2")
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert result.returncode == 2 and len(lines) == 1 and "no data set known here" in lines[0]
