@@ -106,7 +106,8 @@ def constant_text(reports: Sequence[str], words: Callable[[str], Sequence[str]],
     for reference in references:
         for gram, count in n_grams(reference).items():
             at_least.update((gram, k) for k in range(1, count + 1))
-    said = Counter(s.strip() for report in reports for s in re.split(r"(?<=[.])\s+", report) if s.strip())
+    bare = (re.sub(r"\b(FINDINGS|IMPRESSION):\s*", "", report) for report in reports)
+    said = Counter(s.strip() for report in bare for s in re.split(r"(?<=[.])\s+", report) if s.strip())
     frequent, n = [sentence for sentence, _ in said.most_common(sentences)], len(references)
     lengths = sum(map(len, references))
 

@@ -4,9 +4,9 @@
 # cleaned, tokenizer, autoencoder, ViT, the paper's three stages, each by the best weights on the validation split, then
 # the evaluation. docs/real.md says what comes out. Nothing is written into DATA, and what is finished is not done again.
 #   QUICK=1 bash runs/openi.sh DATA                          a short run of everything
-#   STEPS=20 VOCAB=600 bash runs/openi.sh DATA               only to see that it works
+#   STEPS=20 BATCH=4 VOCAB=600 bash runs/openi.sh DATA       only to see that it works
 #   DEVICE=cuda bash runs/openi.sh DATA
-# SEED, DTYPE, OUT; VOCAB: pieces of the tokenizer, if the reports are too few for the preset's; N: films that are drawn.
+# SEED, DTYPE, OUT; VOCAB: pieces of the tokenizer, where the reports are too few for the preset's 2,048; N: films drawn.
 set -euo pipefail
 DATA=$(realpath "${1:?give the folder of the data set: bash runs/openi.sh DATA}")
 [ -d "$DATA" ] || { echo "error: $DATA: is not a folder; give the folder that holds the reports and the films" >&2; exit 2; }
@@ -23,6 +23,7 @@ python data.py stats "$cleaned" --out "$OUT/films.png"
 
 flags=(--data "$cleaned" --validate "$cleaned" --device "${DEVICE:-cpu}" --dtype "${DTYPE:-bfloat16}")
 flags+=(--seed "${SEED:-0}" --cache "$OUT/cache" --resume) # go on where it was stopped
+flags+=(${BATCH:+--batch "$BATCH"})
 
 stage() { # name, what it starts from, steps of QUICK, more flags
     local steps=${STEPS:-${QUICK:+$3}}

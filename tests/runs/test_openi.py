@@ -42,7 +42,7 @@ def run(data, out, **more):
 def test_the_script_makes_a_model_and_judges_it(tmp_path):
     data, out = openi(tmp_path / "open-i", 90), tmp_path / "out"
     before = sorted(path.name for path in data.rglob("*"))
-    result = run(data, out, STEPS="2", VOCAB="300")
+    result = run(data, out, STEPS="2", BATCH="4", VOCAB="300")
     assert result.returncode == 0, result.stderr[-3000:]
     assert sorted(path.name for path in data.rglob("*")) == before  # nothing is written there
     for stage in ("vae", "vit", "1", "2", "3"):
@@ -51,7 +51,7 @@ def test_the_script_makes_a_model_and_judges_it(tmp_path):
     report = json.loads((out / "report/results.json").read_text())
     names = [row["name"] for row in report["beside"][1]["rows"]]
     assert names[:4] == ["this run", "one text for every film", "nearest training film", "this run, shuffled"]
-    again = run(data, out, STEPS="2", VOCAB="300")
+    again = run(data, out, STEPS="2", BATCH="4", VOCAB="300")
     assert again.returncode == 0 and "step/s" not in again.stdout, again.stderr[-3000:]
 
 
