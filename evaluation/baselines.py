@@ -17,19 +17,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
-from PIL import Image
 
 from archives.opening import open_source
 from archives.records import Records
 from archives.sections import split_report
-from common.images import to_square
 from common.observations import OBSERVATIONS
 from evaluation import metrics, page
 from evaluation.results import Scored, scored
-from judges.features import FeatureExtractor, features, of_records, weights_hash
+from judges.features import features, load_feature_extractor, of_records
 from phantoms.dataset import Phantoms
-from sample import load_model
 
 LabelReports = Callable[[Sequence[str]], np.ndarray]  # N texts -> (N, 14): 1, 0, -1 and nan
 LEAST_POSITIVES = 10  # of an observation, to count in the macro F1: with fewer it is chance
@@ -143,19 +139,8 @@ def shuffled(answers: Sequence[str], seed: int = 0) -> list[str]:
 
 def nearest_films(args: argparse.Namespace, films: Records, train: Records) -> np.ndarray:
     """For each film the training film that is nearest in the average of the model's own ViT features: (N,) indices."""
-    model = load_model(args.weights, args.device, getattr(torch, args.dtype)).model
-    vit, size = model.vit, model.config.vit.image_size
+    extractor = load_feature_extractor(None, args.device, args.weights)
     train.size = films.size
-
-    def extract(images: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            pixels = vit.preprocess(images.to(model.vae2llm.weight.device)).to(model.compute_dtype)
-            return vit(pixels).float().mean(dim=1)
-
-    def prepare(image: np.ndarray) -> np.ndarray:
-        return to_square(Image.fromarray(image), size)
-
-    extractor = FeatureExtractor("the model's ViT", False, weights_hash(args.weights), prepare, extract)
     ours, theirs = (features(of_records(source), extractor, args.cache, 32, progress=True) for source in (films, train))
     return metrics.nearest(ours, theirs)[1].cpu().numpy()
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.errors import UserError
-from common.files import write_text
+from common.files import SHIPPED, write_text
 from common.observations import OBSERVATIONS
 from common.ownership import own_folder
 from evaluation import metrics, page
@@ -46,6 +46,8 @@ def image_command(args: argparse.Namespace) -> None:
     own_folder(args.out)
     from judges.features import features, load_feature_extractor, open_images
 
+    if args.vit and args.raddino:
+        raise UserError(f"--vit {args.vit}: --raddino judges already; leave one of them out")
     if (args.fake is None) == (args.weights is None):
         raise UserError("give either --fake, pictures to score, or --weights, a model to draw them first")
     real = one_a_prompt(open_images(args.real, args.split, args.cache))
@@ -66,7 +68,7 @@ def image_command(args: argparse.Namespace) -> None:
     for flag, images in (("--real", real), ("--fake", fake)):
         if len(images) <= NEIGHBOURS:
             raise UserError(f"{flag} {images.name}: {len(images)} images; at least {NEIGHBOURS + 1} are needed")
-    extractor = load_feature_extractor(args.raddino, args.device)
+    extractor = load_feature_extractor(args.raddino, args.device, args.vit or SHIPPED)
     took = time.perf_counter()
     sets = [features(images, extractor, args.cache, args.batch or 32, progress=True) for images in (real, fake)]
     results = {"extractor": extractor.name, "comparable": extractor.comparable, **score_images(*sets, real, fake)}

@@ -98,8 +98,10 @@ class FeatureExtractor:
     extract: Callable[[torch.Tensor], torch.Tensor]  # (B, S, S) uint8 -> (B, width)
 
 
-def load_feature_extractor(raddino: Path | None, device: str | torch.device = "cpu") -> FeatureExtractor:
-    """RadDino from its published folder, or the shipped tiny ViT (the average of its patches)."""
+def load_feature_extractor(
+    raddino: Path | None, device: str | torch.device = "cpu", weights: Path = SHIPPED
+) -> FeatureExtractor:
+    """RadDino from its published folder; without it the ViT of `weights` (the average of its patches)."""
     if raddino is not None:
         network = load_raddino(raddino, device)
 
@@ -108,7 +110,7 @@ def load_feature_extractor(raddino: Path | None, device: str | torch.device = "c
             return np.asarray(Image.fromarray(image).resize((299, 299), Image.Resampling.BILINEAR))
 
         return FeatureExtractor("RadDino", True, weights_hash(raddino), prepare, lambda images: network(images)[0])
-    model = load_checkpoint(SHIPPED, device).model
+    model = load_checkpoint(weights, device).model
     size = model.config.vit.image_size
 
     def extract(images: torch.Tensor) -> torch.Tensor:
@@ -116,9 +118,9 @@ def load_feature_extractor(raddino: Path | None, device: str | torch.device = "c
             return model.vit(model.vit.preprocess(images.to(device))).mean(dim=1)
 
     return FeatureExtractor(
-        "the tiny model's ViT, trained on drawn X-rays",
+        "the tiny model's ViT, trained on drawn X-rays" if weights == SHIPPED else f"the ViT of {weights}",
         False,
-        weights_hash(SHIPPED),
+        weights_hash(weights),
         lambda image: to_square(Image.fromarray(image), size),
         extract,
     )

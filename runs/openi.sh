@@ -41,4 +41,4 @@ if python data.py stats "$DATA" --split validate --out "$OUT/validation.png" >/d
 judge=(--weights "$(best 3)" --split validate --device "${DEVICE:-cpu}" --dtype "${DTYPE:-bfloat16}")
 judge+=(--cache "$OUT/cache" --resume)
 python evaluate.py report --data "$truth" --train "$cleaned" --literature-bleu "${judge[@]}" --out "$OUT/report"
-python evaluate.py image --real "$cleaned" --train "$cleaned" --n "$N" "${judge[@]}" --out "$OUT/image"
+python evaluate.py image --real "$cleaned" --train "$cleaned" --n "$N" --vit "$(best 1)" "${judge[@]}" --out "$OUT/image"

@@ -178,6 +178,19 @@ def test_more_pieces_than_the_text_yields_are_refused(monkeypatch, tmp_path):
             scratch(monkeypatch, "--data", data, "--preset", "small", *flags, "--cache", tmp_path / "cache")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("reports", "words"),
+    [(["Clear lungs."] * 12, "its reports say all the same"), ([""] * 12, "12 empty report"), ([], "no rows")],
+)
+def test_films_that_teach_nothing_are_refused(micro_folder, tmp_path, reports, words):
+    data = films(tmp_path / "films", reports)
+    result = run("--stage", "vit", "--init", micro_folder, "--data", data, cwd=tmp_path)
+    lines = result.stderr.strip().splitlines()
+    assert result.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    assert words in lines[0] and not (tmp_path / "out/stage-vit").exists()
+
+
 def test_kept_posteriors_are_the_computed_ones(micro):
     vae, calls = micro.vae, []
 

@@ -124,6 +124,13 @@ def test_a_table_shows_the_numbers_it_was_given():
     assert len(Reader(html).all("td", **{"class": "number"})) == 3 * 4
 
 
+def test_a_report_in_a_table_is_broken_over_lines():
+    report = "No acute abnormality. " * 40
+    table = page.table(["truth", "written", "F1"], [[report, "Clear.", 0.5]])
+    assert f'<td class="long">{report}</td>' in table and "<td>Clear.</td>" in table
+    assert "td.long { white-space: normal; overflow-wrap: anywhere" in page.STYLE  # the first column is not, else
+
+
 def test_sections_highlights_groups_and_the_best():
     rows = ["first", ["a", 1.0, 5], ["b", 3.0, 5], "second", ["c", 9.0, None], ["d", (2.0, 1.0, 9.5), 4]]
     groups = [("", 1), ("wide", 2)]
