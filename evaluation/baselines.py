@@ -21,6 +21,7 @@ import numpy as np
 from archives.opening import open_source
 from archives.records import Records
 from archives.sections import split_report
+from common.errors import UserError
 from common.observations import OBSERVATIONS
 from evaluation import metrics, page
 from evaluation.results import Scored, scored
@@ -35,6 +36,7 @@ PUBLISHED = {  # BLEU-1, -2, -3, -4, ROUGE-L on the Indiana University set
     "R2Gen (Chen et al. 2020)": (0.470, 0.304, 0.219, 0.165, 0.371),
     "R2Gen, five runs by others (github.com/uzh-dqbm-cmi/ARGON issue 9)": (0.402, 0.246, 0.166, 0.118, 0.334),
 }
+MOST_EXAMPLES = 5000  # of the training split, spread evenly: enough to choose from
 LONGEST_COUNTED = 60  # words of a report that R2Gen keeps on this set; the rest of a reference is not asked for
 
 # ---- the measures ------------------------------------------------------------------------------------------------
@@ -150,7 +152,11 @@ def training_films(args: argparse.Namespace, source: Records | Phantoms | None) 
     if isinstance(source, Phantoms):
         return Phantoms(500)
     path = args.train or (args.data if source is not None and source.counts.get("train") else None)
-    return path and open_source(path, split="train", cache=args.cache)
+    if path is None:
+        return None
+    train = open_source(path, split="train", cache=args.cache)
+    train.records = train.records[:: -(-len(train) // MOST_EXAMPLES)]
+    return train
 
 
 # ---- the table ---------------------------------------------------------------------------------------------------
@@ -164,28 +170,32 @@ def compare(
     Each: {"title", "literature", "rows": [{"name", "f1", "set_f1", "bleu_1", ..., "rouge_l"}], "constant", "notes"}.
     rows: `truth`, `generated` and `index`, the example of `source`, of each answer. label: the judge.
     """
-    train, neighbours = training_films(args, source), None
+    train, nearest, notes = training_films(args, source), None, []
+    examples = [] if train is None else [train.text(i)[args.section == "impression"] for i in range(len(train))]
     if isinstance(source, Records) and isinstance(train, Records):
-        neighbours = nearest_films(args, source, train)
+        try:
+            neighbours = nearest_films(args, source, train)
+            nearest = [examples[neighbours[row["index"]]] for row in rows]
+        except UserError as error:  # a broken film among the training films must not cost the other scores
+            notes.append(f"The nearest film is left out: {error}")
     own = own_labels(source, rows)
     truths, written = [row["truth"] for row in rows], [row["generated"] for row in rows]
-    examples = [] if train is None else [train.text(i)[args.section == "impression"] for i in range(len(train))]
-    nearest = None if neighbours is None else [examples[neighbours[row["index"]]] for row in rows]
-    title = "the texts given" if source is None else "findings and impression"
-    whole = args.literature_bleu and source is None  # somebody's predictions are taken for what they are
-    if args.section == "impression" and source is not None:
-        title = "impression"
-    tables = [table_of(title, whole, label, truths, written, examples, nearest, own)]
-    if title == "findings and impression":
-        parts = [None if texts is None else list(map(findings_of, texts)) for texts in (examples, nearest)]
-        told = [k for k, text in enumerate(truths) if findings_of(text)]  # not every report has them
-        some = [None if texts is None else [texts[k] for k in told] for texts in (truths, written, parts[1])]
-        truths, written = (list(map(findings_of, texts)) for texts in some[:2])
-        if len(told) > 1:
-            mesh = None if own is None else own[told]
-            tables += [table_of("findings", args.literature_bleu, label, truths, written, parts[0], some[2], mesh)]
-        if len(told) < len(rows) and tables[1:]:
+    whole = args.section == "report" and source is not None
+    title = "findings and impression" if whole else "the texts given" if source is None else "impression"
+    literature = args.literature_bleu and source is None  # somebody's predictions are taken for what they are
+    tables = [table_of(title, literature, label, truths, written, examples, nearest, own)]
+    told = [k for k, text in enumerate(truths) if findings_of(text)]
+    if whole and len(told) > 1:
+
+        def findings(texts: Sequence[str] | None) -> list[str] | None:
+            return None if texts is None else [findings_of(texts[k]) for k in told]
+
+        parts = findings(truths), findings(written), list(map(findings_of, examples)), findings(nearest)
+        tables.append(table_of("findings", args.literature_bleu, label, *parts, None if own is None else own[told]))
+        if len(told) < len(rows):
             tables[1]["notes"].append(f"{len(rows) - len(told)} reports have no findings and are left out.")
+    for table in tables:
+        table["notes"] += notes
     return tables
 
 

@@ -107,6 +107,14 @@ def test_the_table_of_a_data_set(films, tmp_path, monkeypatch, capsys):
         assert "corpus BLEU as in this set" in said and "R2Gen (Chen et al. 2020)" in said
 
 
+def test_a_broken_training_film_costs_the_nearest_film_alone(films, tmp_path, monkeypatch):
+    (films / "3.png").write_bytes(b"no film")
+    whole, _ = run(monkeypatch, tmp_path / "out", "--data", films, "--split", "validate", "--cache", tmp_path / "cache")
+    names = [row["name"] for row in whole["rows"]]
+    assert names == ["this run", "one text for every film", "this run, shuffled"]
+    assert "nearest film is left out" in whole["notes"][0] and "3.png" in whole["notes"][0]
+
+
 def test_predictions_without_their_data_stand_beside_themselves_shuffled(tmp_path, monkeypatch):
     lines = [json.dumps({"truth": text, "generated": text}) for text in REPORTS]
     (tmp_path / "theirs.jsonl").write_text("\n".join(lines))
