@@ -13,12 +13,11 @@ import sample
 from common.observations import OBSERVATIONS
 from evaluation import autoencoder
 from evaluation.phantom import CLASSIFIER_SEED, TRAINING_SEED, derangement, side_accuracy, true_sides
-from judges import classifier, trained_classifier
+from judges import classifier
+from judges.trained_classifier import SHIPPED_CLASSIFIER
 from phantoms.dataset import TRAIN_SEED, phantom
 from phantoms.truth import KINDS, Finding
 from reports.labeler import label_report
-
-TINY = classifier.ClassifierRecipe(train=16, validation=8, epochs=1, batch=8)
 
 
 def test_sides_are_asked_only_of_rightly_affirmed_findings():
@@ -79,17 +78,10 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setattr(autoencoder, "contrast_kept", lambda *_: dict.fromkeys(KINDS, 0.75))
     monkeypatch.setattr(autoencoder, "psnr", lambda vae, images: vae.psnr)
     monkeypatch.setattr(losses, "prompt_gain", prompt_gain)
-    trained_classifier.load_or_train(tmp_path / "classifier.safetensors", TINY, progress=False)
 
     def command(*extra):
-        flags = [
-            "--weights",
-            str(folder),
-            "--out",
-            str(tmp_path / "out"),
-            "--probe",
-            str(tmp_path / "classifier.safetensors"),
-        ]
+        # Named, the shipped classifier judges even where the code has changed since: no test trains another.
+        flags = ["--weights", str(folder), "--out", str(tmp_path / "out"), "--probe", str(SHIPPED_CLASSIFIER)]
         monkeypatch.setattr(sys, "argv", ["evaluate.py", "phantom", "--n", "12", *flags, *extra])
         evaluate.main()
         return json.loads((tmp_path / "out" / "results.json").read_text())
