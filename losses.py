@@ -25,9 +25,9 @@ class Batch:
     """Tensors of B examples; what a stage does not use is None."""
 
     index: torch.Tensor  # (B,) which image
-    image: torch.Tensor  # (B, S, S) uint8
-    text_ids: torch.Tensor | None = None  # (B, T) BOS question EOS BOS answer EOS, padded
-    targets: torch.Tensor | None = None  # (B, T) the next token over the answer, IGNORE elsewhere
+    image: torch.Tensor | None = None  # (B, S, S) uint8
+    text_ids: torch.Tensor | None = None  # (B, T) BOS question EOS BOS answer EOS, or BOS text EOS, padded
+    targets: torch.Tensor | None = None  # (B, T) the next token over the answer or the text, IGNORE elsewhere
     phrases: torch.Tensor | None = None  # (B, phrases) 1 where the impression says it
     prompts: list[list[int] | None] | None = None
     posterior_noise: torch.Tensor | None = None  # (B, C, S / 16, S / 16), as is `noise`
@@ -82,7 +82,7 @@ class StageLoss(nn.Module):
         """
         loss, parts = 0.0, {}
         for kind, batch in batches.items():
-            means = {"read": self.read, "rebuild": self.rebuild, "see": self.see, "draw": self.draw}[kind](batch)
+            means = getattr(self, kind)(batch)  # one of the methods below
             share = batch.terms() / totals[kind]
             loss = loss + share * means["loss"]
             # Alone, a part called "loss" would say the same twice; beside another kind it goes by its kind's name.
@@ -96,6 +96,14 @@ class StageLoss(nn.Module):
         """Eq. 1."""
         pixels = self.model.vit.preprocess(batch.image)
         return {"loss": self.model.report_loss(pixels, batch.text_ids, batch.targets).mean()}
+
+    def recite(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Language modelling on impressions alone, laid out as the prompts of a drawing.
+
+        The paper's LLM knows language before stage 1; ours starts from nothing, and without these examples it would
+        meet a text that follows no image for the first time when it is frozen.
+        """
+        return {"loss": self.model.text_loss(batch.text_ids, batch.targets).mean()}
 
     def draw(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Eq. 2, and in stage 2 REPA beside it."""

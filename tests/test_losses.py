@@ -51,7 +51,7 @@ def test_one_training_step_has_the_golden_losses(golden_model):
     loss, _ = losses({"draw": draw}, {"draw": 1})
     assert loss.item() == pytest.approx(expected["train_mse_per_element"].mean().item(), abs=1e-4)
 
-    text_ids, targets = data.pack_text([SPEC["prompt_ids"]], [SPEC["answer_ids"]], config)
+    text_ids, targets = data.pack_answers([SPEC["prompt_ids"]], [SPEC["answer_ids"]], config)
     per_token = model.report_loss(expected["pixels"][None], text_ids, targets)
     torch.testing.assert_close(per_token, expected["train_ce_per_token"], atol=1e-4, rtol=0)
     # Two terms of six: what this process adds to the loss of a batch that others share.
