@@ -192,16 +192,7 @@ def train(args: argparse.Namespace, team: Team) -> None:
             done, leaving = state.step == recipe.steps, stops > 0
             if validation and (done or state.step % validate_every == 0):
                 with as_saved(average):
-                    found = validation.measure()
-                    record |= found
-                    best = state.best is None or found["validate_loss"] < state.best
-                    if best:
-                        state.best = found["validate_loss"]
-                        if args.stage == "vae":
-                            measure_latents(checkpoint.vae, source, recipe, device)
-                        save_best(args, checkpoint, state, originals, out, found)
-                words = ", ".join(f"{name.removeprefix('validate_')} {value:.4f}" for name, value in found.items())
-                tqdm.write(f"step {state.step}, validation: {words}{' (the best so far)' * best}")
+                    record |= keep_best(args, validation, checkpoint, source, recipe, state, originals, out)
             if log:
                 looking = done or state.step % sample_every == 0
                 if looking and args.stage in DRAWING:
@@ -479,6 +470,7 @@ class Validation:
         micro_batch: int,
     ) -> None:
         self.stage, self.checkpoint, self.recipe, self.source = args.stage, checkpoint, recipe, source
+        self.device = checkpoint.model.vae2llm.weight.device
         features = FeatureCache(frozen_features.compute, len(source))
         self.losses = StageLoss(checkpoint.model, checkpoint.vae, heads, features, recipe.repa_weight)
         examples = make_examples(args, checkpoint, recipe, source, vocabulary, seed=0, prompt_dropout=0.0)
@@ -491,8 +483,7 @@ class Validation:
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
         """{"validate_loss": ..., "validate_" + the stage's measure: ...}"""
-        device = self.checkpoint.model.vae2llm.weight.device
-        batches = [{kind: part.to(device) for kind, part in batch.items()} for batch in self.batches]
+        batches = [{kind: part.to(self.device) for kind, part in batch.items()} for batch in self.batches]
         totals: dict[str, int] = {}
         for batch in batches:
             totals |= {kind: totals.get(kind, 0) + part.terms() for kind, part in batch.items()}
@@ -804,18 +795,30 @@ def history_entry(args: argparse.Namespace, state: State) -> dict:
     return entry
 
 
-def save_best(
+def keep_best(
     args: argparse.Namespace,
+    validation: Validation,
     checkpoint: Checkpoint,
+    source: Phantoms | Records,
+    recipe: Recipe,
     state: State,
     originals: dict[str, torch.Tensor],
     out: Path,
-    found: dict[str, float],
-) -> None:
-    """The weights as they are into OUT/checkpoint.best: for --weights and --init, not to go on training with."""
-    entry = history_entry(args, state) | found
-    whole = replace(checkpoint, history=[*checkpoint.history, entry])
-    save_checkpoint(out / BEST, whole, instead=originals, mark=state.mark)
+) -> dict[str, float]:
+    """What `validation` measures. The weights of the lowest loss go into OUT/checkpoint.best: for --weights and --init,
+    not to go on training with."""
+    found = validation.measure()
+    best = state.best is None or found["validate_loss"] < state.best
+    if best:
+        state.best = found["validate_loss"]
+        if args.stage == "vae" and args.train != "decoder":  # it may be the last one to be kept
+            measure_latents(checkpoint.vae, source, recipe, validation.device)
+        entry = history_entry(args, state) | found
+        whole = replace(checkpoint, history=[*checkpoint.history, entry])
+        save_checkpoint(out / BEST, whole, instead=originals, mark=state.mark)
+    words = ", ".join(f"{name.removeprefix('validate_')} {value:.4f}" for name, value in found.items())
+    tqdm.write(f"step {state.step}, validation: {words}{' (the best so far)' * best}")
+    return found
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
