@@ -26,8 +26,13 @@ flags+=(--seed "${SEED:-0}" --cache "$OUT/cache" --resume) # go on where it was 
 flags+=(${BATCH:+--batch "$BATCH"})
 
 stage() { # name, what it starts from, steps of QUICK, more flags
-    local steps=${STEPS:-${QUICK:+$3}}
-    python train.py --stage "$1" --init "$2" --out "$OUT/stage-$1" "${flags[@]}" ${steps:+--steps "$steps"} "${@:4}"
+    local more=()
+    if [ -n "${STEPS:-}" ]; then
+        more=(--steps "$STEPS")
+    elif [ -n "${QUICK:-}" ]; then
+        more=(--steps "$3" --validate-every $(($3 / 8)))
+    fi
+    python train.py --stage "$1" --init "$2" --out "$OUT/stage-$1" "${flags[@]}" "${more[@]}" "${@:4}"
 }
 best() { echo "$OUT/stage-$1/checkpoint.best"; }
 stage vae scratch 2000 --preset small ${VOCAB:+--vocab "$VOCAB"} --decay 0.4
