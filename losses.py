@@ -137,7 +137,9 @@ class StageLoss(nn.Module):
         from the average and the maximum over the patches, teaches the ViT to see without running a language model.
         """
         known = ~batch.phrases.isnan()
-        return {"loss": F.binary_cross_entropy_with_logits(self.phrase_logits(batch)[known], batch.phrases[known])}
+        logits, phrases = self.phrase_logits(batch)[known], batch.phrases[known]
+        loss = F.binary_cross_entropy_with_logits(logits, phrases, reduction="sum")
+        return {"loss": loss / max(1, batch.terms())}
 
     def phrase_logits(self, batch: Batch) -> torch.Tensor:
         """(B, phrases) float32."""
