@@ -105,7 +105,7 @@ def own_folder(folder: str | Path, flag: str = "--out") -> None:
     if folder.is_dir() and not (folder / MARK).is_file():
         # Other processes of the same command may be trying the folder at this moment.
         held = [path.name for path in folder.iterdir() if not path.name.startswith((LOCK, ".writable."))]
-        if held:
+        if held and not (folder / MARK).is_file():  # asked again: one of them may have marked it in between
             what = ", ".join(sorted(held)[:3]) + (", ..." if len(held) > 3 else "")
             raise UserError(f"{flag} {folder}: holds {what}, which no command here made; name a new or an empty folder")
     make_writable(folder, flag)

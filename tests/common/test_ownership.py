@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
-from common.ownership import lock_folder, own_file, own_folder
+from common.ownership import MARK, lock_folder, own_file, own_folder
 from common.pictures import save_png
 
 ROOT = Path(__file__).parents[2]
@@ -101,3 +101,15 @@ def test_a_picture_of_ours_may_be_replaced_and_no_other_file(tmp_path):
     own_file(ours), own_file(tmp_path / "absent.png")
     with pytest.raises(UserError, match=r"theirs\.png: is there, and no command here made it"):
         own_file(theirs)
+
+
+def test_a_folder_that_another_process_marks_while_it_is_looked_at_is_ours(tmp_path, monkeypatch):
+    listed = Path.iterdir
+
+    def marked_meanwhile(folder):
+        (tmp_path / MARK).touch()
+        (tmp_path / "samples").mkdir()
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", marked_meanwhile)
+    own_folder(tmp_path)
