@@ -176,7 +176,9 @@ class Examples(Dataset):
             # Mostly crops at full detail, some whole pictures made small: the autoencoder must serve both resolutions.
             left, top = (int(rng.integers(side - self.size + 1)) for side in picture.size)
             picture = picture.crop((left, top, left + self.size, top + self.size))
-        image = to_square(picture, size)
+        vit = self.config.vit
+        seen = stage in ("vit", "1")  # by the ViT, as its weights know it; what is drawn has black beside it
+        image = to_square(picture, size, vit.padding, vit.scaling) if seen else to_square(picture, size)
         latent_shape = (self.config.latent_channels, *(side // self.downsampling for side in image.shape))
         example = {"kind": KINDS[stage], "index": index, "image": image}
         report, impression = self.source.text(index)

@@ -154,7 +154,7 @@ def read(
     import data
     from common.images import to_square
 
-    model = checkpoint.model
+    model, vit = checkpoint.model, checkpoint.model.config.vit
     device = model.vae2llm.weight.device
     question = data.DEFAULT_QUESTION if question is None else question
     before, question_ids = [], prompt_ids(checkpoint, question, "--question")
@@ -163,7 +163,8 @@ def read(
     reports = []
     bar = tqdm(total=len(images), unit="image", disable=not progress, desc="reading")
     for start in range(0, len(images), batch):
-        squares = [to_square(image, model.config.vit.image_size) for image in images[start : start + batch]]
+        films = images[start : start + batch]
+        squares = [to_square(film, vit.image_size, vit.padding, vit.scaling) for film in films]
         pixels = model.vit.preprocess(torch.from_numpy(np.stack(squares)).to(device))
         answers = model.generate(pixels, [question_ids] * len(squares), max_new_tokens, before=before)
         reports += [checkpoint.decode(answer) for answer in answers]

@@ -178,3 +178,17 @@ def test_kept_pictures_are_the_drawn_ones(tmp_path):
     for _ in range(2):  # drawn, then read back
         assert np.array_equal(kept.image(3), drawn.image(3))
     assert np.array_equal(Phantoms(5, cache=tmp_path).image(3), drawn.image(3))
+
+
+def test_what_the_vit_sees_is_squared_as_its_weights_know_it_and_what_is_drawn_is_not():
+    config = micro_config()
+    config.vit.padding, config.vit.scaling = 255, "shrink"
+    film = np.full((20, 40), 128, dtype=np.uint8)
+    source = Phantoms(4)
+    source.image = lambda index: film
+    squares = {}
+    for stage in ("1", "2"):
+        examples = data.Examples(source, stage, 64, 0, lambda text: [5], config, downsampling=16, batch=4)
+        squares[stage] = examples[0]["image"]
+    assert ((squares["1"] == 128).sum(), (squares["1"] == 255).sum()) == (20 * 40, 64 * 64 - 20 * 40)
+    assert ((squares["2"] == 128).sum(), (squares["2"] == 0).sum()) == (32 * 64, 32 * 64)
