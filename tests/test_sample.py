@@ -168,7 +168,7 @@ def test_a_film_is_read_as_the_weights_know_it(micro, monkeypatch):
         vit = replace(micro.model.config.vit, padding=padding, scaling=scaling)
         monkeypatch.setattr(micro.model.config, "vit", vit)
 
-        def generate(pixels, *_, key=scaling, **__):
+        def generate(pixels, *_, key=scaling, vit=vit, **__):
             seen[key] = (pixels[0, 0] * vit.std + vit.mean) * 255
             return [[5]]
 
