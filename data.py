@@ -47,6 +47,42 @@ from reports import cleaning
 
 DEFAULT_QUESTION = "Write the FINDINGS and the IMPRESSION of this chest X-ray."
 SHORT_QUESTION = "Write the IMPRESSION of this chest X-ray."
+# The ten wordings of UniX's own test file; {} says which sections the report has.
+QUESTIONS = (
+    "Analyze this chest X-ray and give the {}.",
+    "As a radiologist, analyze this X-ray and summarize the {}.",
+    "As an imaging expert, review this X-ray and share the {}.",
+    "Examine this X-ray image and describe the {}.",
+    "Give a radiology report based on the chest x-ray image, including {}.",
+    "Interpret this X-ray image and summarize the {}.",
+    "Please interpret this X-ray and provide the {}.",
+    "Provide the {} for this chest X-ray.",
+    "Review this X-ray and provide a detailed {}.",
+    "Review this chest X-ray and provide the {}.",
+)
+FULL_SIZE = 1024  # hidden width from which a model is asked as the paper's, not as the tiny one
+
+
+def question_for(report: str, number: int) -> str:
+    """The wording `number` of QUESTIONS for the sections that `report` names: "the FINDINGS and IMPRESSION", or one."""
+    sections = [name for name in ("FINDINGS", "IMPRESSION") if f"{name}:" in report] or ["FINDINGS"]
+    wording = QUESTIONS[number]
+    if sections == ["FINDINGS"]:
+        wording = wording.replace(" a detailed ", " detailed ")  # as theirs has it
+    return wording.format(" and ".join(sections))
+
+
+def own_question(source: Phantoms | Records, index: int) -> str | None:
+    """The question that a row brings, if it does (UniX's own files)."""
+    records = getattr(source, "records", None)
+    return records[index].extra.get("question") if records else None
+
+
+def default_question(config: UniXConfig, impression: bool = False) -> str:
+    """What a model of this size knows: one of the published wordings, or the tiny model's own question."""
+    if config.hidden_size < FULL_SIZE or config.causal:
+        return SHORT_QUESTION if impression else DEFAULT_QUESTION
+    return question_for("IMPRESSION:" if impression else "FINDINGS: IMPRESSION:", 2)
 
 
 # ---- text --------------------------------------------------------------------------------------------------------
@@ -187,10 +223,15 @@ class Examples(Dataset):
             example["phrases"] = np.array([phrase in mentioned for phrase in self.vocabulary], dtype=np.float32)
             return example
         if stage == "1":
-            # Two steps in three ask for the impression alone: short, and nearly every word is seen in the image.
-            short = position // self.batch % 3 != 0
-            example["question"] = self.encode(SHORT_QUESTION if short else DEFAULT_QUESTION)
-            example["answer"] = self.encode(impression if short else report)
+            question, answer = own_question(self.source, index), report
+            if question is None and self.config.hidden_size >= FULL_SIZE:
+                question = question_for(report, int(rng.integers(len(QUESTIONS))))
+            elif question is None:
+                # The tiny recipe: two steps in three ask for the impression alone, which is short, and nearly every
+                # word of it is seen in the image.
+                short = position // self.batch % 3 != 0
+                question, answer = (SHORT_QUESTION, impression) if short else (DEFAULT_QUESTION, report)
+            example["question"], example["answer"] = self.encode(question), self.encode(answer)
             return example
         example["posterior_noise"] = rng.standard_normal(latent_shape, dtype=np.float32)
         if stage != "vae":

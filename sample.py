@@ -156,7 +156,7 @@ def read(
 
     model, vit = checkpoint.model, checkpoint.model.config.vit
     device = model.vae2llm.weight.device
-    question = data.DEFAULT_QUESTION if question is None else question
+    question = data.default_question(model.config) if question is None else question
     before, question_ids = [], prompt_ids(checkpoint, question, "--question")
     if model.config.causal:
         before, question_ids = data.janus_chat(checkpoint.tokenizer, model.config, question.strip())

@@ -472,7 +472,7 @@ def start_from(args: argparse.Namespace, team: Team, resumed: Path | None) -> tu
     if resumed:
         checkpoint.history.pop()  # this run's own entry, written anew with every save
     say(team, f"going on with {resumed}" if resumed else f"starting from {folder}")
-    return checkpoint, "unix" if checkpoint.model.config.hidden_size >= 1024 else "tiny"
+    return checkpoint, "unix" if checkpoint.model.config.hidden_size >= data.FULL_SIZE else "tiny"
 
 
 def choose_recipe(args: argparse.Namespace, preset_name: str, model: UniX, earlier: State | None) -> Recipe:

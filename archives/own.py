@@ -53,6 +53,8 @@ def read_own(root: Path, files: list[Path], problems: Problems, need_images: boo
                 raise RowError("bad", "unknown split", cell["split"])
             image = find_image(text.get("image", ""), listing, need_images)
             extra = {"question": text["question"].replace("<image>", "").strip()} if "question" in text else {}
+            if extra and "report" in text:  # the reference word by word, with whatever sections it has
+                extra["reference"] = text["report"].strip()
             patient, view = cell.get("patient", ""), cell.get("view", "")
             yield Record(image, findings, impression, split, read_labels(given, name, problems), patient, view, extra)
 

@@ -1,12 +1,21 @@
 """The authors' protocol, `--protocol unix`: what UniX's public evaluation does where ours does something else.
 
 Each choice stands here once, with theirs beside ours; docs/protocol.md names their file and line, and says what the
-choice does to a number. A number may stand beside the paper's only if nothing in `deviations` is left of it.
+choice does to a number. A number may stand beside the paper's only under a heading that does not begin NOT_THEIRS.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from vit import ViTConfig
+
+NOT_THEIRS = "not the authors' protocol"
 
 
 @dataclass(frozen=True)
@@ -52,3 +61,55 @@ UNIX = Protocol(
     shards=4,
     aligner="BioViL-T",
 )
+
+
+def heading(protocol: Protocol, sets: Sequence[str], missing: Sequence[str]) -> str:
+    """What stands over every number: whether they were made under the protocol, what it sets, what it still lacks."""
+    if protocol is OURS:
+        return f"{NOT_THEIRS} (--protocol unix; docs/protocol.md)"
+    if missing:
+        return f"{NOT_THEIRS}, because of this: {'; '.join(missing)}. As theirs: {'; '.join(sets)}"
+    return f"the authors' protocol (docs/protocol.md): {'; '.join(sets)}"
+
+
+def report_sets(protocol: Protocol, skipped: int, written_here: bool) -> list[str]:
+    """What the protocol sets for reports: how they are asked for, if that was done here, and how they are scored."""
+    asked = [
+        "films scaled down, never up, by Lanczos into a white square",
+        "each row's own question, else one of their ten wordings",
+        f"answers of up to {protocol.max_new_tokens} tokens",
+    ]
+    return [
+        *(asked if written_here else ["reports as they were given, however they were asked for"]),
+        "CheXbert on the first 512 characters",
+        "BLEU on nltk's word_tokenize, BLEU-3 weighted {2}".format(*protocol.bleu_weights),
+        f"ROUGE-L the median of {protocol.rouge_draws} bootstrap means",
+        f"RadGraph F1 by {protocol.radgraph} {protocol.radgraph_version}, partial reward",
+        f"{skipped} empty pairs left out",
+    ]
+
+
+def reading_lacks(protocol: Protocol, args: argparse.Namespace, vit: ViTConfig) -> list[str]:
+    """What keeps reports that the model writes from being asked for as theirs were."""
+    lacks = []
+    if (vit.padding, vit.scaling) != protocol.squares:
+        lacks.append(f"the weights' config squares films otherwise (padding {vit.padding}, scaling {vit.scaling})")
+    if args.question:
+        lacks.append("--question")
+    if args.section != "report":
+        lacks.append(f"--section {args.section}")
+    if args.data.partition(":")[0] == "phantom":
+        lacks.append("the films are drawn")
+    return lacks
+
+
+def set_drawing_flags(protocol: Protocol, args: argparse.Namespace) -> list[str]:
+    """Put the protocol's sampler where no flag asks for another; returns the flags that do."""
+    lacks = []
+    for name in ("solver", "steps", "guidance", "size"):
+        theirs, ours, given = getattr(protocol, name), getattr(OURS, name), getattr(args, name)
+        if given == ours:
+            setattr(args, name, theirs)
+        elif given != theirs:
+            lacks.append(f"--{name} {given}")
+    return lacks

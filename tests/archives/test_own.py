@@ -79,7 +79,8 @@ def test_the_json_of_unix_own_evaluation(tmp_path):
     picture(tmp_path / "a.png")
     records = open_source(tmp_path)
     assert records.kind == "messages"
-    assert records.records == [Record("a.png", "Clear.", "Normal.", extra={"question": "Write it."})]
+    extra = {"question": "Write it.", "reference": "FINDINGS: Clear. IMPRESSION: Normal."}
+    assert records.records == [Record("a.png", "Clear.", "Normal.", extra=extra)]
     assert records.problems.count("bad", "malformed row") == 2 and records.problems.count("bad", "empty report") == 1
     for content in ("[" * 100000, '{"a": 1}', "[1,"):
         (tmp_path / "evaluation.json").write_text(content)
