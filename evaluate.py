@@ -92,7 +92,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     train = "training images: has the model memorised one of them?"
     add("--train", type=arguments.existing, metavar="SRC", help=train)
     add("--raddino", type=folder, metavar="FOLDER", help="RadDino; default: the tiny ViT, which compares with nothing")
-    add("--aligner", type=folder, metavar="FOLDER", help="BioViL, for the alignment score; default: left out")
+    add("--aligner", type=folder, metavar="FOLDER", help="BioViL or BioViL-T, for the alignment; default: left out")
     noise = "of the first picture's noise; the others count up (default 0)"
     add("--seed", type=arguments.seed, default=0, help=noise)
     add("--n", type=examples, help="only the first N real images")

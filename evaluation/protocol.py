@@ -113,3 +113,15 @@ def set_drawing_flags(protocol: Protocol, args: argparse.Namespace) -> list[str]
         elif given != theirs:
             lacks.append(f"--{name} {given}")
     return lacks
+
+
+def image_sets(protocol: Protocol, drawn_here: bool) -> list[str]:
+    """What the protocol sets for pictures: how they are drawn, if that was done here, and how they are scored."""
+    drawn = f"drawn by {protocol.solver} at {protocol.steps} times, guidance {protocol.guidance:g}, {protocol.size} px"
+    return [
+        drawn if drawn_here else "pictures as they were given, however they were drawn",
+        "the first image of every prompt, 299 px, RadDino's class token, k = 5",
+        f"the whole set, and the mean of {protocol.shards} parts, which is what their command prints",
+        f"alignment by {protocol.aligner} at 448 px",
+        "Inception's FID, KID and IS are left out",
+    ]

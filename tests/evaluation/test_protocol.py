@@ -10,15 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import data
 import evaluate
 import sample
+from common.errors import UserError
 from common.observations import OBSERVATIONS
 from evaluation import metrics, report
 from evaluation.protocol import OURS, UNIX, set_drawing_flags
-from judges import chexbert
+from judges import biovil, chexbert, features
 from phantoms.dataset import phantom
 from published import golden_folder
 from reports.labeler import Label
@@ -172,6 +174,75 @@ def test_the_questions_are_those_of_their_file():
     assert {question.removeprefix("<image>") for question in QUESTIONS} <= asked
     assert "Review this X-ray and provide a detailed FINDINGS and IMPRESSION." in asked
     assert data.question_for("IMPRESSION: Normal.", 7) == "Provide the IMPRESSION for this chest X-ray."
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """CheXGenBench's tables of 26 real and 24 generated pictures; stand-ins for RadDino's and BioViL-T's weights."""
+    rng = np.random.default_rng(0)
+    for name, column, count in (("real", "path", 26), ("fake", "synthetic_filename", 24)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            Image.fromarray(rng.integers(0, 255, (8, 8), np.uint8)).save(tmp_path / name / f"{number}.png")
+        with open(tmp_path / name / "table.csv", "w", newline="") as file:
+            rows = [(f"{number}.png", f"Prompt {min(number, 24)}.") for number in range(count)]
+            csv.writer(file).writerows([(column, "annotated_prompt"), *rows])
+
+    def extract(images):
+        return images.float().flatten(1)[:, :6]
+
+    radiant = features.FeatureExtractor("RadDino", True, "v1", lambda image: image, extract)
+    monkeypatch.setattr(features, "load_feature_extractor", lambda folder, device: radiant)
+
+    class Aligner:
+        name = "BioViL-T"
+
+        def __call__(self, images, texts):
+            return torch.ones(len(images)) / 4
+
+    monkeypatch.setattr(biovil, "load_aligner", lambda folder, device: Aligner())
+    return ("--real", tmp_path / "real/table.csv", "--fake", tmp_path / "fake/table.csv", "--split", "all")
+
+
+def test_pictures_are_scored_whole_and_as_the_mean_of_four_parts(pictures, tmp_path, monkeypatch, capsys):
+    """Of each prompt the first image (the 26th repeats the 25th's), the parts in the order of the tables."""
+    flags = (*pictures, "--out", tmp_path / "out", "--cache", tmp_path / "cache", "--aligner", ".")
+    command(monkeypatch, "image", *flags, "--protocol", "unix")
+    results, text = json.loads((tmp_path / "out/results.json").read_text()), capsys.readouterr().out
+    sets = [
+        np.stack([np.asarray(Image.open(tmp_path / name / f"{i}.png")).ravel()[:6] for i in range(count)]).astype("f4")
+        for name, count in (("real", 25), ("fake", 24))
+    ]
+    parts = list(zip(*(np.array_split(one, 4) for one in sets), strict=True))
+    assert [len(a) for a, _ in parts] == [7, 6, 6, 6]
+    assert results["table_3"]["fd"] == pytest.approx(metrics.frechet_distance(*sets), rel=1e-5)
+    shards = results["shards"]
+    assert shards["fd"] == pytest.approx(np.mean([metrics.frechet_distance(*part) for part in parts]), rel=1e-5)
+    assert shards["kd"] == pytest.approx(np.mean([metrics.kernel_distance(*part) for part in parts]), rel=1e-4)
+    for name in ("precision", "recall", "density", "coverage"):
+        expected = np.mean([metrics.prdc_samples(*part, 5)[name].mean() for part in parts])
+        assert shards[name] == pytest.approx(expected)
+    assert shards["fd"] > results["table_3"]["fd"]  # smaller sets are farther apart
+    page = (tmp_path / "out/report.html").read_text()
+    for said in (text, page):
+        assert "this run, mean of parts" in said and f"{shards['fd']:.2f}"[:-1] in said
+        assert "FID, KID and IS are left out" in said and "not the authors" not in said
+    assert results["protocol"].startswith("the authors' protocol")
+
+
+def test_what_pictures_lack_of_the_protocol_stands_in_the_heading(pictures, tmp_path, monkeypatch, capsys):
+    flags = (*pictures, "--out", tmp_path / "out", "--cache", tmp_path / "cache")
+    command(monkeypatch, "image", *flags, "--protocol", "unix")
+    assert "alignment by nobody, not BioViL-T" in capsys.readouterr().out
+    command(monkeypatch, "image", *flags)
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["protocol"].startswith("not the authors' protocol") and "shards" not in results
+
+
+def test_too_few_pictures_for_four_parts_are_refused(pictures, tmp_path, monkeypatch, capsys):
+    flags = (*pictures, "--out", tmp_path / "out", "--cache", tmp_path / "cache", "--n", 20)
+    with pytest.raises(UserError, match="20 images; at least 24 are needed"):
+        command(monkeypatch, "image", *flags, "--protocol", "unix")
 
 
 def test_no_choice_of_the_protocol_changes_unnoticed():
