@@ -41,7 +41,7 @@ from common.observations import OBSERVATIONS
 from common.ownership import own_file
 from common.pictures import grid, save_png
 from losses import Batch
-from model import IGNORE, UniXConfig
+from model import IGNORE, UniXConfig, pad
 from phantoms.dataset import Phantoms
 from reports import cleaning
 
@@ -149,15 +149,17 @@ def position_rng(seed: int, stream: int, position: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(counter=[0, 0, 0, high], key=key))
 
 
-KINDS = {"vae": "rebuild", "vit": "see", "1": "read", "2": "draw", "3": "draw"}  # what an example of a stage asks for
+# What an example of a stage asks for.
+KINDS = {"vae": "rebuild", "vit": "see", "1": "read", "text": "recite", "2": "draw", "3": "draw"}
 
 
 class Examples(Dataset):
     """The run as one long sequence: position p is example permutation(epoch)[p mod count] with its own randomness.
 
     stage "vae": image crop; "vit": image and the phrases of its impression; "1": image, question and answer;
-    "2", "3": image, prompt, noise and time; with mix (und, gen), of each und + gen positions the first und are
-    examples of stage 1 instead (the paper's ablation, section 5.2).
+    "2", "3": image, prompt, noise and time; "text": an impression alone, as a prompt. With mix (other, own), of each
+    other + own positions the first `other` are examples of another stage: in stage 1 of "text", in stages 2 and 3 of
+    stage 1 (the paper's ablation, section 5.2).
     """
 
     def __init__(
@@ -204,13 +206,20 @@ class Examples(Dataset):
 
     def __getitem__(self, position: int) -> dict:
         rng = position_rng(self.seed, 0, position)
-        index, picture = self.picture(position)
         stage, size = self.stage, self.size
         if position % sum(self.mix) < self.mix[0]:
-            stage, size = "1", self.config.vit.image_size
+            stage, size = ("text" if stage == "1" else "1"), self.config.vit.image_size
+        if stage == "text":
+            index = self.index(position)
+            return {"kind": KINDS[stage], "index": index, "text": self.encode(self.source.text(index)[1])}
+        index, picture = self.picture(position)
         if stage == "vae" and min(picture.size) > self.size and rng.random() < 0.8:
             # Mostly crops at full detail, some whole pictures made small: the autoencoder must serve both resolutions.
-            left, top = (int(rng.integers(side - self.size + 1)) for side in picture.size)
+            # A corner may fall outside and is moved in, or the picture's border would hardly ever be seen.
+            half = self.size // 2
+            left, top = (
+                int(np.clip(rng.integers(-half, side - half + 1), 0, side - self.size)) for side in picture.size
+            )
             picture = picture.crop((left, top, left + self.size, top + self.size))
         vit = self.config.vit
         seen = stage in ("vit", "1")  # by the ViT, as its weights know it; what is drawn has black beside it
@@ -245,7 +254,14 @@ class Examples(Dataset):
         return 2**62  # a run ends by its number of steps
 
 
-def pack_text(
+def pack_texts(texts: list[list[int]], config: UniXConfig, multiple: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids of texts -> text_ids and targets of a Batch: [BOS text EOS], each token predicted from those before."""
+    text_ids, lengths = pad([[config.bos, *text, config.eos] for text in texts], config.eos, multiple)
+    targets = torch.cat([text_ids[:, 1:], torch.full((len(texts), 1), IGNORE)], dim=1)
+    return text_ids, targets.masked_fill(torch.arange(text_ids.shape[1]) >= lengths[:, None] - 1, IGNORE)
+
+
+def pack_answers(
     questions: list[list[int]], answers: list[list[int]], config: UniXConfig, multiple: int = 8
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids of questions and answers -> text_ids and targets of a Batch.
@@ -276,11 +292,13 @@ class Collate:
 
     def batch(self, examples: list[dict]) -> Batch:
         columns = {key: [example[key] for example in examples] for key in examples[0]}
-        batch = Batch(torch.tensor(columns["index"]), torch.from_numpy(np.stack(columns["image"])))
+        batch = Batch(torch.tensor(columns["index"]))
+        if "text" in columns:
+            batch.text_ids, batch.targets = pack_texts(columns["text"], self.config)
         if "answer" in columns:
-            batch.text_ids, batch.targets = pack_text(columns["question"], columns["answer"], self.config)
+            batch.text_ids, batch.targets = pack_answers(columns["question"], columns["answer"], self.config)
         batch.prompts = columns.get("prompt")
-        for key in ("phrases", "posterior_noise", "noise", "t_normal"):
+        for key in ("image", "phrases", "posterior_noise", "noise", "t_normal"):
             if key in columns:
                 setattr(batch, key, torch.from_numpy(np.stack(columns[key])))
         return batch

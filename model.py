@@ -407,10 +407,23 @@ class UniX(nn.Module):
         image = self.embed_image(pixels)
         x, position_ids, mask = self.prefix(image, text_ids)
         hidden, _, _ = self.run_layers(x, None, position_ids, mask)
-        hidden = hidden[:, image.shape[1] :]
+        return self.token_loss(hidden[:, image.shape[1] :], targets)
+
+    def text_loss(self, text_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Eq. 1 without an image: the text stands as a prompt does, causal from position 0.
+
+        text_ids: (B, T), [BOS text EOS] padded on the right; targets as in `report_loss` -> (number of targets,).
+        """
+        T = text_ids.shape[1]
+        mask = torch.ones(T, T, dtype=torch.bool, device=text_ids.device).tril()
+        position_ids = torch.arange(T, device=text_ids.device)[None]
+        hidden, _, _ = self.run_layers(self.embed(text_ids), None, position_ids, mask)
+        return self.token_loss(hidden, targets)
+
+    def token_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Eq. 1: -log p(S_{i+1} | S_{<=i}). hidden: (B, T, width), targets: (B, T) -> (number of targets,) float32."""
         wanted = targets != IGNORE  # the output layer is the widest: only tokens with a loss go through it
         logits = self.lm_head(self.norm["und"](hidden[wanted]))
-        # Eq. 1: -log p(S_{i+1} | S_{<=i})
         return F.cross_entropy(logits.float(), targets[wanted], reduction="none")
 
     @torch.inference_mode()

@@ -42,9 +42,9 @@ from common.ownership import lock_folder, own_folder
 from common.pictures import curves, grid, save_png
 from common.training_log import TrainingLog
 from judges.raddino import load_raddino
-from losses import Batch, FrozenFeatures, StageLoss
+from losses import Batch, FrozenFeatures, StageLoss, prompt_gain
 from model import UniX, preset
-from phantoms.dataset import Phantoms
+from phantoms.dataset import Phantoms, named
 from sample import draw, read
 from speed import cost, cpu
 from speed.feature_cache import FeatureCache
@@ -174,8 +174,12 @@ def train(args: argparse.Namespace, team: Team) -> None:
                 continue
             done, leaving = state.step == recipe.steps, stops > 0
             if log:
+                looking = done or state.step % sample_every == 0
+                if looking and args.stage in DRAWING:
+                    with as_saved(average):
+                        record |= heeding(checkpoint, source, recipe)
                 log.add({"step": state.step, **record, "grad_norm": grad_norm, "lr": learning_rate}, state.seconds)
-                if done or state.step % sample_every == 0:
+                if looking:
                     with as_saved(average):
                         show(args.stage, checkpoint, source, recipe, log.records, out)
             if done and args.stage == "vae" and team.is_main:  # which alone saves
@@ -326,21 +330,22 @@ def check_finite(step: int, loss: float, grad_norm: float) -> None:
 
 
 def data_source(args: argparse.Namespace, recipe: Recipe) -> Phantoms | Records:
-    name, _, count = args.data.partition(":")
-    if name != "phantom":
+    if args.data.split(":")[0] != "phantom":
         source = open_source(args.data, split="train", cache=args.cache)
         # The autoencoder trains on crops at full detail; the others see the whole picture at `size`.
         source.size = None if args.stage == "vae" else recipe.size
         return source
-    return Phantoms(int(count or 20_000), max(256, recipe.size), cache=args.cache)
+    return named(args.data, 20_000, max(256, recipe.size), cache=args.cache)
 
 
 def parse_mix(args: argparse.Namespace) -> tuple[int, int]:
-    """--mix UND:GEN as two numbers."""
+    """--mix as two numbers."""
     und, _, gen = args.mix.partition(":")
-    if args.stage not in DRAWING and (args.train, args.mix) != ("gen", "0:1"):
-        raise UserError(f"--train {args.train} --mix {args.mix}: only for stages 2 and 3")
-    if int(und) and args.train == "gen":
+    if args.stage not in DRAWING and args.train != "gen":
+        raise UserError(f"--train {args.train}: only for stages 2 and 3")
+    if args.stage not in ("1", *DRAWING) and args.mix != "0:1":
+        raise UserError(f"--mix {args.mix}: only for stages 1, 2 and 3")
+    if int(und) and args.stage in DRAWING and args.train == "gen":
         raise UserError(f"--mix {args.mix}: reading teaches the und branch, which stands still; add --train both")
     return int(und), int(gen)
 
@@ -423,7 +428,7 @@ def show(
     stage: str, checkpoint: Checkpoint, source: Phantoms | Records, recipe: Recipe, log: list[dict], out: Path
 ) -> None:
     """The loss curve, and what the model makes of the same few examples each time."""
-    names = [name for name in ("loss", "mse", "repa", "l1", "detail") if name in log[0]]
+    names = [name for name in ("loss", "mse", "repa", "l1", "square", "detail") if name in log[0]]
     save_png(curves({n: [(r["step"], r[n]) for r in log] for n in names}, f"stage {stage}"), out / "loss.png")
     vae, step = checkpoint.vae, log[-1]["step"]
     path = out / "samples" / f"step-{step:06d}.png"
@@ -449,6 +454,19 @@ def show(
         prompts = [source.text(i)[1] for i in chosen]
         if prompts:
             save_png(grid(draw(checkpoint, prompts, chosen, size=recipe.size, steps=25), prompts, columns=4), path)
+
+
+@torch.no_grad()
+def heeding(checkpoint: Checkpoint, source: Phantoms | Records, recipe: Recipe, count: int = 32) -> dict[str, float]:
+    """The prompt gain on the first training examples, as it is logged: it says more than the loss does of whether a
+    drawing will show what it is asked for."""
+    room = checkpoint.model.config.context_length - 2
+    chosen, pictures = squares(source, count, recipe.size)
+    texts = [checkpoint.encode(source.text(i)[1])[:room] for i in chosen]
+    if len(texts) < 2:
+        return {}
+    gains = prompt_gain(checkpoint.model, checkpoint.vae, torch.from_numpy(np.stack(pictures)), texts)
+    return {f"prompt_gain_{t}": gain for t, gain in gains.items()}
 
 
 # ---- starting, checking, saving ----------------------------------------------------------------------------------
@@ -585,13 +603,13 @@ def start(word: str) -> str:
 
 
 def mix(word: str) -> str:
-    """--mix: UND:GEN, not yet split, for that is how a run's settings keep it."""
+    """--mix: OTHER:OWN, not yet split, for that is how a run's settings keep it."""
     und, _, gen = word.partition(":")
     try:
         arguments.whole(0, arguments.MOST_BATCH)(und), arguments.batch(gen)
     except UserError as error:
         raise UserError(
-            f"{arguments.shown(word)}: give UND:GEN in whole numbers, for example 1:2; GEN at least 1"
+            f"{arguments.shown(word)}: give OTHER:OWN in whole numbers, for example 1:2; OWN at least 1"
         ) from error
     return word
 
@@ -611,13 +629,15 @@ def parse_args() -> argparse.Namespace:
         "--data",
         type=arguments.data_set,
         default="phantom",
-        help="phantom[:COUNT] (default: 20,000 drawn X-rays), or a data set: see python data.py --help",
+        help="phantom[:COUNT[:even]] (default: 20,000 drawn X-rays; even: rare findings oftener), or a data set: see"
+        " python data.py --help",
     )
     repa = "RadDino, stage 2's target; default: the model's own ViT"
     add("--repa", type=arguments.weights_folder, metavar="FOLDER", help=repa)
     add("--train", choices=["gen", "both"], default="gen", help="stages 2, 3: also the und branch? (the ablation)")
-    examples = "stages 2, 3 with --train both: reading to drawing examples"
-    add("--mix", type=mix, default="0:1", metavar="UND:GEN", help=examples)
+    examples = "examples of another kind to the stage's own: in stage 1 impressions alone to reading, in stages 2 and 3"
+    examples += " with --train both reading to drawing"
+    add("--mix", type=mix, default="0:1", metavar="OTHER:OWN", help=examples)
     add("--seed", type=arguments.seed, default=0)
     add = parser.add_argument_group("the recipe (default: Table 1's, or the tiny model's)").add_argument
     add("--steps", type=arguments.steps, help="optimizer steps")

@@ -198,14 +198,14 @@ def output_folder(word: str) -> Path:
 
 
 def data_set(word: str) -> str:
-    """phantom, phantom:COUNT, or the file or folder of a data set; the word itself is what is kept."""
-    name, _, count = word.partition(":")
+    """phantom[:COUNT[:even]], or the file or folder of a data set; the word itself is what is kept."""
+    name, _, count = word.removesuffix(":even").partition(":")
     if name == "phantom":
         if count:
             try:
                 whole(1, MOST_EXAMPLES)(count)
             except UserError as error:
-                mend = f"give phantom or phantom:COUNT, for example phantom:5000, at most {MOST_EXAMPLES:,}"
+                mend = f"give phantom, phantom:COUNT or phantom:COUNT:even, COUNT at most {MOST_EXAMPLES:,}"
                 raise UserError(f"{shown(word)}: {mend}") from error
         return word
     _, kind = examine(word)

@@ -201,17 +201,14 @@ def write_reports(
 def report_source(args: argparse.Namespace, checkpoint: Checkpoint) -> Records | Phantoms:
     """What to read: a data set, or phantoms that no model was trained on."""
     from archives.opening import open_source
-    from phantoms.dataset import Phantoms
+    from phantoms.dataset import named
 
-    name, _, count = args.data.partition(":")
-    if name != "phantom":
+    if args.data.split(":")[0] != "phantom":
         source = open_source(args.data, split=args.split, cache=args.cache)
         if not args.protocol:  # their JPEGs are decoded in full
             source.size = checkpoint.model.config.vit.image_size
         return source
-    if (count and not count.isdecimal()) or count == "0":
-        raise UserError(f"--data {args.data}: give phantom or phantom:COUNT, for example phantom:100")
-    return Phantoms(int(count or 200), 256, seed=1, cache=args.cache)
+    return named(args.data, 200, 256, seed=1, cache=args.cache)
 
 
 def truth_of(source: Records | Phantoms, index: int, section: int) -> str:

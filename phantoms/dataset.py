@@ -9,6 +9,7 @@ A phantom is made in three steps. Each has its own random stream, so a change to
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +31,15 @@ class Phantoms:
     change of the code never meets old pictures. It may be deleted at any time.
     """
 
-    def __init__(self, count: int, size: int = 256, seed: int = TRAIN_SEED, cache: Path | None = None) -> None:
+    def __init__(
+        self, count: int, size: int = 256, seed: int = TRAIN_SEED, cache: Path | None = None, even: bool = False
+    ) -> None:
         self.count, self.size, self.seed = count, size, seed
+        self.indices = evened(seed, count) if even else range(count)
         self._file = None
         if cache is not None:
             version = source_hash(Path(__file__).parent)
-            self._file = Path(cache) / f"phantoms-seed{seed}-{size}px-{count}-{version}.u8"
+            self._file = Path(cache) / f"phantoms-seed{seed}-{size}px-{count}{'-even' * even}-{version}.u8"
         self._pictures: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -43,15 +47,16 @@ class Phantoms:
 
     def text(self, index: int) -> tuple[str, str]:
         """(report, impression), written without drawing."""
+        index = self.indices[index]
         return write_report(truth(self.seed, index), streams(self.seed, index)[2])
 
     def image(self, index: int) -> np.ndarray:
         """(size, size) uint8."""
         if self._file is None:
-            return phantom(self.seed, index, self.size).image
+            return phantom(self.seed, self.indices[index], self.size).image
         row = self._open()[index]
         if row[-1] == 0:  # the flag behind each picture is set last, by whichever worker drew it
-            row[:-1] = phantom(self.seed, index, self.size).image.reshape(-1)
+            row[:-1] = phantom(self.seed, self.indices[index], self.size).image.reshape(-1)
             row[-1] = 1
         return row[:-1].reshape(self.size, self.size)
 
@@ -69,6 +74,25 @@ class Phantoms:
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_pictures": None}  # each worker maps the file itself
+
+
+def named(word: str, default: int, size: int, seed: int = TRAIN_SEED, cache: Path | None = None) -> Phantoms:
+    """What `--data phantom[:COUNT[:even]]` asks for; `default` phantoms where no COUNT is given."""
+    _, count, how = [*word.split(":"), "", ""][:3]
+    return Phantoms(int(count or default), size, seed, cache, even=how == "even")
+
+
+def evened(seed: int, count: int, pool: int = 4) -> list[int]:
+    """`count` indices of the first pool * count phantoms of a seed, in which rare kinds of finding are less rare.
+
+    A phantom is chosen with a weight of one over the frequency of the rarest kind that it shows; a chest without any
+    finding counts as a kind. The order is that of the indices, so the choice is the same on every machine.
+    """
+    shown = [{f.kind for f in truth(seed, index).findings} or {"no finding"} for index in range(pool * count)]
+    frequency = Counter(kind for kinds in shown for kind in kinds)
+    weights = np.array([1 / min(frequency[kind] for kind in kinds) for kinds in shown])
+    rng = np.random.default_rng([seed, count, pool])
+    return sorted(rng.choice(pool * count, count, replace=False, p=weights / weights.sum()).tolist())
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def random_batch(bench: Bench, model: UniX, stage: str, size: int, count: int) -
     ids = torch.randint(4, words, (count, TEXT // 2), generator=generator).tolist()
     batch = Batch(torch.arange(count), image)
     if stage == "1":
-        batch.text_ids, batch.targets = data.pack_text([row[: TEXT // 2 - 4] for row in ids], ids, config)
+        batch.text_ids, batch.targets = data.pack_answers([row[: TEXT // 2 - 4] for row in ids], ids, config)
         return {"read": batch.to(bench.device)}
     latent = (count, config.latent_channels, size // 16, size // 16)
     batch.prompts = ids

@@ -167,10 +167,35 @@ def test_phrases_are_runs_of_words_inside_a_sentence():
 
 def test_targets_are_the_answer_and_its_end(micro):
     config = micro_config()
-    text_ids, targets = data.pack_text([[10, 11], [12]], [[20, 21, 22], [23]], config, multiple=8)
+    text_ids, targets = data.pack_answers([[10, 11], [12]], [[20, 21, 22], [23]], config, multiple=8)
     assert text_ids.tolist() == [[0, 10, 11, 1, 0, 20, 21, 22, 1, *[1] * 7], [0, 12, 1, 0, 23, 1, *[1] * 10]]
     n = data.IGNORE
     assert targets.tolist() == [[n, n, n, n, 20, 21, 22, 1, *[n] * 8], [n, n, n, 23, 1, *[n] * 11]]
+
+
+def test_a_text_alone_is_predicted_from_its_start(micro):
+    text_ids, targets = data.pack_texts([[10, 11, 12], [13]], micro_config())
+    n = data.IGNORE
+    assert text_ids.tolist() == [[0, 10, 11, 12, 1, 1, 1, 1], [0, 13, 1, 1, 1, 1, 1, 1]]
+    assert targets.tolist() == [[10, 11, 12, 1, n, n, n, n], [13, 1, n, n, n, n, n, n]]
+    for batch in run(micro, "1", mix=(1, 3)):
+        assert {kind: len(part.index) for kind, part in batch.items()} == {"recite": 1, "read": 3}
+
+
+def test_crops_reach_the_border_as_often_as_the_middle(micro, monkeypatch):
+    """The first column is in a quarter of the crops, as is the last; of crops from anywhere inside, in one of 129."""
+    columns, rows = np.meshgrid(np.arange(256), np.arange(256))
+    monkeypatch.setattr(data, "to_square", lambda picture, size: np.asarray(picture))
+    seen = np.zeros((256, 256))
+    for values in (columns, rows):  # what a crop shows is where it was
+        monkeypatch.setattr(Phantoms, "image", lambda self, index, values=values: values.astype(np.uint8))
+        stream = examples(micro, "vae", size=128)
+        crops = [image for image in (stream[position]["image"] for position in range(400)) if len(image) == 128]
+        for crop in crops:
+            first = int(crop.min())
+            seen[:, first : first + 128] += 1 / len(crops)
+    share = seen[0] / 2
+    assert [share[0], share[127], share[-1]] == pytest.approx([0.25, 0.75, 0.25], abs=0.06)
 
 
 def test_kept_pictures_are_the_drawn_ones(tmp_path):

@@ -176,6 +176,7 @@ def test_posterior_sampling_is_mean_plus_sigma_noise():
         (["--stage", "1", "--init", "nowhere"], ["nowhere"]),
         (["--stage", "2", "--mix", "1:0", "--train", "both"], ["--mix 1:0"]),
         (["--stage", "2", "--mix", "1:2"], ["--mix 1:2", "--train both"]),
+        (["--stage", "vae", "--mix", "1:2"], ["--mix 1:2", "stages 1, 2 and 3"]),
         (["--stage", "1", "--train", "both"], ["--train both", "stages 2 and 3"]),
         (["--stage", "2", "--repa", "nowhere"], ["--repa nowhere", "no such folder"]),
         (["--stage", "1", "--repa", "."], ["--repa .", "stage 2"]),

@@ -40,6 +40,7 @@ ROOT = Path(__file__).parents[2]
         (arguments.data_set, "phantom", "phantom"),
         (arguments.data_set, "phantom:12", "phantom:12"),
         (arguments.data_set, "phantom:", "phantom:"),
+        (arguments.data_set, "phantom:12:even", "phantom:12:even"),
     ],
 )
 def test_good_words_become_values(parse, word, value):
@@ -105,6 +106,7 @@ ALL = (FILE, FOLDER, EITHER, NEW_FILE, NEW_FOLDER, DATA)
         ((DATA,), "absent", ["neither phantom[:COUNT] nor a file or folder"]),
         ((DATA,), "phantom:0", ["phantom:0", "phantom:COUNT"]),
         ((DATA,), "phantom:x", ["phantom:x", "phantom:COUNT"]),
+        ((DATA,), "phantom:12:odd", ["phantom:12:odd", "phantom:COUNT:even"]),
         ((DATA,), "phantom:1000000000000", ["at most 10,000,000"]),
         ((NEW_FILE, NEW_FOLDER), "x" * 250, ["too long", "240 bytes"]),
         ((arguments.text,), "a \udcff b", ["no UTF-8"]),

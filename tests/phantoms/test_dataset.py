@@ -23,6 +23,23 @@ def test_truth_and_report_of_one_sample_are_those_on_record():
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "7b16de97691a4a3d"
 
 
+def test_even_phantoms_show_rare_findings_oftener():
+    def frequency(phantoms):
+        kinds = [{f.kind for f in truth.truth(0, index).findings} for index in phantoms.indices]
+        return {kind: sum(kind in one for one in kinds) / len(kinds) for kind in truth.KINDS}
+
+    plain, even = frequency(Phantoms(1000)), frequency(Phantoms(1000, even=True))
+    assert even["nodules"] > 2.5 * plain["nodules"] and even["pacemaker"] > 1.15 * plain["pacemaker"]
+    assert min(even.values()) > 0.04 > min(plain.values())
+
+
+def test_an_even_phantom_is_the_one_of_its_index():
+    phantoms = Phantoms(5, even=True)
+    assert phantoms.indices == Phantoms(5, even=True).indices and len(set(phantoms.indices)) == 5
+    one = phantom(0, phantoms.indices[3])
+    assert phantoms.text(3) == (one.report, one.impression) and np.array_equal(phantoms.image(3), one.image)
+
+
 def test_a_picture_is_drawn_once_and_again_when_the_code_changes(tmp_path, monkeypatch):
     drawn = []
 
