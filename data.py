@@ -78,6 +78,12 @@ def own_question(source: Phantoms | Records, index: int) -> str | None:
     return records[index].extra.get("question") if records else None
 
 
+def captions_of(source: Phantoms | Records, index: int) -> list[str]:
+    """The prompts that a row brings in its column `captions`; [] where the report is what there is to draw from."""
+    records = getattr(source, "records", None)
+    return records[index].extra.get("captions", []) if records else []
+
+
 def default_question(config: UniXConfig, impression: bool = False) -> str:
     """What a model of this size knows: one of the published wordings, or the tiny model's own question."""
     if config.hidden_size < FULL_SIZE or config.causal:
@@ -244,8 +250,10 @@ class Examples(Dataset):
             return example
         example["posterior_noise"] = rng.standard_normal(latent_shape, dtype=np.float32)
         if stage != "vae":
-            prompt = self.encode(report if rng.random() < 0.2 else impression)
-            example["prompt"] = None if rng.random() < self.prompt_dropout else prompt
+            text = report if rng.random() < 0.2 else impression
+            if captions := captions_of(self.source, index):
+                text = captions[int(rng.integers(len(captions)))]
+            example["prompt"] = None if rng.random() < self.prompt_dropout else self.encode(text)
             example["noise"] = rng.standard_normal(latent_shape, dtype=np.float32)
             example["t_normal"] = np.float32(rng.standard_normal())
         return example
@@ -392,6 +400,9 @@ def stats(source: Records, out: Path, tokenizer_file: Path) -> None:
     for what in ("split", "view"):
         counts = Counter(getattr(record, what) or "-" for record in source.records)
         print(f"{what:8}" + ", ".join(f"{name} {count:,}" for name, count in counts.most_common()))
+    with_findings = Counter(record.split for record in source.records if record.findings)
+    counts = (f"{name} {with_findings[name]:,}" for name in Counter(record.split for record in source.records))
+    print(f"with findings: {sum(with_findings.values()):,} of {len(source):,} ({', '.join(counts)})")
     patients = {record.patient for record in source.records} - {""}
     print(f"{'patients':8} {len(patients):,}")
     print(f"\n{'label':28}{'positive':>10}{'uncertain':>10}{'negative':>10}")
@@ -471,13 +482,15 @@ def main() -> None:
     for command in commands.choices.values():
         command.add_argument("source", type=arguments.existing, metavar="SRC", help="the data set")
         command.add_argument("--split", default="all", help="train, validate, test or all (default)")
+        command.add_argument("--require", choices=["findings"], help="leave out reports without this section")
     args = parser.parse_args()
 
     if args.command == "clean":
         cleaning.check_target(args.out, [args.source, *recognise(args.source)[2]])
     # Reports can be counted and cleaned before their images are there; an archive holds reports alone.
     archive = args.source.name.endswith((".tgz", ".tar", ".tar.gz"))
-    source = open_source(args.source, split=args.split, need_images=args.command == "check" and not archive)
+    need_images = args.command == "check" and not archive
+    source = open_source(args.source, split=args.split, need_images=need_images, require=args.require)
     if args.command == "stats":
         own_file(args.out)
         if args.out.resolve() in {(source.root / record.image).resolve() for record in source.records}:

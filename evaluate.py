@@ -107,6 +107,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         add("--guidance", type=arguments.guidance, default=2.0, help=guidance)
         size = "pixels a side to draw, a multiple of 16; default: what the weights know best"
         add("--size", type=arguments.size, help=size)
+    report.add_argument("--require", choices=["findings"], help="leave out reports without this section")
     for command in (report, image):
         protocol = "unix: score as the authors' public code does, for numbers beside the paper's; docs/protocol.md"
         command.add_argument("--protocol", choices=["unix"], help=protocol)

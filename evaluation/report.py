@@ -159,7 +159,7 @@ def write_reports(
     source, config = report_source(args, checkpoint), checkpoint.model.config
     count = min(len(source), args.n or len(source))
     version = weights_hash(args.weights)
-    settings = {name: str(getattr(args, name)) for name in ("data", "split", "section", "question", "dtype")}
+    settings = {name: str(getattr(args, name)) for name in ("data", "split", "require", "section", "question", "dtype")}
     settings |= {"weights": version, "protocol": protocol.name}
     known = read_shards(args.out, settings) if args.resume else {}
     team.sum([0.0])  # all have read, now one may delete
@@ -204,7 +204,7 @@ def report_source(args: argparse.Namespace, checkpoint: Checkpoint) -> Records |
     from phantoms.dataset import named
 
     if args.data.split(":")[0] != "phantom":
-        source = open_source(args.data, split=args.split, cache=args.cache)
+        source = open_source(args.data, split=args.split, cache=args.cache, require=args.require)
         if not args.protocol:  # their JPEGs are decoded in full
             source.size = checkpoint.model.config.vit.image_size
         return source

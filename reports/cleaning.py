@@ -79,8 +79,8 @@ def clean_records(
 
     items: {"image", "findings", "impression", ...}, all str; other fields are kept as they are. llm, model: a server
     and its model instead of the rules; `server`: timeout (s), retries, backoff (s) and max_wait (s) of `ChatServer`.
-    prices: $ per million tokens in and out. keep_comparisons: leave "stable", "improved", "new" where they are, as UniX's
-    own references have them; the studies they name, dates and the rest still go. Two files may lie beside `out` afterwards:
+    prices: $ per million tokens in and out. keep_comparisons: leave words such as "stable" and "new", as UniX's own
+    references have them; the studies they name still go. Two files may lie beside `out` afterwards:
 
         OUT.disagreements.jsonl  the texts whose labels changed; where an LLM changed them, `out` has the rules' text
         OUT.answers.jsonl        the LLM's answers, from which a run that was cut off goes on

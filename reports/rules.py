@@ -1,7 +1,7 @@
 """Cleaning by rules: tables of regular expressions, free and offline. `clean_text` and `clean_report` apply them.
 
 What a picture cannot show goes (blanks, dates, comparisons, calls, advice), what it shows stays. Each sentence passes
-through the tables in this order: ADVICE, DROPPED, EXAMINATION, COMPARISONS, REPAIRS; TECHNIQUE and ANATOMY then find the
+through the tables in this order: ADVICE, DROPPED, EXAMINATION, COMPARISONS, REPAIRS; TECHNIQUE and ANATOMY find the
 sentences that say nothing any more. UniX's own references keep words of comparison: `keep_comparisons` does too.
 
 How a table is written: an entry a line. An indented line continues the entry above it. `<NAME>` stands for an entry of
