@@ -68,39 +68,36 @@ def heading(protocol: Protocol, sets: Sequence[str], missing: Sequence[str]) -> 
     if protocol is OURS:
         return f"{NOT_THEIRS} (--protocol unix; docs/protocol.md)"
     if missing:
-        return f"{NOT_THEIRS}, because of this: {'; '.join(missing)}. As theirs: {'; '.join(sets)}"
+        return f"{NOT_THEIRS}: {'; '.join(missing)}. As theirs: {'; '.join(sets)}"
     return f"the authors' protocol (docs/protocol.md): {'; '.join(sets)}"
 
 
-def report_sets(protocol: Protocol, skipped: int, written_here: bool) -> list[str]:
-    """What the protocol sets for reports: how they are asked for, if that was done here, and how they are scored."""
-    asked = [
-        "films scaled down, never up, by Lanczos into a white square",
-        "each row's own question, else one of their ten wordings",
-        f"answers of up to {protocol.max_new_tokens} tokens",
-    ]
+def report_sets(protocol: Protocol, skipped: int) -> list[str]:
+    """What the protocol sets for the scores of reports."""
     return [
-        *(asked if written_here else ["reports as they were given, however they were asked for"]),
-        "CheXbert on the first 512 characters",
-        "BLEU on nltk's word_tokenize, BLEU-3 weighted {2}".format(*protocol.bleu_weights),
+        f"BLEU on nltk's word_tokenize, BLEU-3 weighted {protocol.bleu_weights[2]}",
         f"ROUGE-L the median of {protocol.rouge_draws} bootstrap means",
-        f"RadGraph F1 by {protocol.radgraph} {protocol.radgraph_version}, partial reward",
+        f"RadGraph F1 by the model {protocol.radgraph}, partial reward",
         f"{skipped} empty pairs left out",
     ]
 
 
-def reading_lacks(protocol: Protocol, args: argparse.Namespace, vit: ViTConfig) -> list[str]:
-    """What keeps reports that the model writes from being asked for as theirs were."""
-    lacks = []
-    if (vit.padding, vit.scaling) != protocol.squares:
+def reading_terms(protocol: Protocol, args: argparse.Namespace, vit: ViTConfig) -> tuple[list[str], list[str]]:
+    """How the model is asked for its reports: (what is as theirs, what is not)."""
+    sets, lacks = [f"answers of up to {protocol.max_new_tokens} tokens"], []
+    if (vit.padding, vit.scaling) == protocol.squares:
+        sets.append("films scaled down, never up, by Lanczos into a white square")
+    else:
         lacks.append(f"the weights' config squares films otherwise (padding {vit.padding}, scaling {vit.scaling})")
     if args.question:
         lacks.append("--question")
+    else:
+        sets.append("each row's own question, else one of their ten wordings")
     if args.section != "report":
         lacks.append(f"--section {args.section}")
     if args.data.partition(":")[0] == "phantom":
         lacks.append("the films are drawn")
-    return lacks
+    return sets, lacks
 
 
 def set_drawing_flags(protocol: Protocol, args: argparse.Namespace) -> list[str]:
@@ -120,8 +117,7 @@ def image_sets(protocol: Protocol, drawn_here: bool) -> list[str]:
     drawn = f"drawn by {protocol.solver} at {protocol.steps} times, guidance {protocol.guidance:g}, {protocol.size} px"
     return [
         drawn if drawn_here else "pictures as they were given, however they were drawn",
-        "the first image of every prompt, 299 px, RadDino's class token, k = 5",
+        "the first image of every prompt, stretched to 299 px; k = 5",
         f"the whole set, and the mean of {protocol.shards} parts, which is what their command prints",
-        f"alignment by {protocol.aligner} at 448 px",
         "Inception's FID, KID and IS are left out",
     ]

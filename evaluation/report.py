@@ -24,7 +24,7 @@ from common.files import write_text
 from common.observations import OBSERVATIONS
 from common.ownership import own_folder
 from evaluation import metrics, page
-from evaluation.protocol import NOT_THEIRS, OURS, UNIX, Protocol, heading, reading_lacks, report_sets
+from evaluation.protocol import NOT_THEIRS, OURS, UNIX, Protocol, heading, reading_terms, report_sets
 from evaluation.results import (
     OURS_ONLY,
     Scored,
@@ -59,11 +59,12 @@ def report_command(args: argparse.Namespace) -> None:
     own_folder(args.out)
     protocol = UNIX if args.protocol == UNIX.name else OURS
     tokenize = word_tokenizer() if protocol.nltk_words else metrics.tokenize  # what is missing is said at once
-    started, source, weights, lacks = time.perf_counter(), None, None, []
+    started, source, weights = time.perf_counter(), None, None
+    sets, lacks = ["reports as they were given, however they were asked for"], []
     if args.predictions:
         rows = read_predictions(args.predictions)[: args.n]
     else:
-        rows, source, weights, lacks = together(args, lambda args, team: write_reports(args, team, protocol))
+        rows, source, weights, (sets, lacks) = together(args, lambda args, team: write_reports(args, team, protocol))
         if rows is None:  # the main process scores
             return
     generated_in = time.perf_counter() - started
@@ -81,7 +82,7 @@ def report_command(args: argparse.Namespace) -> None:
         "data": str(args.predictions or args.data),
         "weights": weights,
         "reports": len(rows),
-        "protocol": heading(protocol, report_sets(protocol, skipped, not args.predictions), lacks),
+        "protocol": heading(protocol, [*sets, *report_sets(protocol, skipped)], lacks),
         "empty_pairs": skipped,
         "seconds": {"writing": generated_in, "all": time.perf_counter() - started},
     }
@@ -139,10 +140,10 @@ def without_empty(rows: Sequence[dict]) -> list[dict]:
 
 def write_reports(
     args: argparse.Namespace, team: Team, protocol: Protocol = OURS
-) -> tuple[list[dict] | None, Records | Phantoms | None, str | None, list[str]]:
-    """(the model's report of every image, their source, whose they are, what keeps them from the protocol).
+) -> tuple[list[dict] | None, Records | Phantoms | None, str | None, tuple[list[str], list[str]]]:
+    """(the model's report of every image, their source, whose they are, what is as the protocol has it and what not).
 
-    Each process writes its share; (None, None, None, []) on all but the main one.
+    Each process writes its share; (None, None, None, ([], [])) on all but the main one.
 
     Every report is a line in OUT/reports.RANK.jsonl as soon as it is written, so a run that was cut off goes on with
     --resume, on any number of processes.
@@ -192,10 +193,10 @@ def write_reports(
                 bar.update(len(batch))
     team.sum([0.0])
     if not team.is_main:
-        return None, None, None, []
+        return None, None, None, ([], [])
     rows = read_shards(args.out, settings)
-    lacks = reading_lacks(protocol, args, config.vit)
-    return [rows[index] for index in range(count)], source, f"{args.weights} ({version})", lacks
+    terms = reading_terms(protocol, args, config.vit)
+    return [rows[index] for index in range(count)], source, f"{args.weights} ({version})", terms
 
 
 def report_source(args: argparse.Namespace, checkpoint: Checkpoint) -> Records | Phantoms:
