@@ -200,11 +200,11 @@ def parse_args() -> argparse.Namespace:
     )
     add = parser.add_argument
     example = "Moderate cardiomegaly. Small left pleural effusion."
-    add("prompt", nargs="?", type=arguments.text, help=f'what to draw: "{example}"')
+    add("prompt", nargs="*", type=arguments.text, help=f'what to draw: "{example}"; several make a labelled grid')
     add("--image", nargs="+", type=arguments.existing_file, metavar="FILE", help="read these images instead of drawing")
     add("--question", type=arguments.text, help="what to ask about each image; default: its FINDINGS and IMPRESSION")
     add("--out", type=arguments.output_file, default="sample.png", help="picture to write (default sample.png)")
-    add("--n", type=arguments.whole(1, 10_000), default=1, help="how many pictures; several become a labelled grid")
+    add("--n", type=arguments.whole(1, 10_000), default=1, help="how many pictures of each prompt (default 1)")
     add("--seed", type=arguments.seed, default=0, help="of the first picture; the others count up (default 0)")
     add(
         "--steps",
@@ -231,16 +231,16 @@ def parse_args() -> argparse.Namespace:
     )
     add("--profile", action="store_true", help="also print where the time to the picture went")
     args = parser.parse_args()
-    if (args.prompt is None) == (args.image is None):
+    if bool(args.prompt) == bool(args.image):
         raise UserError('give either a prompt in quotes ("Small left pleural effusion.") or --image FILE')
-    if args.prompt is not None and not args.prompt.strip():
+    if not all(prompt.strip() for prompt in args.prompt):
         raise UserError('the prompt is empty; say what to draw, for example "Small left pleural effusion."')
     return args
 
 
 def main() -> None:
     args = parse_args()
-    if args.prompt is not None:
+    if args.prompt:
         own_file(args.out)
     began = time.perf_counter()
     from PIL import Image
@@ -267,16 +267,16 @@ def main() -> None:
         if args.profile:
             print(profile_table(clock.seconds))
         return
-    seeds = range(args.seed, args.seed + args.n)
-    prompts = [args.prompt] * args.n
+    seeds = [*range(args.seed, args.seed + args.n)] * len(args.prompt)
+    prompts = [prompt for prompt in args.prompt for _ in range(args.n)]
     pictures = draw(
         checkpoint, prompts, seeds, args.size, args.steps, args.guidance, progress=True, solver=args.solver, clock=clock
     )
     with clock("write"):
         sheet = (
             Image.fromarray(pictures[0])
-            if args.n == 1
-            else grid(pictures, [f"{args.prompt} (seed {seed})" for seed in seeds])
+            if len(pictures) == 1
+            else grid(pictures, [f"{prompt} (seed {seed})" for prompt, seed in zip(prompts, seeds, strict=True)])
         )
         save_png(sheet, args.out)
     print(f"{args.out}\ndrawn {by}\n{DISCLAIMER}")

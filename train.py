@@ -182,7 +182,7 @@ def train(args: argparse.Namespace, team: Team) -> None:
                 if looking:
                     with as_saved(average):
                         show(args.stage, checkpoint, source, recipe, log.records, out)
-            if done and args.stage == "vae" and team.is_main:  # which alone saves
+            if done and args.stage == "vae" and args.train != "decoder" and team.is_main:  # which alone saves
                 with as_saved(average):
                     measure_latents(checkpoint.vae, source, recipe, device)
             if done or leaving or state.step % args.save_every == 0:
@@ -247,7 +247,8 @@ def what_trains(
     heads, vocabulary, repa_target = nn.ModuleDict(), [], None
     torch.manual_seed(args.seed)  # heads keep torch's own initialisation
     if args.stage == "vae":
-        trained = {f"vae/{name}": parameter for name, parameter in vae.named_parameters()}
+        decoding = ("decoder.", "post_quant_conv.") if args.train == "decoder" else ""
+        trained = {f"vae/{name}": parameter for name, parameter in vae.named_parameters() if name.startswith(decoding)}
     elif args.stage == "vit":
         trained = {f"model/vit.{name}": parameter for name, parameter in model.vit.named_parameters()}
         vocabulary = phrases_of(args, source)
@@ -353,8 +354,9 @@ def data_source(args: argparse.Namespace, recipe: Recipe) -> Phantoms | Records:
 def parse_mix(args: argparse.Namespace) -> tuple[int, int]:
     """--mix as two numbers."""
     und, _, gen = args.mix.partition(":")
-    if args.stage not in DRAWING and args.train != "gen":
-        raise UserError(f"--train {args.train}: only for stages 2 and 3")
+    stages = {"both": DRAWING, "decoder": ("vae",), "gen": PREVIOUS}[args.train]
+    if args.stage not in stages:
+        raise UserError(f"--train {args.train}: only for stage {' and '.join(stages)}")
     if args.stage not in ("1", *DRAWING) and args.mix != "0:1":
         raise UserError(f"--mix {args.mix}: only for stages 1, 2 and 3")
     if int(und) and args.stage in DRAWING and args.train == "gen":
@@ -651,7 +653,13 @@ def parse_args() -> argparse.Namespace:
     gen_from = "stage 2: whose und branch the gen branch starts from, such as Janus-Pro's; default: the model's own"
     add("--gen-from", type=arguments.weights_folder, metavar="FOLDER", help=gen_from)
     add("--require", choices=["findings"], help="leave out reports without this section, as UniX's own data does")
-    add("--train", choices=["gen", "both"], default="gen", help="stages 2, 3: also the und branch? (the ablation)")
+    add(
+        "--train",
+        choices=["gen", "both", "decoder"],
+        default="gen",
+        help="both: stages 2 and 3 also train the und branch (the ablation); decoder: stage vae trains the decoder"
+        " alone, so that a gen branch trained on these latents still fits",
+    )
     examples = "examples of another kind to the stage's own: in stage 1 impressions alone to reading, in stages 2 and 3"
     examples += " with --train both reading to drawing"
     add("--mix", type=mix, default="0:1", metavar="OTHER:OWN", help=examples)

@@ -43,9 +43,15 @@ def test_draws_a_picture_and_prints_its_path(micro_folder, tmp_path):
 
 def test_several_pictures_become_a_labelled_grid(micro_folder, tmp_path):
     out = tmp_path / "grid.png"
-    result = run("Small effusion.", "--weights", micro_folder, "--steps", 3, "--n", 3, "--size", 32, "--out", out)
+    flags = ("--weights", micro_folder, "--steps", 3, "--n", 2, "--size", 32, "--out", out)
+    result = run("Small effusion.", "Edema.", *flags)
     assert result.returncode == 0, result.stderr
-    assert Image.open(out).width > 2 * 32
+    sheet = np.asarray(Image.open(out).convert("L"))
+    checkpoint = sample.load_model(micro_folder, "cpu", torch.float32)
+    prompts = ["Small effusion.", "Small effusion.", "Edema.", "Edema."]
+    for picture in sample.draw(checkpoint, prompts, [0, 1, 0, 1], 32, steps=3):
+        windows = np.lib.stride_tricks.sliding_window_view(sheet, picture.shape)
+        assert (np.abs(windows.astype(int) - picture).max(axis=(2, 3)) <= 1).sum() == 1
 
 
 def test_reads_any_number_of_images(micro_folder, tmp_path):

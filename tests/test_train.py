@@ -80,6 +80,17 @@ def test_autoencoder_is_trained_by_its_stage_only(trained, micro):
 
 
 @pytest.mark.slow
+def test_a_decoder_that_trains_alone_keeps_the_latents(micro, micro_folder, tmp_path):
+    flags = ["--train", "decoder", "--steps", 2, "--batch", 4, "--size", 64]
+    result = run("--stage", "vae", "--init", micro_folder, *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    after, before = load_checkpoint(tmp_path / "out/stage-vae").vae, micro.vae
+    assert after.config == before.config  # the latents' scale and shift among it
+    changed = {n for n, p in before.named_parameters() if not torch.equal(p, after.get_parameter(n))}
+    assert changed and all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("mix", ["0:1", "1:3"])
 def test_the_ablation_trains_both_branches(micro, micro_folder, tmp_path, mix):
     flags = ["--train", "both", "--mix", mix, "--steps", 2, "--batch", 8, "--size", 64, "--sample-every", 9]
@@ -200,8 +211,9 @@ def test_the_gen_branch_may_start_from_another_models_und_branch(micro, janus, t
         (["--stage", "1", "--init", "nowhere"], ["nowhere"]),
         (["--stage", "2", "--mix", "1:0", "--train", "both"], ["--mix 1:0"]),
         (["--stage", "2", "--mix", "1:2"], ["--mix 1:2", "--train both"]),
+        (["--stage", "2", "--train", "decoder"], ["--train decoder", "stage vae"]),
         (["--stage", "vae", "--mix", "1:2"], ["--mix 1:2", "stages 1, 2 and 3"]),
-        (["--stage", "1", "--train", "both"], ["--train both", "stages 2 and 3"]),
+        (["--stage", "1", "--train", "both"], ["--train both", "stage 2 and 3"]),
         (["--stage", "2", "--repa", "nowhere"], ["--repa nowhere", "no such folder"]),
         (["--stage", "1", "--repa", "."], ["--repa .", "stage 2"]),
         (["--stage", "3", "--gen-from", "."], ["--gen-from .", "stage 2"]),
