@@ -161,7 +161,8 @@ def write_reports(
     count = min(len(source), args.n or len(source))
     version = weights_hash(args.weights)
     settings = {name: str(getattr(args, name)) for name in ("data", "split", "require", "section", "question", "dtype")}
-    settings |= {"weights": version, "protocol": protocol.name}
+    squares = f"{config.vit.padding} {config.vit.scaling}"  # of the config: the weights' hash does not cover it
+    settings |= {"weights": version, "squares": squares, "protocol": protocol.name}
     known = read_shards(args.out, settings) if args.resume else {}
     team.sum([0.0])  # all have read, now one may delete
     if team.is_main and not args.resume:
