@@ -72,12 +72,12 @@ def heading(protocol: Protocol, sets: Sequence[str], missing: Sequence[str]) -> 
     return f"the authors' protocol (docs/protocol.md): {'; '.join(sets)}"
 
 
-def report_sets(protocol: Protocol, skipped: int) -> list[str]:
-    """What the protocol sets for the scores of reports."""
+def report_sets(protocol: Protocol, skipped: int, radgraph: bool) -> list[str]:
+    """What the protocol sets for the scores of reports. radgraph: whether its package was there."""
     return [
         f"BLEU on nltk's word_tokenize, BLEU-3 weighted {protocol.bleu_weights[2]}",
         f"ROUGE-L the median of {protocol.rouge_draws} bootstrap means",
-        f"RadGraph F1 by the model {protocol.radgraph}, partial reward",
+        *([f"RadGraph F1 by the model {protocol.radgraph}, partial reward"] if radgraph else []),
         f"{skipped} empty pairs left out",
     ]
 

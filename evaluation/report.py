@@ -76,13 +76,16 @@ def report_command(args: argparse.Namespace) -> None:
     texts = [row["truth"] for row in rows], [row["generated"] for row in rows]
     results = score_reports(*texts, judge, label, tokenize, protocol)
     results["radgraph_f1"] = radgraph_f1(rows, protocol.radgraph)
-    lacks += judging_lacks(protocol, args, results["radgraph_f1"])
-    skipped = len(written) - len(rows)
+    skipped, radgraph = len(written) - len(rows), results["radgraph_f1"]
+    sets, lacks = (
+        [*sets, *report_sets(protocol, skipped, bool(radgraph))],
+        lacks + judging_lacks(protocol, args, radgraph),
+    )
     about = {
         "data": str(args.predictions or args.data),
         "weights": weights,
         "reports": len(rows),
-        "protocol": heading(protocol, [*sets, *report_sets(protocol, skipped)], lacks),
+        "protocol": heading(protocol, sets, lacks),
         "empty_pairs": skipped,
         "seconds": {"writing": generated_in, "all": time.perf_counter() - started},
     }
