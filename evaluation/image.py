@@ -76,8 +76,8 @@ def image_command(args: argparse.Namespace) -> None:
     results = {"extractor": extractor.name, "comparable": extractor.comparable, **score_images(*sets, real, fake)}
     if protocol.shards > 1:
         results["shards"] = score_shards(*sets, protocol.shards)
-    results["alignment"], pairs, aligner = alignment(args, fake)
-    lacks += scoring_lacks(protocol, real, results, aligner)
+    results["alignment"], pairs, results["aligner"] = alignment(args, fake)
+    lacks += scoring_lacks(protocol, real, results)
     train, closest = None, None
     if args.train:
         train = open_images(args.train, "train", args.cache)
@@ -196,13 +196,13 @@ def score_shards(real: np.ndarray, fake: np.ndarray, shards: int) -> dict[str, f
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-def scoring_lacks(protocol: Protocol, real: Images, results: dict, aligner: str) -> list[str]:
+def scoring_lacks(protocol: Protocol, real: Images, results: dict) -> list[str]:
     """What keeps the scores of pictures from being computed as theirs were."""
     lacks = [] if results["comparable"] else ["the features are not RadDino's"]
     if real.kind != "chexgenbench":
         lacks.append("--real is no table of CheXGenBench")
-    if aligner != protocol.aligner:
-        lacks.append(f"alignment by {aligner or 'nobody'}, not {protocol.aligner}")
+    if results["aligner"] != protocol.aligner:
+        lacks.append(f"alignment by {results['aligner'] or 'nobody'}, not {protocol.aligner}")
     return lacks
 
 
@@ -252,7 +252,8 @@ def memorisation(real: np.ndarray, fake: np.ndarray, train: np.ndarray) -> dict:
 
 def image_heading(results: dict) -> str:
     note = "" if results["comparable"] else f"; {OURS_ONLY}"
-    return f"features of {results['extractor']}{note}"
+    aligned = f"; alignment by {results['aligner']}" if results["aligner"] else ""
+    return f"features of {results['extractor']}{note}{aligned}"
 
 
 def image_text(results: dict, about: dict) -> str:

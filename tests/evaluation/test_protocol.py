@@ -227,6 +227,7 @@ def test_pictures_are_scored_whole_and_as_the_mean_of_four_parts(pictures, tmp_p
     for said in (text, page):
         assert "this run, mean of parts" in said and f"{shards['fd']:.2f}"[:-1] in said
         assert "FID, KID and IS are left out" in said and "not the authors" not in said
+        assert "features of RadDino" in said and "alignment by BioViL-T" in said
     assert results["protocol"].startswith("the authors' protocol")
 
 
