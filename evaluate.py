@@ -35,8 +35,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "phantom",
         help="on drawn chest X-rays the model was never trained on",
         description="Read and draw phantoms the model was never trained on, and compare with what they really show. "
-        "The first run trains the classifier that judges drawings (about five minutes on two idle cores); "
-        "later runs load it.",
+        "The classifier that judges drawings ships with this code; where phantoms/ or the classifier was changed, the "
+        "first run trains another (eight minutes on one core).",
         epilog="example: python evaluate.py phantom --n 100   # a quick look. " + DISCLAIMER,
     )
     add = phantom.add_argument
@@ -49,7 +49,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--probe",
         type=arguments.output_file,
         metavar="FILE",
-        help="the classifier's weights; default: a file in ~/.cache/open-unix",
+        help="the classifier's weights, trained anew if absent; default: the shipped one",
     )
     add("--out", type=result, default="out/evaluate", help="folder for the results (default out/evaluate)")
 

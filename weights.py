@@ -14,10 +14,13 @@ named tensors, and loading one takes three steps, each a file of checkpoints/:
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -237,9 +240,11 @@ def save_checkpoint(
     old, older = (folder.with_name(folder.name + end) for end in (".old", ".older"))
     if not keep_last:  # a name that nobody else has: a neighbour called FOLDER.old may be the user's
         old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old")
-    if keep_last:  # what a killed save of this run has left
-        for left in folder.parent.glob(f".{folder.name}.*.tmp"):
-            shutil.rmtree(left, ignore_errors=True)
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):  # by a save that was killed
+        # A run's lock tells that nobody else saves here. Elsewhere an hour does, in which nothing was written.
+        with contextlib.suppress(FileNotFoundError):  # it was another save's, which has just ended
+            if keep_last or left.stat().st_mtime < time.time() - 3600:
+                shutil.rmtree(left, ignore_errors=True)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     config = {
         "model": checkpoint.model.config.to_dict(),

@@ -55,6 +55,8 @@ def mimic_report(root: Path, name: str, listing: Listing, problems: Problems) ->
     if not listing.has(name):
         return "report absent", "", ""
     try:
+        if not (root / name).is_file():  # a pipe would be waited for
+            return "report not a file", "", ""
         text = text_of_bytes((root / name).read_bytes(), name, problems)
     except OSError:
         return "report unreadable", "", ""

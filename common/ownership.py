@@ -1,6 +1,6 @@
 """Who may write where: one run at a time in a folder, and nothing that is not ours is replaced.
 
-with lock_folder(out): ...       another process that wants the same folder is refused
+with lock_folder(out): ...       another process that wants the same folder is refused; what a killed one left goes
 own_folder(out, "--out")         absent, empty, or made by us: anything else is refused
 own_file(path, "--out")          the same for one picture
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -74,7 +75,20 @@ def held(folder: Path, flag: str) -> Iterator[None]:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
+            clear_leftovers(folder)
         yield
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete the temporary files of `write_atomically` that killed commands left in a folder of ours and in its own.
+
+    Only for who holds the folder, so that nobody is still writing them.
+    """
+    if (folder / MARK).is_file():
+        for left in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
+            if re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", left.name) and left.is_file():
+                with contextlib.suppress(OSError):
+                    left.unlink()
 
 
 def lock(descriptor: int) -> None:

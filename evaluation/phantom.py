@@ -5,6 +5,8 @@
 - drawing: the model draws from a phantom's impression; a classifier (`judges/classifier.py`) trained on other phantoms
   says what the picture shows, and that is compared with what was asked for; the distances of Table 3 compare the
   classifier's features of all generated pictures with those of drawn ones
+- why: how much of each finding the autoencoder keeps (`evaluation/autoencoder.py`), and how much the velocity heeds the
+  prompt (`evaluation/prompt_gain.py`)
 
 Every score stands between two others that say what it is worth: a *ceiling*, the same judge on the true reports or
 pictures, and a *control*, the same answers held against the truth of other phantoms. A model that ignores its input
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 # Phantoms of these seeds have been seen: phantoms.dataset.TRAIN_SEED, ClassifierRecipe.seed.
 TRAINING_SEED, CLASSIFIER_SEED = 0, 2
 COLUMNS = ("generated", "control", "ceiling")
+MOST_GAINS = 64  # phantoms for the prompt gain, which more of them hardly change
 
 
 def derangement(n: int, seed: int) -> np.ndarray:
@@ -93,7 +96,8 @@ def phantom_command(args: argparse.Namespace) -> None:
     from PIL import Image
 
     import sample
-    from judges import classifier
+    from evaluation import autoencoder, prompt_gain
+    from judges import classifier, trained_classifier
     from judges.features import weights_hash
 
     print(DISCLAIMER)
@@ -104,11 +108,11 @@ def phantom_command(args: argparse.Namespace) -> None:
         timings[part] = round(time.perf_counter() - started, 2)
         started = time.perf_counter()
 
-    # The classifier first: it needs minutes on the first run, and a mistake in a flag should not wait for the drawing.
+    # The classifier first: a mistake in a flag should not wait for the drawing.
     checkpoint = sample.load_model(args.weights, args.device, getattr(torch, args.dtype))
     size = checkpoint.model.config.image_size if args.size is None else args.size
     check_size(size, checkpoint.model.config.max_latent_size)
-    phantom_classifier, classifier_file = classifier.load_or_train(args.classifier, device=args.device)
+    phantom_classifier, classifier_file = trained_classifier.load_or_train(args.classifier, device=args.device)
     done("classifier")
 
     # The second half is only for the distance of real pictures to other real pictures.
@@ -143,6 +147,11 @@ def phantom_command(args: argparse.Namespace) -> None:
         save_generated(args.out, settings, reports, drawings)
         done("drawing")
 
+    gains_of = min(args.n, MOST_GAINS)
+    gains = prompt_gain.prompt_gain(checkpoint, args.seed, gains_of, size)
+    kept = autoencoder.measure(checkpoint.vae, args.seed)
+    done("autoencoder and prompt gain")
+
     partner = derangement(args.n, args.seed)
     reading = score_reading(phantoms, reports, partner)
     other_real = np.stack([p.image for p in others])
@@ -154,14 +163,18 @@ def phantom_command(args: argparse.Namespace) -> None:
         "seconds": timings,
         "reading": reading,
         "drawing": drawing,
+        "autoencoder": kept,
+        "prompt_gain": {"n": gains_of, **{str(time): gain for time, gain in gains.items()}},
     }
     write_results(args.out, results)
     write_reading(args.out / "reading.jsonl", phantoms, reports)
     write_picture(args.out / "drawing.png", phantoms, real, drawings, size)
-    blocks = phantom_page(reading, drawing, phantoms, real, reports, drawings)
+    blocks = phantom_page(reading, drawing, kept, gains, phantoms, real, reports, drawings)
     about = {"weights": f"{args.weights} ({settings['weights_sha256']})"}
     write_text(args.out / "report.html", page.page("Reading and drawing phantoms", blocks, footer=footer(about)))
-    print(reading_table(reading, args), drawing_table(drawing, args), sep="\n\n")
+    tables = [reading_table(reading, args), drawing_table(drawing, args)]
+    tables += [autoencoder.autoencoder_table(kept), prompt_gain.gain_table(gains, gains_of)]
+    print(*tables, sep="\n\n")
     print(f"\n{args.out}: results.json, report.html, reading.jsonl, drawing.png ({sum(timings.values()):.0f} s)")
 
 
@@ -290,6 +303,8 @@ def row(name: str, count: int | str, values: Sequence[float]) -> str:
 def phantom_page(
     reading: dict,
     drawing: dict,
+    kept: dict,
+    gains: dict[float, float],
     phantoms: Sequence[Phantom],
     real: np.ndarray,
     reports: Sequence[str],
@@ -330,6 +345,19 @@ def phantom_page(
             ["measure", "generated", "other real"],
             [[measure, *values] for measure, values in distances(drawing).items()],
             note="In the classifier's features, against real phantoms. other real: more phantoms, the best possible.",
+        ),
+        page.heading("What the autoencoder keeps"),
+        page.bars(
+            [(kind, share, None, None, "") for kind, share in kept["contrast_kept"].items()],
+            caption="Of the contrast of each kind of finding, in the finding's own pixels; 1 is all of it. "
+            f"PSNR {kept['psnr']:.1f} dB.",
+        ),
+        page.heading("What the velocity owes to the prompt"),
+        page.table(
+            ["t", "prompt gain"],
+            [[f"{time:g}", gain] for time, gain in gains.items()],
+            note="The share by which its error grows if phantoms exchange their impressions: at 0 it ignores them."
+            " At t = 1 all is noise.",
         ),
         page.heading("The first twelve"),
         page.pictures(pairs),

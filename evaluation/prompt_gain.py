@@ -7,8 +7,6 @@ The measure is `losses.prompt_gain`; a run may log it while it trains.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from PIL import Image
@@ -18,23 +16,25 @@ from common import arguments
 from common.errors import UserError, run
 from common.files import SHIPPED
 from common.images import to_square
-from phantoms.dataset import Phantom, phantom
+from phantoms.dataset import phantom
 from sample import check_size, load_model
 from weights import Checkpoint
 
-SEED = 1  # of phantoms that no model of ours trains on
 
+def prompt_gain(checkpoint: Checkpoint, seed: int, n: int, size: int) -> dict[float, float]:
+    """Time -> the share by which the velocity's error grows with another phantom's impression.
 
-def prompt_gain(checkpoint: Checkpoint, phantoms: Sequence[Phantom], size: int) -> dict[float, float]:
-    """Time -> the share by which the velocity's error grows with another phantom's impression, drawn at `size` px."""
+    Over the first `n` phantoms of a seed, at least 2, drawn at `size` px.
+    """
+    phantoms = [phantom(seed, index, max(256, size)) for index in range(n)]
     images = np.stack([to_square(Image.fromarray(p.image), size) for p in phantoms])
     prompts = [checkpoint.encode(p.impression) for p in phantoms]
     return losses.prompt_gain(checkpoint.model, checkpoint.vae, torch.from_numpy(images), prompts)
 
 
 def gain_table(gains: dict[float, float], n: int) -> str:
-    title = f"Prompt gain of {n} phantoms: by how much the error grows if they exchange their impressions."
-    return "\n".join([title, *(f"at t = {time:<22}{gain:>7.1%}" for time, gain in gains.items())])
+    title = f"Prompt gain: by how much the velocity's error grows if {n} phantoms exchange their impressions."
+    return "\n".join([title, "", *(f"at t = {time:<22}{gain:>7.1%}" for time, gain in gains.items())])
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
     add = parser.add_argument
     weights = "weights folder, or a run's (default: the shipped tiny model)"
     add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)
-    add("--n", type=arguments.whole(2, 10_000), default=64, help=f"phantoms of seed {SEED}, at least 2 (default 64)")
+    add("--n", type=arguments.whole(2, 10_000), default=64, help="phantoms of seed 1, at least 2 (default 64)")
     add("--size", type=arguments.size, help="pixels a side, a multiple of 16; default: what the weights know best")
     args = parser.parse_args()
 
@@ -52,8 +52,7 @@ def main() -> None:
         raise UserError(f"--weights {args.weights}: a Janus-Pro, which draws no X-rays; name a UniX")
     size = args.size or config.image_size
     check_size(size, config.max_latent_size)
-    phantoms = [phantom(SEED, index, max(256, size)) for index in range(args.n)]
-    print(gain_table(prompt_gain(checkpoint, phantoms, size), args.n))
+    print(gain_table(prompt_gain(checkpoint, 1, args.n, size), args.n))
 
 
 if __name__ == "__main__":

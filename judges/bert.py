@@ -15,7 +15,7 @@ from tokenizers.models import WordPiece
 from tokenizers.processors import BertProcessing
 from torch import nn
 
-from checkpoints.configs import depth, our_shapes, read_tokenizer
+from checkpoints.configs import check_depth, depth, our_shapes, read_tokenizer
 from checkpoints.folders import read_json
 from checkpoints.layouts import Layout, Translate
 from checkpoints.tensors import PICKLES, Tensors, recognise
@@ -95,11 +95,16 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str], longest: int) -> tuple[
 
 
 def bert_shapes(tensors: Tensors, translate: Translate, folder: Path) -> tuple[dict[str, tuple[int, ...]], int | None]:
-    """Shapes without the prefix `bert.`, and the number of heads that config.json tells, if there is one."""
+    """Shapes without the prefix `bert.`, and the number of heads that config.json tells, if there is one.
+
+    Raises UserError if this is no whole BERT, or has another number of layers than config.json counts.
+    """
     shapes = {name.removeprefix("bert."): shape for name, shape in our_shapes(tensors, translate).items()}
     if not {"word.weight", "position.weight", "token_type.weight", "blocks.0.fc1.weight"} <= shapes.keys():
         raise UserError(f"{tensors.path}: no whole BERT in it")
-    return shapes, read_json(folder / "config.json").get("num_attention_heads")
+    given = read_json(folder / "config.json")
+    check_depth(depth(shapes, "blocks."), given, "BERT", tensors, folder / "config.json")
+    return shapes, given.get("num_attention_heads")
 
 
 def one_of_layout(folder: str | Path, *wanted: Layout) -> Tensors:

@@ -5,40 +5,33 @@ A judge must not depend on what it judges. This one is trained on phantoms alone
 network plays for photographs (Heusel et al. 2017): its 14 probabilities say whether a picture shows what was asked for,
 and the 128 features before them give the Fréchet distance.
 
-    load_or_train(path=None)   -> PhantomClassifier, from ~/.cache/open-unix if it was trained before
+    train(recipe)              -> PhantomClassifier
     judge(classifier, images)  -> (N, 14) probabilities, (N, 128) features
+
+A trained one ships: `judges/trained_classifier.py`. Its version is a hash of this file, so whatever runs here should
+have a part in the result.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import multiprocessing
 import os
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
-import phantoms
-from common.errors import UserError
-from common.files import source_hash, write_atomically
 from common.observations import OBSERVATIONS
 from phantoms.dataset import Phantom, phantom
 
 SIZE = 128  # px a side of what the classifier sees; larger pictures are averaged down to it
 DRAWN_SIZE = 256  # px a side of the real phantoms before that
 FEATURES = 128
-CACHE = Path.home() / ".cache" / "open-unix"
 
 
 @dataclass(frozen=True)
@@ -142,57 +135,9 @@ def truth_array(phantoms: Sequence[Phantom]) -> np.ndarray:
     return np.array([list(p.labels().values()) for p in phantoms], dtype=bool)
 
 
-def load_or_train(
-    path: str | Path | None = None, recipe: ClassifierRecipe | None = None, device: str = "cpu", progress: bool = True
-) -> tuple[PhantomClassifier, str]:
-    """The classifier in evaluation mode, and the file it lies in.
-
-    path: read from there, or trained and written there. None: a file in ~/.cache/open-unix whose name holds the hash of
-    all that the classifier depends on (the package phantoms, this file, the recipe). So an old one never judges new
-    phantoms.
-    Raises UserError if the file cannot be read or written.
-    """
-    recipe = recipe or ClassifierRecipe()
-    version = fingerprint(recipe)
-    file = Path(path) if path else CACHE / f"classifier-{version}.safetensors"
-    if file.exists():
-        return load(file, version).to(device).eval(), str(file)
-    with write_atomically(file) as temporary:
-        temporary.touch()  # a folder that cannot be written to is said before minutes of training, not after them
-        classifier = train(recipe, device, progress)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in classifier.state_dict().items()}
-        save_file(tensors, temporary, metadata={"version": version, "recipe": json.dumps(asdict(recipe))})
-    return classifier.eval(), str(file)
-
-
-def fingerprint(recipe: ClassifierRecipe) -> str:
-    """12 hex digits of all that decides what is learned: the code that draws, the code that learns, the recipe."""
-    digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
-    digest.update(source_hash(Path(phantoms.__file__).parent).encode() + Path(__file__).read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def load(file: Path, version: str) -> PhantomClassifier:
-    """The classifier in `file`. Raises UserError if it is none; says so if it was trained by other code."""
-    classifier = PhantomClassifier()
-    try:
-        with safe_open(file, framework="pt") as stored:
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
-            written_for = (stored.metadata() or {}).get("version")
-        classifier.load_state_dict(tensors)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--classifier {file}: not a classifier of ours ({reason}); delete it to train anew") from error
-    if written_for != version:
-        print(
-            f"--classifier {file}: trained for other phantoms, or by another version of judges/classifier.py",
-            file=sys.stderr,
-        )
-    return classifier
-
-
 def train(recipe: ClassifierRecipe, device: str = "cpu", progress: bool = True) -> PhantomClassifier:
-    """Draw the phantoms, train, choose the thresholds. All randomness comes from `recipe.seed`."""
+    """Draw the phantoms, train, choose the thresholds. All randomness comes from `recipe.seed`. Its parameters are
+    bfloat16 numbers, kept and computed with as float32."""
     count = recipe.train + recipe.validation
     phantoms = draw_phantoms(recipe.seed, range(count), DRAWN_SIZE, progress=progress)
     truth = torch.from_numpy(truth_array(phantoms)).float()  # (count, 14)
@@ -224,6 +169,9 @@ def train(recipe: ClassifierRecipe, device: str = "cpu", progress: bool = True) 
                 bar.update()
             bar.set_postfix(loss=f"{loss.item():.3f}")
         bar.close()
+    with torch.no_grad():  # as a file keeps them, so that the thresholds are chosen for what will judge
+        for parameter in classifier.parameters():
+            parameter.copy_(parameter.bfloat16())
 
     validation = (images[recipe.train :, 0] * 255).round().to(torch.uint8).numpy()
     probabilities, _ = judge(classifier, validation)

@@ -35,7 +35,9 @@ from tqdm import tqdm
 from common.errors import UserError
 
 MAX_REPLY = 2**20  # bytes; a cleaned report has 1 kB
-HOPELESS = 50  # so many malformed answers and no good one end a run
+HOPELESS = 50  # so many reports without a useful answer, and no useful one, end a run
+REFUSED = (400, 413, 422)  # statuses that may be about one report: too long for the model, or not to its taste
+SECRET = 8  # characters; a shorter key is a placeholder such as EMPTY, which is a word of reports too
 
 PROMPT_VERSION = "1"  # a part of the cache's keys: raise it with every change of PROMPT
 TEMPLATE = """\
@@ -52,6 +54,10 @@ PROMPT = TEMPLATE % (
     ' becomes "Moderate left pleural effusion."; what has resolved or was removed is absent.\n',
 )
 KEEPING = TEMPLATE % ("the earlier study that a comparison names (its own word stays: stable, improved, new)", "")
+
+
+class RefusedError(UserError):
+    """The server does not take this one report."""
 
 
 class Incoming(io.RawIOBase):
@@ -134,20 +140,26 @@ class ChatServer:
             raise UserError(f"--timeout {timeout}: must be more than 0 seconds")
 
     def ask(self, findings: str, impression: str) -> tuple[str, str] | None:
-        """The cleaned sections, or None if the answer was malformed twice. Raises UserError if no answer comes."""
+        """The cleaned sections, or None if the answer was malformed twice.
+
+        Raises RefusedError if the server does not take this report, any other UserError if no answer comes at all.
+        """
         report = json.dumps({"findings": findings, "impression": impression}, ensure_ascii=False)
         messages = [{"role": "system", "content": self.prompt}, {"role": "user", "content": report}]
         for _ in range(2):
             if answer := parse_answer(self._post({"model": self.model, "temperature": 0, "messages": messages})):
-                return answer
+                return answer if len(self.key) < SECRET else tuple(map(self.without_key, answer))
         return None
+
+    def without_key(self, text: str) -> str:
+        """`text` with *** for the key, in any way of writing it."""
+        for form in (self.key, urllib.parse.quote(self.key, safe=""), json.dumps(self.key)[1:-1]):
+            text = re.sub(re.escape(form), "***", text, flags=re.I) if form else text  # a host is shown in lower case
+        return text
 
     def masked(self, text: str) -> str:
         """`text` in one line that can be shown: at most 300 characters, without the key or any bearer's token."""
-        if self.key:
-            for form in (self.key, urllib.parse.quote(self.key, safe=""), json.dumps(self.key)[1:-1]):
-                text = re.sub(re.escape(form), "***", text, flags=re.I)  # a host is shown in lower case
-        text = re.sub(r"\bBearer\s+[^\s\"',]+", "Bearer ***", text, flags=re.I)
+        text = re.sub(r"\bBearer\s+[^\s\"',]+", "Bearer ***", self.without_key(text), flags=re.I)
         return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))[:300]
 
     def _post(self, body: dict) -> str:
@@ -171,6 +183,8 @@ class ChatServer:
                         f"{name}: the server sends us on to {there} ({status}), and nothing was sent there; "
                         "if that is right, give its address"
                     )
+                if status in REFUSED:
+                    raise RefusedError(f"{name}: the server answers {status} ({said}); check the address and --model")
                 if status != 429 and status < 500:
                     mend = "set OPENAI_API_KEY" if status in (401, 403) else "check the address and --model"
                     raise UserError(f"{name}: the server answers {status} ({said}); {mend}")
@@ -306,7 +320,7 @@ def ask_all(
     progress: bool,
     prices: tuple[float, float],
 ) -> dict[tuple[str, str], tuple[str, str]]:
-    """Every report's answer, from the file at `path` or the server; reports answered malformed are missing.
+    """Every report's answer, from the file at `path` or the server; what was refused or answered malformed is missing.
 
     Raises UserError if the server stops answering, or if none of its answers can be used.
     """
@@ -320,12 +334,18 @@ def ask_all(
         f"{len(todo)} reports to ask, {len(keys) - len(todo)} answered before: about {tokens_in:,.0f} tokens in, "
         f"{tokens_out:,.0f} out{cost}"
     )
-    malformed, useful = 0, any(key in answers for key in keys.values())
+    refusals: list[RefusedError] = []
+    useless, useful = 0, any(key in answers for key in keys.values())
     pool = ThreadPoolExecutor(concurrency)
     try:
         futures = {pool.submit(server.ask, *report): report for report in todo}
         for future in tqdm(as_completed(futures), total=len(todo), disable=not progress, unit="report"):
-            if answer := future.result():
+            try:
+                answer = future.result()
+            except RefusedError as error:
+                answer = None
+                refusals.append(error)
+            if answer:
                 key = keys[futures[future]]
                 answers[key] = answer
                 record = {"key": key, "findings": answer[0], "impression": answer[1]}
@@ -333,10 +353,12 @@ def ask_all(
                 file.flush()
                 useful = True
                 continue
-            malformed += 1
-            if not useful and malformed in (HOPELESS, len(todo)):
+            useless += 1
+            if not useful and useless in (HOPELESS, len(todo)):
+                if refusals:
+                    raise refusals[-1]
                 raise UserError(
-                    f"--llm {server.masked(server.url)}: {malformed} of {malformed} answers are not the JSON that was "
+                    f"--llm {server.masked(server.url)}: {useless} of {useless} answers are not the JSON that was "
                     f"asked for; check --model {server.model}, or leave --llm out to clean by rules"
                 )
     finally:
@@ -346,4 +368,6 @@ def ask_all(
         with contextlib.suppress(OSError):
             if not path.stat().st_size:
                 path.unlink()
+    if refusals:
+        print(f"{len(refusals)} reports were refused and are cleaned by rules. The first: {refusals[0]}")
     return {report: answers[key] for report, key in keys.items() if key in answers}

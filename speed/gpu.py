@@ -8,7 +8,6 @@ Weights are random; nothing is downloaded. Every row runs in turn, and a row tha
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import re
@@ -33,6 +32,7 @@ from checkpoints.configs import unix_config
 from checkpoints.layouts import PUBLISHED, translate_unix
 from checkpoints.plan import empty, load_tensors
 from checkpoints.tensors import Tensors
+from common import arguments
 from common.devices import pick_device
 from common.errors import run
 from common.files import SHIPPED, write_text
@@ -291,10 +291,11 @@ def parts(bench: Bench) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="the tiny model: does it run? also on a CPU")
     parser.add_argument("--device", help="cpu, cuda, cuda:1; default: cuda if there is one")
-    parser.add_argument("--out", type=Path, help="page to write; default docs/gpu-CARDNAME.md, with --tiny none")
+    page_name = "page to write; default docs/gpu-CARDNAME.md, with --tiny none"
+    parser.add_argument("--out", type=arguments.output_file, metavar="FILE", help=page_name)
     args = parser.parse_args()
     device = pick_device(args.device)
     tiny = args.tiny or device.type == "cpu"

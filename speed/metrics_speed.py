@@ -17,13 +17,16 @@ import sys
 import time
 from pathlib import Path
 
+from common import arguments
+from common.errors import UserError, run
+
+ROOT = Path(__file__).parent.parent
 WAYS = {"prdc": ("prdc", "ours"), "kernel distance": ("torchmetrics", "ours")}
 
 
 def measure(measure: str, way: str, n: int, width: int) -> None:
     """In the child: prints seconds, peak bytes and the values."""
     os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
-    sys.path.insert(0, str(Path(__file__).parents[1]))
     import numpy as np
     import torch
     from prdc import compute_prdc
@@ -52,10 +55,11 @@ def measure(measure: str, way: str, n: int, width: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=10000)
-    parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser = arguments.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    samples, width, repeat = arguments.whole(50, 10**6), arguments.whole(2, 2**16), arguments.whole(1, 10_000)
+    parser.add_argument("--n", type=samples, default=10000, help="samples of each set (default 10000)")
+    parser.add_argument("--width", type=width, default=768, help="features of each (default 768)")
+    parser.add_argument("--repeat", type=repeat, default=3, help="rounds (default 3)")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -68,10 +72,12 @@ def main() -> None:
         for _ in range(args.repeat):
             for way in ways:
                 size = ["--n", str(args.n), "--width", str(args.width)]
-                command = [sys.executable, __file__, *size, "--child", name, way]
+                command = [sys.executable, "-m", "speed.metrics_speed", *size, "--child", name, way]
                 environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-                output = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-                results[way].append(json.loads(output.splitlines()[-1]))
+                child = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+                if child.returncode:
+                    raise UserError(f"{name} by {way}: failed, see above; are the packages of the extra `test` there?")
+                results[way].append(json.loads(child.stdout.splitlines()[-1]))
         medians = {
             way: [statistics.median(one[key] for one in runs) for key in ("seconds", "peak")]
             for way, runs in results.items()
@@ -84,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,5 +1,7 @@
 """MIMIC-CXR-JPG as published: its tables, its reports, and what is said when a part is absent."""
 
+import os
+
 import pytest
 from archive_files import mimic
 
@@ -36,6 +38,15 @@ def test_mimic_cxr_jpg_without_reports_says_where_they_are(tmp_path):
         report.unlink()
     with pytest.raises(UserError, match=r"mimic-cxr-reports\.zip"):
         open_source(tmp_path)
+
+
+def test_a_report_that_is_a_pipe_is_counted_and_not_waited_for(tmp_path):
+    report = mimic(tmp_path) / "files/p11/p11000033/s50414268.txt"
+    report.unlink()
+    os.mkfifo(report)
+    records = open_source(tmp_path)
+    assert records.problems.count("bad", "report not a file") == 1
+    assert records.counts == {"train": 2}
 
 
 def test_mimic_cxr_needs_its_tables(tmp_path):

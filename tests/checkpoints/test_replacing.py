@@ -1,5 +1,8 @@
 """A checkpoint takes the place of nothing but a checkpoint."""
 
+import os
+import time
+
 import pytest
 
 from common.errors import UserError
@@ -56,3 +59,12 @@ def test_what_a_killed_save_of_the_run_left_is_cleared(micro, tmp_path):
     (left / "model.safetensors").write_text("half")
     save_checkpoint(tmp_path / "checkpoint", micro, keep_last=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
+
+
+def test_what_a_killed_convert_left_is_cleared_once_nobody_can_be_writing_it(micro, tmp_path):
+    for name, age in ((".[mine].1234abcd.tmp", 4000), (".[mine].5678abcd.tmp", 0), (".other.1234abcd.tmp", 4000)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text("half")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    save_checkpoint(tmp_path / "[mine]", micro)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".[mine].5678abcd.tmp", ".other.1234abcd.tmp", "[mine]"]

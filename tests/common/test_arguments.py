@@ -238,6 +238,16 @@ REFUSED = [
     ("-m speed.bench", "--repeat 0", ["--repeat 0"]),
     ("-m speed.bench", "--threads 100000", ["--threads 100000", "at most 1,024"]),
     ("-m speed.cost", "--stage 1", ["--stage 1: not known here"]),
+    ("-m speed.gpu", "--device abacus", ["--device abacus"]),
+    ("-m speed.gpu", "--tiny --out fifo", ["--out fifo: is a fifo"]),
+    ("-m speed.metrics_speed", "--n 10", ["--n 10", "at least 50"]),
+    ("-m speed.metrics_speed", f"--repeat {HUGE}", [f"--repeat {HUGE}"]),
+    ("-m evaluation.autoencoder", "--n 0", ["--n 0"]),
+    ("-m evaluation.autoencoder", "--weights absent", ["--weights absent: no such folder"]),
+    ("-m evaluation.prompt_gain", "--n 1", ["--n 1", "at least 2"]),
+    ("-m evaluation.prompt_gain", "--size 100", ["--size 100"]),
+    ("-m judges.trained_classifier", "--out fifo", ["--out fifo: is a fifo"]),
+    ("-m judges.trained_classifier", "--out file", ["--out file: is there and no classifier of ours"]),
 ]  # fmt: skip
 SCRIPTS = sorted({" ".join(command.split()[: 2 if command.startswith("-m") else 1]) for command, _, _ in REFUSED})
 

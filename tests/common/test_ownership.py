@@ -51,6 +51,20 @@ def test_a_killed_process_leaves_nothing_to_clean_up(tmp_path):
         assert time.perf_counter() - began < 1
 
 
+def test_what_a_killed_process_left_in_a_folder_of_ours_goes(tmp_path):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    own_folder(ours)
+    names = [".results.json.0123abcd.tmp", "samples/.1.png.89abcdef.tmp", ".notes.tmp", "data.0123abcd.tmp"]
+    for folder in (ours, theirs):
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        with lock_folder(folder):
+            pass
+    assert [name for name in names if (ours / name).exists()] == names[2:]
+    assert [name for name in names if (theirs / name).exists()] == names
+
+
 def test_the_other_ranks_leave_the_lock_to_the_first(tmp_path, monkeypatch):
     process = holder(tmp_path)
     monkeypatch.setenv("RANK", "1")

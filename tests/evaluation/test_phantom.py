@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 import evaluate
+import losses
 import sample
 from common.observations import OBSERVATIONS
+from evaluation import autoencoder
 from evaluation.phantom import CLASSIFIER_SEED, TRAINING_SEED, derangement, side_accuracy, true_sides
 from judges import classifier
+from judges.trained_classifier import SHIPPED_CLASSIFIER
 from phantoms.dataset import TRAIN_SEED, phantom
-from phantoms.truth import Finding
+from phantoms.truth import KINDS, Finding
 from reports.labeler import label_report
-
-TINY = classifier.ClassifierRecipe(train=16, validation=8, epochs=1, batch=8)
 
 
 def test_sides_are_asked_only_of_rightly_affirmed_findings():
@@ -54,7 +55,8 @@ def fake(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"weights")
     config = SimpleNamespace(image_size=256, max_latent_size=32)
-    checkpoint = SimpleNamespace(model=SimpleNamespace(config=config))
+    vae = SimpleNamespace(psnr=40.0)
+    checkpoint = SimpleNamespace(model=SimpleNamespace(config=config), vae=vae, encode=lambda text: text)
     calls = []
 
     def read(checkpoint, images, **_):
@@ -66,20 +68,20 @@ def fake(tmp_path, monkeypatch):
         assert [phantom(1, index).impression for index in seeds] == prompts
         return np.stack([phantom(1, index, size).image for index in seeds])
 
+    def prompt_gain(model, vae, images, prompts):
+        assert images.shape == (12, 256, 256) and prompts == [phantom(1, index).impression for index in range(12)]
+        return {0.9: 0.125, 0.5: 0.25}
+
     monkeypatch.setattr(sample, "load_model", lambda *_: checkpoint)
     monkeypatch.setattr(sample, "read", read)
     monkeypatch.setattr(sample, "draw", draw)
-    classifier.load_or_train(tmp_path / "classifier.safetensors", TINY, progress=False)
+    monkeypatch.setattr(autoencoder, "contrast_kept", lambda *_: dict.fromkeys(KINDS, 0.75))
+    monkeypatch.setattr(autoencoder, "psnr", lambda vae, images: vae.psnr)
+    monkeypatch.setattr(losses, "prompt_gain", prompt_gain)
 
     def command(*extra):
-        flags = [
-            "--weights",
-            str(folder),
-            "--out",
-            str(tmp_path / "out"),
-            "--probe",
-            str(tmp_path / "classifier.safetensors"),
-        ]
+        # Named, the shipped classifier judges even where the code has changed since: no test trains another.
+        flags = ["--weights", str(folder), "--out", str(tmp_path / "out"), "--probe", str(SHIPPED_CLASSIFIER)]
         monkeypatch.setattr(sys, "argv", ["evaluate.py", "phantom", "--n", "12", *flags, *extra])
         evaluate.main()
         return json.loads((tmp_path / "out" / "results.json").read_text())
@@ -96,12 +98,17 @@ def test_a_perfect_model_reaches_the_ceiling_and_its_control_does_not(fake, caps
     assert drawing["generated"] == drawing["ceiling"]
     assert drawing["prdc_generated"]["precision"][0] == drawing["prdc_generated"]["coverage"][0] == 1
     assert drawing["frechet_generated"] == pytest.approx(0, abs=1e-6) and drawing["frechet_real"] > 0
+    assert results["autoencoder"] == {"contrast_kept": dict.fromkeys(KINDS, 0.75), "psnr": 40.0, "of_each_kind": 4}
+    assert results["prompt_gain"] == {"n": 12, "0.9": 0.125, "0.5": 0.25}
     assert results["settings"]["n"] == 12 and "evaluate.py phantom" in results["command"]
 
     text = capsys.readouterr().out
     assert text.count("not a medical device") == 1
     assert "rule-based labeler (reports/labeler.py)" in text and "classifier (judges/classifier.py)" in text
     assert all(text.count(name) == 2 for name in OBSERVATIONS)
+    assert text.count(" 75.0%") == len(KINDS) and "40.0 dB" in text and "12.5%" in text
+    page = (fake.out / "report.html").read_text()
+    assert all(f">{kind}<" in page for kind in KINDS) and "40.0 dB" in page and "0.125" in page
     lines = [json.loads(line) for line in (fake.out / "reading.jsonl").read_text().splitlines()]
     assert len(lines) == 12 and lines[3]["truth"] == lines[3]["generated"] == phantom(1, 3).report
     assert sorted(f.name for f in fake.out.iterdir() if not f.name.startswith(".")) == [

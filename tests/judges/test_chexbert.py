@@ -1,5 +1,7 @@
 """CheXbert's labels against its heads on `transformers`' BERT; a folder of something else is refused by name."""
 
+import json
+
 import pytest
 import torch
 from references import MINILM
@@ -57,4 +59,16 @@ def test_chexbert_without_its_vocabulary_is_refused(chexbert_folder, tmp_path):
         load_chexbert(tmp_path)
     (tmp_path / "vocab.txt").write_text("lung\nheart\n")
     with pytest.raises(UserError, match=r"vocab\.txt: no vocabulary of BERT"):
+        load_chexbert(tmp_path)
+
+
+def test_another_number_of_layers_than_its_config_counts_is_refused(chexbert_folder, tmp_path):
+    for file in chexbert_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    held = config["num_hidden_layers"]
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": held + 1}))
+    with pytest.raises(
+        UserError, match=rf"chexbert\.pth: holds {held} layers of the BERT, config\.json counts {held + 1}"
+    ):
         load_chexbert(tmp_path)

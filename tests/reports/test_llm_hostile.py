@@ -133,6 +133,21 @@ def test_an_exception_that_echoes_the_key_is_masked(serve):
     assert "no answer after 2 tries" in message
 
 
+def test_a_key_in_a_good_answer_is_masked(serve, tmp_path):
+    echo = json.dumps({"findings": f"Left effusion {KEY}.", "impression": KEY.upper()})
+    server = serve(lambda n, request: http(chat(echo)))
+    clean_records(items(1), tmp_path / "out.jsonl", server.url, "m", progress=False, **QUICK)
+    record = json.loads((tmp_path / "out.jsonl").read_text())
+    assert (record["findings"], record["impression"]) == ("Left effusion ***.", "***")
+    assert not any(KEY.lower() in path.read_text().lower() for path in tmp_path.iterdir())
+
+
+def test_a_key_that_is_a_word_of_reports_masks_no_report(serve, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "EMPTY")
+    echo = json.dumps({"findings": "Empty stomach.", "impression": ""})
+    assert ChatServer(serve(lambda n, request: http(chat(echo))).url, "m", **QUICK).ask("a", "b")[0] == "Empty stomach."
+
+
 def test_an_address_with_secrets_is_refused_without_them():
     for url in (f"http://u:{KEY}@h/v1", f"https://h/v1?key={KEY}", f"http://h/v1#{KEY}", f"http://u:{KEY}@h:x/v1"):
         assert "give " in refusal(url)
@@ -249,6 +264,34 @@ def test_a_rerun_whose_last_report_stays_malformed_ends_well(serve, tmp_path):
     for _ in range(2):
         counts = clean_records(items(), tmp_path / "out.jsonl", server.url, "m", progress=False, **QUICK)
         assert counts["fallbacks"] == 1
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_report_that_the_server_refuses_is_cleaned_by_rules(serve, tmp_path, capsys, status):
+    refused = http(f"too long, {KEY}".encode(), status)
+    server = serve(lambda n, request: refused if b"effusion 0" in request else http(chat(GOOD)))
+    counts = clean_records(items(3), tmp_path / "out.jsonl", server.url, "m", 1, progress=False, **QUICK)
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["findings"] for line in lines] == ["Left effusion 0.", "Left effusion.", "Left effusion."]
+    assert counts["fallbacks"] == 1 and len(server.requests) == 3  # none is asked twice
+    printed = capsys.readouterr().out
+    assert f"1 reports were refused and are cleaned by rules. The first: --llm {server.url}" in printed
+    assert str(status) in printed and KEY not in printed
+
+
+def test_a_server_that_refuses_every_report_ends_the_run_with_its_words(serve, tmp_path):
+    server = serve(lambda n, request: http(b"no model of this name", 400))
+    with pytest.raises(UserError, match=r"400 \(no model of this name\); check the address and --model"):
+        clean_records(items(200), tmp_path / "out.jsonl", server.url, "m", progress=False, **QUICK)
+    assert len(server.requests) < 150 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
+def test_a_status_that_is_about_the_server_ends_the_run(serve, tmp_path, status):
+    server = serve(lambda n, request: http(chat(GOOD)) if n == 1 else http(b"no", status))
+    with pytest.raises(UserError, match=f"the server answers {status}"):
+        clean_records(items(20), tmp_path / "out.jsonl", server.url, "m", 1, progress=False, **QUICK)
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_a_fence_is_taken_off():

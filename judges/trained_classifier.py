@@ -1,0 +1,136 @@
+"""The trained classifier of phantoms: the shipped one, or one that was trained on this machine.
+
+    python -m judges.trained_classifier [--out FILE]     trains the one that ships
+
+A judge that knows other phantoms, or that was made by another network, would score without a word of warning. So its
+file says what it was made by, a hash of all code that has a part in the result, and that must be the code at hand.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import io
+import json
+import sys
+import tokenize
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from common import arguments, observations
+from common.errors import UserError, run
+from common.files import SHIPPED, write_atomically
+from judges import classifier
+from judges.classifier import ClassifierRecipe, PhantomClassifier
+from phantoms import dataset, drawing, truth
+
+SHIPPED_CLASSIFIER = SHIPPED.parent / "classifier.safetensors"
+CACHE = Path.home() / ".cache" / "open-unix"
+
+
+def load_or_train(
+    path: str | Path | None = None, recipe: ClassifierRecipe | None = None, device: str = "cpu", progress: bool = True
+) -> tuple[PhantomClassifier, str]:
+    """The classifier in evaluation mode, and the file it lies in.
+
+    path: read from there, or trained and written there. None: the shipped one if it is of this version, else a file in
+    ~/.cache/open-unix whose name holds the version. So an old one never judges new phantoms.
+    Raises UserError if the file cannot be read or written.
+    """
+    recipe = recipe or ClassifierRecipe()
+    version = fingerprint(recipe)
+    if path is not None:
+        file = Path(path)
+    elif version_of(SHIPPED_CLASSIFIER) == version:
+        file = SHIPPED_CLASSIFIER
+    else:
+        file = CACHE / f"classifier-{version}.safetensors"
+    trained = load(file, version).to(device) if file.exists() else train_into(file, recipe, device, progress)
+    return trained.eval(), str(file)
+
+
+def train_into(file: Path, recipe: ClassifierRecipe, device: str = "cpu", progress: bool = True) -> PhantomClassifier:
+    """Train one and write it. Raises UserError if the file cannot be written."""
+    metadata = {"version": fingerprint(recipe), "recipe": json.dumps(asdict(recipe))}
+    with write_atomically(file) as temporary:
+        temporary.touch()  # a folder that cannot be written to is said before minutes of training, not after them
+        trained = classifier.train(recipe, device, progress)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in trained.state_dict().items()}
+        tensors |= {name: tensors[name].bfloat16() for name, _ in trained.named_parameters()}  # loses nothing
+        save_file(tensors, temporary, metadata=metadata)
+    return trained
+
+
+def fingerprint(recipe: ClassifierRecipe) -> str:
+    """12 hex digits of all that decides what is learned: the recipe, the code that learns, and the code that draws.
+
+    How a phantom's report is worded has no part in it, nor how a data set is kept or in which order it is read.
+    """
+    sources = [inspect.getsource(part) for part in (classifier, drawing, truth, observations, dataset.phantom)]
+    digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
+    for source in sources:
+        digest.update(code_of(source).encode())
+    return digest.hexdigest()[:12]
+
+
+def code_of(source: str) -> str:
+    """Python source without what never runs: comments, docstrings, empty lines. The same under every Python."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str):
+            lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def version_of(file: Path) -> str | None:
+    """What a classifier's file was made by; None for a file that is absent or cannot be read."""
+    try:
+        with safe_open(file, framework="pt") as stored:
+            return (stored.metadata() or {}).get("version")
+    except (OSError, SafetensorError):
+        return None
+
+
+def load(file: Path, version: str) -> PhantomClassifier:
+    """The classifier in `file`. Raises UserError if it is none; says so if it was made by other code."""
+    loaded = PhantomClassifier()
+    try:
+        with safe_open(file, framework="pt") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+        loaded.load_state_dict(tensors)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())  # torch names the tensors that are missing or too many
+        reason = reason if len(reason) <= 200 else f"{reason[:200]}..."
+        raise UserError(f"--classifier {file}: not a classifier of ours ({reason}); delete it to train anew") from error
+    if version_of(file) != version:
+        print(
+            f"--classifier {file}: trained for other phantoms, or by another version of judges/classifier.py",
+            file=sys.stderr,
+        )
+    return loaded
+
+
+def main() -> None:
+    parser = arguments.Parser(
+        description="Train the classifier that judges drawn phantoms (eight minutes on one core) and write it to FILE. "
+        "evaluate.py phantom takes the shipped one as long as the code that made it is the code at hand."
+    )
+    out = f"where to (default: {SHIPPED_CLASSIFIER.parent.name}/{SHIPPED_CLASSIFIER.name}, the shipped one)"
+    parser.add_argument("--out", type=arguments.output_file, default=SHIPPED_CLASSIFIER, metavar="FILE", help=out)
+    args = parser.parse_args()
+    if args.out.exists() and version_of(args.out) is None:
+        raise UserError(f"--out {args.out}: is there and no classifier of ours; delete it or name another file")
+    train_into(args.out, ClassifierRecipe())
+    print(f"wrote {args.out}, version {version_of(args.out)}")
+
+
+if __name__ == "__main__":
+    run(main)
