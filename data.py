@@ -47,6 +47,48 @@ from reports import cleaning
 
 DEFAULT_QUESTION = "Write the FINDINGS and the IMPRESSION of this chest X-ray."
 SHORT_QUESTION = "Write the IMPRESSION of this chest X-ray."
+# The ten wordings of UniX's own test file; {} says which sections the report has.
+QUESTIONS = (
+    "Analyze this chest X-ray and give the {}.",
+    "As a radiologist, analyze this X-ray and summarize the {}.",
+    "As an imaging expert, review this X-ray and share the {}.",
+    "Examine this X-ray image and describe the {}.",
+    "Give a radiology report based on the chest x-ray image, including {}.",
+    "Interpret this X-ray image and summarize the {}.",
+    "Please interpret this X-ray and provide the {}.",
+    "Provide the {} for this chest X-ray.",
+    "Review this X-ray and provide a detailed {}.",
+    "Review this chest X-ray and provide the {}.",
+)
+FULL_SIZE = 1024  # hidden width from which a model is asked as the paper's, not as the tiny one
+
+
+def question_for(report: str, number: int) -> str:
+    """The wording `number` of QUESTIONS for the sections that `report` names: "the FINDINGS and IMPRESSION", or one."""
+    sections = [name for name in ("FINDINGS", "IMPRESSION") if f"{name}:" in report] or ["FINDINGS"]
+    wording = QUESTIONS[number]
+    if sections == ["FINDINGS"]:
+        wording = wording.replace(" a detailed ", " detailed ")  # as theirs has it
+    return wording.format(" and ".join(sections))
+
+
+def own_question(source: Phantoms | Records, index: int) -> str | None:
+    """The question that a row brings, if it does (UniX's own files)."""
+    records = getattr(source, "records", None)
+    return records[index].extra.get("question") if records else None
+
+
+def captions_of(source: Phantoms | Records, index: int) -> list[str]:
+    """The prompts that a row brings in its column `captions`; [] where the report is what there is to draw from."""
+    records = getattr(source, "records", None)
+    return records[index].extra.get("captions", []) if records else []
+
+
+def default_question(config: UniXConfig, impression: bool = False) -> str:
+    """What a model of this size knows: one of the published wordings, or the tiny model's own question."""
+    if config.hidden_size < FULL_SIZE or config.causal:
+        return SHORT_QUESTION if impression else DEFAULT_QUESTION
+    return question_for("IMPRESSION:" if impression else "FINDINGS: IMPRESSION:", 2)
 
 
 # ---- text --------------------------------------------------------------------------------------------------------
@@ -185,7 +227,9 @@ class Examples(Dataset):
                 int(np.clip(rng.integers(-half, side - half + 1), 0, side - self.size)) for side in picture.size
             )
             picture = picture.crop((left, top, left + self.size, top + self.size))
-        image = to_square(picture, size)
+        vit = self.config.vit
+        seen = stage in ("vit", "1")  # by the ViT, as its weights know it; what is drawn has black beside it
+        image = to_square(picture, size, vit.padding, vit.scaling) if seen else to_square(picture, size)
         latent_shape = (self.config.latent_channels, *(side // self.downsampling for side in image.shape))
         example = {"kind": KINDS[stage], "index": index, "image": image}
         report, impression = self.source.text(index)
@@ -194,15 +238,22 @@ class Examples(Dataset):
             example["phrases"] = np.array([phrase in mentioned for phrase in self.vocabulary], dtype=np.float32)
             return example
         if stage == "1":
-            # Two steps in three ask for the impression alone: short, and nearly every word is seen in the image.
-            short = position // self.batch % 3 != 0
-            example["question"] = self.encode(SHORT_QUESTION if short else DEFAULT_QUESTION)
-            example["answer"] = self.encode(impression if short else report)
+            question, answer = own_question(self.source, index), report
+            if question is None and self.config.hidden_size >= FULL_SIZE:
+                question = question_for(report, int(rng.integers(len(QUESTIONS))))
+            elif question is None:
+                # The tiny recipe: two steps in three ask for the impression alone, which is short, and nearly every
+                # word of it is seen in the image.
+                short = position // self.batch % 3 != 0
+                question, answer = (SHORT_QUESTION, impression) if short else (DEFAULT_QUESTION, report)
+            example["question"], example["answer"] = self.encode(question), self.encode(answer)
             return example
         example["posterior_noise"] = rng.standard_normal(latent_shape, dtype=np.float32)
         if stage != "vae":
-            prompt = self.encode(report if rng.random() < 0.2 else impression)
-            example["prompt"] = None if rng.random() < self.prompt_dropout else prompt
+            text = report if rng.random() < 0.2 else impression
+            if captions := captions_of(self.source, index):
+                text = captions[int(rng.integers(len(captions)))]
+            example["prompt"] = None if rng.random() < self.prompt_dropout else self.encode(text)
             example["noise"] = rng.standard_normal(latent_shape, dtype=np.float32)
             example["t_normal"] = np.float32(rng.standard_normal())
         return example
@@ -349,6 +400,9 @@ def stats(source: Records, out: Path, tokenizer_file: Path) -> None:
     for what in ("split", "view"):
         counts = Counter(getattr(record, what) or "-" for record in source.records)
         print(f"{what:8}" + ", ".join(f"{name} {count:,}" for name, count in counts.most_common()))
+    with_findings = Counter(record.split for record in source.records if record.findings)
+    counts = (f"{name} {with_findings[name]:,}" for name in Counter(record.split for record in source.records))
+    print(f"with findings: {sum(with_findings.values()):,} of {len(source):,} ({', '.join(counts)})")
     patients = {record.patient for record in source.records} - {""}
     print(f"{'patients':8} {len(patients):,}")
     print(f"\n{'label':28}{'positive':>10}{'uncertain':>10}{'negative':>10}")
@@ -428,13 +482,15 @@ def main() -> None:
     for command in commands.choices.values():
         command.add_argument("source", type=arguments.existing, metavar="SRC", help="the data set")
         command.add_argument("--split", default="all", help="train, validate, test or all (default)")
+        command.add_argument("--require", choices=["findings"], help="leave out reports without this section")
     args = parser.parse_args()
 
     if args.command == "clean":
         cleaning.check_target(args.out, [args.source, *recognise(args.source)[2]])
     # Reports can be counted and cleaned before their images are there; an archive holds reports alone.
     archive = args.source.name.endswith((".tgz", ".tar", ".tar.gz"))
-    source = open_source(args.source, split=args.split, need_images=args.command == "check" and not archive)
+    need_images = args.command == "check" and not archive
+    source = open_source(args.source, split=args.split, need_images=need_images, require=args.require)
     if args.command == "stats":
         own_file(args.out)
         if args.out.resolve() in {(source.root / record.image).resolve() for record in source.records}:

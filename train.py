@@ -209,14 +209,26 @@ def prepare_model(
     if args.stage in DRAWING:
         model.config.image_size = recipe.size
         if state.step == 0 and not any(entry["stage"] in DRAWING for entry in checkpoint.history):
-            model.copy_und_to_gen()
-            say(team, "gen branch: starts as a copy of the und branch")
+            model.copy_und_to_gen(gen_source(args, model))
+            say(team, f"gen branch: starts as a copy of the und branch{f' of {args.gen_from}' * bool(args.gen_from)}")
     if team.device.type == "cpu":
         cpu.speed_up(model, checkpoint.vae)
     if args.compile:
         for block in [*model.layers, *model.vit.blocks]:
             block.compile()
     return model
+
+
+def gen_source(args: argparse.Namespace, model: UniX) -> UniX | None:
+    """The model that --gen-from names; None without it. Raises UserError if its layers are of other sizes."""
+    if not args.gen_from:
+        return None
+    source = load_checkpoint(args.gen_from).model
+    sizes = ("hidden_size", "intermediate_size", "num_layers", "num_heads")
+    theirs, ours = ([getattr(each.config, name) for name in sizes] for each in (source, model))
+    if theirs != ours:
+        raise UserError(f"--gen-from {args.gen_from}: {', '.join(sizes)} are {theirs}, the model's are {ours}")
+    return source
 
 
 def what_trains(
@@ -332,7 +344,7 @@ def check_finite(step: int, loss: float, grad_norm: float) -> None:
 
 def data_source(args: argparse.Namespace, recipe: Recipe) -> Phantoms | Records:
     if args.data.split(":")[0] != "phantom":
-        source = open_source(args.data, split="train", cache=args.cache)
+        source = open_source(args.data, split="train", cache=args.cache, require=args.require)
         # The autoencoder trains on crops at full detail; the others see the whole picture at `size`.
         source.size = None if args.stage == "vae" else recipe.size
         return source
@@ -492,7 +504,7 @@ def start_from(args: argparse.Namespace, team: Team, resumed: Path | None) -> tu
     if resumed:
         checkpoint.history.pop()  # this run's own entry, written anew with every save
     say(team, f"going on with {resumed}" if resumed else f"starting from {folder}")
-    return checkpoint, "unix" if checkpoint.model.config.hidden_size >= 1024 else "tiny"
+    return checkpoint, "unix" if checkpoint.model.config.hidden_size >= data.FULL_SIZE else "tiny"
 
 
 def choose_recipe(args: argparse.Namespace, preset_name: str, model: UniX, earlier: State | None) -> Recipe:
@@ -518,6 +530,8 @@ def begin(args: argparse.Namespace, recipe: Recipe, out: Path, earlier: State | 
         "train": args.train,
         "mix": args.mix,
         "repa": args.repa and str(args.repa),
+        "gen_from": args.gen_from and str(args.gen_from),
+        "require": args.require,
     }
     if earlier:
         check_same_run(out, earlier.settings, settings)
@@ -543,10 +557,10 @@ def check_same_run(out: Path, before: dict, now: dict) -> None:
         longer = name == "steps" and not before["decay"] and now["recipe"]["steps"] >= value
         if now["recipe"][name] != value and name != "micro_batch" and not longer:
             raise UserError(f"--resume: {out} was started with {name} {value}, not {now['recipe'][name]}; leave it out")
-    for name in ("stage", "seed", "data", "decay", "ema", "train", "mix", "repa"):
-        there = before.get(name, 0.0)  # a run from before --ema has none
+    for name in ("stage", "seed", "data", "decay", "ema", "train", "mix", "repa", "gen_from", "require"):
+        there = before.get(name, 0.0 if name == "ema" else None)  # a run from before the flag has none
         if there != now[name]:
-            raise UserError(f"--resume: {out} was started with --{name} {there}; give that again")
+            raise UserError(f"--resume: {out} was started with --{name.replace('_', '-')} {there}; give that again")
 
 
 def check_no_run_is_lost(args: argparse.Namespace, out: Path) -> None:
@@ -636,6 +650,9 @@ def parse_args() -> argparse.Namespace:
     )
     repa = "RadDino, stage 2's target; default: the model's own ViT"
     add("--repa", type=arguments.weights_folder, metavar="FOLDER", help=repa)
+    gen_from = "stage 2: whose und branch the gen branch starts from, such as Janus-Pro's; default: the model's own"
+    add("--gen-from", type=arguments.weights_folder, metavar="FOLDER", help=gen_from)
+    add("--require", choices=["findings"], help="leave out reports without this section, as UniX's own data does")
     add(
         "--train",
         choices=["gen", "both", "decoder"],
@@ -692,6 +709,10 @@ def parse_args() -> argparse.Namespace:
     parse_mix(args)
     if args.repa and args.stage != "2":
         raise UserError(f"--repa {args.repa}: only stage 2 trains with REPA")
+    if args.gen_from and args.stage != "2":
+        raise UserError(f"--gen-from {args.gen_from}: only stage 2 starts a gen branch")
+    if args.require and args.data.split(":")[0] == "phantom":
+        raise UserError(f"--require {args.require}: every phantom has it; leave it out")
     return args
 
 

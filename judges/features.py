@@ -109,7 +109,7 @@ def load_feature_extractor(raddino: Path | None, device: str | torch.device = "c
 
         return FeatureExtractor("RadDino", True, weights_hash(raddino), prepare, lambda images: network(images)[0])
     model = load_checkpoint(SHIPPED, device).model
-    size = model.config.vit.image_size
+    vit = model.config.vit
 
     def extract(images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -119,7 +119,7 @@ def load_feature_extractor(raddino: Path | None, device: str | torch.device = "c
         "the tiny model's ViT, trained on drawn X-rays",
         False,
         weights_hash(SHIPPED),
-        lambda image: to_square(Image.fromarray(image), size),
+        lambda image: to_square(Image.fromarray(image), vit.image_size, vit.padding, vit.scaling),
         extract,
     )
 
