@@ -52,6 +52,48 @@ from reports.labeler import POSITIVE, UNCERTAIN, label_report
 
 DEFAULT_QUESTION = "Write the FINDINGS and the IMPRESSION of this chest X-ray."
 SHORT_QUESTION = "Write the IMPRESSION of this chest X-ray."
+# The ten wordings of UniX's own test file; {} says which sections the report has.
+QUESTIONS = (
+    "Analyze this chest X-ray and give the {}.",
+    "As a radiologist, analyze this X-ray and summarize the {}.",
+    "As an imaging expert, review this X-ray and share the {}.",
+    "Examine this X-ray image and describe the {}.",
+    "Give a radiology report based on the chest x-ray image, including {}.",
+    "Interpret this X-ray image and summarize the {}.",
+    "Please interpret this X-ray and provide the {}.",
+    "Provide the {} for this chest X-ray.",
+    "Review this X-ray and provide a detailed {}.",
+    "Review this chest X-ray and provide the {}.",
+)
+FULL_SIZE = 1024  # hidden width from which a model is asked as the paper's, not as the tiny one
+
+
+def question_for(report: str, number: int) -> str:
+    """The wording `number` of QUESTIONS for the sections that `report` names: "the FINDINGS and IMPRESSION", or one."""
+    sections = [name for name in ("FINDINGS", "IMPRESSION") if f"{name}:" in report] or ["FINDINGS"]
+    wording = QUESTIONS[number]
+    if sections == ["FINDINGS"]:
+        wording = wording.replace(" a detailed ", " detailed ")  # as theirs has it
+    return wording.format(" and ".join(sections))
+
+
+def own_question(source: Phantoms | Records, index: int) -> str | None:
+    """The question that a row brings, if it does (UniX's own files)."""
+    records = getattr(source, "records", None)
+    return records[index].extra.get("question") if records else None
+
+
+def captions_of(source: Phantoms | Records, index: int) -> list[str]:
+    """The prompts that a row brings in its column `captions`; [] where the report is what there is to draw from."""
+    records = getattr(source, "records", None)
+    return records[index].extra.get("captions", []) if records else []
+
+
+def default_question(config: UniXConfig, impression: bool = False) -> str:
+    """What a model of this size knows: one of the published wordings, or the tiny model's own question."""
+    if config.hidden_size < FULL_SIZE or config.causal:
+        return SHORT_QUESTION if impression else DEFAULT_QUESTION
+    return question_for("IMPRESSION:" if impression else "FINDINGS: IMPRESSION:", 2)
 
 
 # ---- text --------------------------------------------------------------------------------------------------------
@@ -208,7 +250,7 @@ class Examples(Dataset):
         self.vocabulary, self.prompt_dropout = vocabulary, prompt_dropout
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
         self._broken: set[int] = set()  # of this process
-        self._lengths: dict[tuple[int, int], int] = {}  # (index, section) -> tokens of that text
+        self._lengths: dict[int, int] = {}  # hash of a text -> its tokens
 
     def index(self, position: int) -> int:
         epoch, offset = divmod(position, len(self.source))
@@ -237,16 +279,28 @@ class Examples(Dataset):
         return "text" if self.stage == "1" else "1"
 
     def is_short(self, position: int) -> bool:
-        """Two steps in three ask for the impression alone: short, and nearly every word is seen in the image."""
+        """The recipe of small models: two steps in three ask for the impression alone, which is short, and nearly every
+        word of it is seen in the image."""
         return position // self.batch % 3 != 0
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
         return self.config.latent_channels, size // self.downsampling, size // self.downsampling
 
-    def prompt_section(self, rng: np.random.Generator) -> int | None:
-        """Which text is drawn from: 0 the report, 1 the impression, None for no prompt (guidance)."""
-        section = 0 if rng.random() < 0.2 else 1
-        return None if rng.random() < self.prompt_dropout else section
+    def question_and_answer(self, index: int, position: int, rng: np.random.Generator) -> tuple[str, str]:
+        report, impression = self.source.text(index)
+        if (question := own_question(self.source, index)) is not None:
+            return question, report
+        if self.config.hidden_size >= FULL_SIZE:
+            return question_for(report, int(rng.integers(len(QUESTIONS)))), report
+        return (SHORT_QUESTION, impression) if self.is_short(position) else (DEFAULT_QUESTION, report)
+
+    def prompt(self, index: int, rng: np.random.Generator) -> str | None:
+        """What the example is drawn from; None for no prompt (guidance)."""
+        report, impression = self.source.text(index)
+        text = report if rng.random() < 0.2 else impression
+        if captions := captions_of(self.source, index):
+            text = captions[int(rng.integers(len(captions)))]
+        return None if rng.random() < self.prompt_dropout else text
 
     def fitting(self, ids: list[int], beside: int = 0) -> list[int]:
         """What of a text the context takes with its BOS and EOS, and `beside` other tokens."""
@@ -257,16 +311,19 @@ class Examples(Dataset):
         stage = self.stage_at(position)
         if stage in ("vae", "vit"):
             return 0
-        section: int | None = int(stage == "text" or self.is_short(position))
+        index, rng = self.index(position), position_rng(self.seed, 0, position)
         if stage in ("2", "3"):
-            rng = position_rng(self.seed, 0, position)
             rng.standard_normal(self.latent_shape(self.size), dtype=np.float32)  # drawn before it in the example
-            section = self.prompt_section(rng)
-        if section is None:
+            text = self.prompt(index, rng)
+        elif stage == "1":
+            text = self.question_and_answer(index, position, rng)[1]
+        else:
+            text = self.source.text(index)[1]
+        if text is None:
             return 0
-        key = self.index(position), section
+        key = hash(text)
         if key not in self._lengths:
-            self._lengths[key] = len(self.encode(self.source.text(key[0])[section]))
+            self._lengths[key] = len(self.encode(text))
         return self._lengths[key]
 
     def by_length(self, positions: range) -> list[int]:
@@ -297,26 +354,27 @@ class Examples(Dataset):
                 int(np.clip(rng.integers(-half, side - half + 1), 0, side - self.size)) for side in picture.size
             )
             picture = picture.crop((left, top, left + self.size, top + self.size))
-        image = to_square(picture, size)
-        if self.augmented and stage in READING:
-            image = augment(image, rng)
+        if stage in READING:  # the ViT's padding is its weights' own; what is drawn has black beside it
+            vit = self.config.vit
+            image = to_square(picture, size, vit.padding, vit.scaling)
+            image = augment(image, rng) if self.augmented else image
+        else:
+            image = to_square(picture, size)
         latent_shape = self.latent_shape(size)
         example = {"kind": KINDS[stage], "index": index, "image": image}
-        report, impression = self.source.text(index)
         if stage == "vit":
             seen = visible(self.source, index)
             example["phrases"] = np.array([seen.get(name, 0) for name in self.vocabulary], dtype=np.float32)
             return example
         if stage == "1":
-            short = self.is_short(position)
-            example["question"] = self.encode(SHORT_QUESTION if short else DEFAULT_QUESTION)
-            beside = len(example["question"]) + 2
-            example["answer"] = self.fitting(self.encode(impression if short else report), beside)
+            question, answer = self.question_and_answer(index, position, rng)
+            example["question"] = self.encode(question)
+            example["answer"] = self.fitting(self.encode(answer), len(example["question"]) + 2)
             return example
         example["posterior_noise"] = rng.standard_normal(latent_shape, dtype=np.float32)
         if stage != "vae":
-            section = self.prompt_section(rng)
-            example["prompt"] = None if section is None else self.fitting(self.encode((report, impression)[section]))
+            prompt = self.prompt(index, rng)
+            example["prompt"] = None if prompt is None else self.fitting(self.encode(prompt))
             example["noise"] = rng.standard_normal(latent_shape, dtype=np.float32)
             example["t_normal"] = np.float32(rng.standard_normal())
         return example
@@ -481,6 +539,9 @@ def stats(source: Records, out: Path, tokenizer_file: Path) -> None:
     for what in ("split", "view"):
         counts = Counter(getattr(record, what) or "-" for record in source.records)
         print(f"{what:8}" + ", ".join(f"{name} {count:,}" for name, count in counts.most_common()))
+    with_findings = Counter(record.split for record in source.records if record.findings)
+    counts = (f"{name} {with_findings[name]:,}" for name in Counter(record.split for record in source.records))
+    print(f"with findings: {sum(with_findings.values()):,} of {len(source):,} ({', '.join(counts)})")
     patients = {record.patient for record in source.records} - {""}
     print(f"{'patients':8} {len(patients):,}")
     print(f"\n{'label':28}{'positive':>10}{'uncertain':>10}{'negative':>10}")
@@ -590,6 +651,7 @@ def main() -> None:
     for command in commands.choices.values():
         command.add_argument("source", type=arguments.existing, metavar="SRC", help="the data set")
         command.add_argument("--split", default="all", help="train, validate, test or all (default)")
+        command.add_argument("--require", choices=["findings"], help="leave out reports without this section")
     args = parser.parse_args()
 
     if args.command == "clean":
@@ -599,7 +661,7 @@ def main() -> None:
     kind, root, _ = recognise(args.source)
     # Open-i's reports name films by number; to be trained on, the cleaned ones must name files.
     needed = args.command == "check" or (args.command == "clean" and kind == "open-i" and has_films(root))
-    source = open_source(args.source, split=args.split, need_images=needed and not archive)
+    source = open_source(args.source, split=args.split, need_images=needed and not archive, require=args.require)
     if args.command == "stats":
         own_file(args.out)
         if args.out.resolve() in {(source.root / record.image).resolve() for record in source.records}:

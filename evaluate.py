@@ -98,7 +98,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--raddino", type=folder, metavar="FOLDER", help="RadDino; default: the tiny ViT, which compares with nothing")
     vit = "weights whose ViT judges where RadDino is absent: one trained on real films"
     add("--vit", type=folder, metavar="FOLDER", help=vit)
-    add("--aligner", type=folder, metavar="FOLDER", help="BioViL, for the alignment score; default: left out")
+    add("--aligner", type=folder, metavar="FOLDER", help="BioViL or BioViL-T, for the alignment; default: left out")
     noise = "of the first picture's noise; the others count up (default 0)"
     add("--seed", type=arguments.seed, default=0, help=noise)
     add("--n", type=examples, help="only the first N real images")
@@ -113,6 +113,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         add("--guidance", type=arguments.guidance, default=2.0, help=guidance)
         size = "pixels a side to draw, a multiple of 16; default: what the weights know best"
         add("--size", type=arguments.size, help=size)
+    report.add_argument("--require", choices=["findings"], help="leave out reports without this section")
+    for command in (report, image):
+        protocol = "unix: score as the authors' public code does, for numbers beside the paper's; docs/protocol.md"
+        command.add_argument("--protocol", choices=["unix"], help=protocol)
     for command in (phantom, report, image):
         add = command.add_argument
         add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")

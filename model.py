@@ -258,9 +258,12 @@ class UniX(nn.Module):
         return ((n, p) for n, p in self.named_parameters() if n not in gen)
 
     @torch.no_grad()
-    def copy_und_to_gen(self) -> None:
-        """Start the generation branch from the understanding branch's layers (section 3: "inherited LLM backbone")."""
-        und = dict(self.und_parameters())
+    def copy_und_to_gen(self, source: UniX | None = None) -> None:
+        """Start the generation branch from the understanding branch's layers (section 3: "inherited LLM backbone").
+
+        source: another model of these sizes whose understanding branch it is; default: this one.
+        """
+        und = dict((source or self).und_parameters())
         for name, parameter in self.gen_parameters():
             if ".gen." in name:
                 parameter.copy_(und[name.replace(".gen.", ".und.")])

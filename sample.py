@@ -154,16 +154,17 @@ def read(
     import data
     from common.images import to_square
 
-    model = checkpoint.model
+    model, vit = checkpoint.model, checkpoint.model.config.vit
     device = model.vae2llm.weight.device
-    question = data.DEFAULT_QUESTION if question is None else question
+    question = data.default_question(model.config) if question is None else question
     before, question_ids = [], prompt_ids(checkpoint, question, "--question")
     if model.config.causal:
         before, question_ids = data.janus_chat(checkpoint.tokenizer, model.config, question.strip())
     reports = []
     bar = tqdm(total=len(images), unit="image", disable=not progress, desc="reading")
     for start in range(0, len(images), batch):
-        squares = [to_square(image, model.config.vit.image_size) for image in images[start : start + batch]]
+        films = images[start : start + batch]
+        squares = [to_square(film, vit.image_size, vit.padding, vit.scaling) for film in films]
         pixels = model.vit.preprocess(torch.from_numpy(np.stack(squares)).to(device))
         answers = model.generate(pixels, [question_ids] * len(squares), max_new_tokens, before=before)
         reports += [checkpoint.decode(answer) for answer in answers]

@@ -229,14 +229,26 @@ def prepare_model(
     if args.stage in DRAWING:
         model.config.image_size = recipe.size
         if state.step == 0 and not any(entry["stage"] in DRAWING for entry in checkpoint.history):
-            model.copy_und_to_gen()
-            say(team, "gen branch: starts as a copy of the und branch")
+            model.copy_und_to_gen(gen_source(args, model))
+            say(team, f"gen branch: starts as a copy of the und branch{f' of {args.gen_from}' * bool(args.gen_from)}")
     if team.device.type == "cpu":
         cpu.speed_up(model, checkpoint.vae)
     if args.compile:
         for block in [*model.layers, *model.vit.blocks]:
             block.compile()
     return model
+
+
+def gen_source(args: argparse.Namespace, model: UniX) -> UniX | None:
+    """The model that --gen-from names; None without it. Raises UserError if its layers are of other sizes."""
+    if not args.gen_from:
+        return None
+    source = load_checkpoint(args.gen_from).model
+    sizes = ("hidden_size", "intermediate_size", "num_layers", "num_heads")
+    theirs, ours = ([getattr(each.config, name) for name in sizes] for each in (source, model))
+    if theirs != ours:
+        raise UserError(f"--gen-from {args.gen_from}: {', '.join(sizes)} are {theirs}, the model's are {ours}")
+    return source
 
 
 def what_trains(
@@ -356,7 +368,7 @@ def check_finite(step: int, loss: float, grad_norm: float) -> None:
 
 def data_source(args: argparse.Namespace, recipe: Recipe) -> Phantoms | Records:
     if args.data.split(":")[0] != "phantom":
-        source = open_source(args.data, split="train", cache=args.cache)
+        source = open_source(args.data, split="train", cache=args.cache, require=args.require)
         # The autoencoder trains on crops at full detail; the others see the whole picture at `size`.
         source.size = None if args.stage == "vae" else recipe.size
         return source
@@ -525,13 +537,13 @@ def validation_source(args: argparse.Namespace, recipe: Recipe) -> Phantoms | Re
     """--validate as examples. Raises UserError if the set has no validation split."""
     if args.validate.partition(":")[0] == "phantom":
         return named(args.validate, 200, max(256, recipe.size), VALIDATION_SEED, args.cache)
-    whole = open_source(args.validate, split="all", cache=args.cache)
+    whole = open_source(args.validate, split="all", cache=args.cache, require=args.require)
     if not whole.counts.get("validate"):
         raise UserError(
             f"--validate {args.validate}: has no validation split; python data.py clean SRC --out FILE --hold-out 0.1"
             " makes one, by patient"
         )
-    source = open_source(args.validate, split="validate", cache=args.cache)
+    source = open_source(args.validate, split="validate", cache=args.cache, require=args.require)
     source.size = recipe.size
     return source
 
@@ -655,7 +667,7 @@ def start_from(args: argparse.Namespace, team: Team, resumed: Path | None) -> tu
         checkpoint.history.pop()  # this run's own entry, written anew with every save
     say(team, f"going on with {resumed}" if resumed else f"starting from {folder}")
     width = checkpoint.model.config.hidden_size
-    return checkpoint, "unix" if width >= 1024 else "small" if width >= 320 else "tiny"
+    return checkpoint, "unix" if width >= data.FULL_SIZE else "small" if width >= 320 else "tiny"
 
 
 def from_scratch(args: argparse.Namespace, team: Team) -> Checkpoint:
@@ -668,7 +680,7 @@ def from_scratch(args: argparse.Namespace, team: Team) -> Checkpoint:
         drawn = Phantoms(5000)
         reports, whose = [drawn.text(i)[0] for i in range(5000)], "5,000 drawn reports"
     else:
-        source = open_source(args.data, split="train", cache=args.cache)
+        source = open_source(args.data, split="train", cache=args.cache, require=args.require)
         reports = list(dict.fromkeys(source.text(i)[0] for i in range(len(source))))  # some are of several films
         whose = f"the {len(reports):,} different reports of {args.data}"
     say(team, f"starting from scratch: a fresh {name} model, and a tokenizer trained on {whose}")
@@ -709,6 +721,8 @@ def begin(args: argparse.Namespace, recipe: Recipe, out: Path, earlier: State | 
         "repa": args.repa and str(args.repa),
         "validate": args.validate,
         "validate_every": args.validate_every,
+        "gen_from": args.gen_from and str(args.gen_from),
+        "require": args.require,
     }
     if earlier:
         check_same_run(out, earlier.settings, settings)
@@ -734,9 +748,9 @@ def check_same_run(out: Path, before: dict, now: dict) -> None:
         longer = name == "steps" and not before["decay"] and now["recipe"]["steps"] >= value
         if now["recipe"][name] != value and name != "micro_batch" and not longer:
             raise UserError(f"--resume: {out} was started with {name} {value}, not {now['recipe'][name]}; leave it out")
-    before = {"ema": 0.0, "validate": None, "validate_every": None} | before  # a run older than a flag has none
-    for name in ("stage", "seed", "data", "decay", "ema", "train", "mix", "repa", "validate", "validate_every"):
-        there, flag = before[name], name.replace("_", "-")
+    names = ("stage", "seed", "data", "decay", "ema", "train", "mix", "repa", "gen_from", "require")
+    for name in (*names, "validate", "validate_every"):
+        there, flag = before.get(name, 0.0 if name == "ema" else None), name.replace("_", "-")
         if there != now[name] and there is None:
             raise UserError(f"--resume: {out} was started without --{flag}; leave it out")
         if there != now[name]:
@@ -864,6 +878,9 @@ def parse_args() -> argparse.Namespace:
     )
     repa = "RadDino, stage 2's target; default: the model's own ViT"
     add("--repa", type=arguments.weights_folder, metavar="FOLDER", help=repa)
+    gen_from = "stage 2: whose und branch the gen branch starts from, such as Janus-Pro's; default: the model's own"
+    add("--gen-from", type=arguments.weights_folder, metavar="FOLDER", help=gen_from)
+    add("--require", choices=["findings"], help="leave out reports without this section, as UniX's own data does")
     add(
         "--train",
         choices=["gen", "both", "decoder"],
@@ -933,6 +950,10 @@ def parse_args() -> argparse.Namespace:
         raise UserError(f"--validate-every {args.validate_every}: validate on what? add --validate SRC")
     if args.repa and args.stage != "2":
         raise UserError(f"--repa {args.repa}: only stage 2 trains with REPA")
+    if args.gen_from and args.stage != "2":
+        raise UserError(f"--gen-from {args.gen_from}: only stage 2 starts a gen branch")
+    if args.require and args.data.split(":")[0] == "phantom":
+        raise UserError(f"--require {args.require}: every phantom has it; leave it out")
     return args
 
 

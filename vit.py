@@ -30,6 +30,9 @@ class ViTConfig:
     # Grey values of the training set; Janus-Pro's own towers take 0.5 and 0.5.
     mean: float = 0.555895
     std: float = 0.336385
+    # How a film becomes a square, of common.images.to_square: UniX's evaluation takes 255 and "shrink".
+    padding: int = 0  # grey value beside it
+    scaling: str = "fit"  # or "shrink", "janus"
     act: str = "gelu"  # or "gelu_tanh"
     class_token: bool = False  # DINOv2
     layer_scale: bool = False  # DINOv2

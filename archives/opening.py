@@ -34,10 +34,12 @@ def open_source(
     limit_bad: float = 0.05,
     need_images: bool = True,
     cache: Path | None = Path("out/cache"),
+    require: str | None = None,
 ) -> Records:
     """The rows of `split` ("train", "validate", "test" or "all") of the data set at `path`.
 
-    need_images=False reads the reports alone, whether or not their images are there. Raises UserError if the set is of
+    need_images=False reads the reports alone, whether or not their images are there. require="findings" leaves out the
+    reports without that section, as UniX's own data does, and counts them. Raises UserError if the set is of
     no known format, lacks what it needs, has no such rows, or if its bad rows are at least 20 and more than `limit_bad`
     of all. The set is read again when its tables or the upper two levels of its folders changed; after other changes
     delete `cache`.
@@ -59,6 +61,11 @@ def open_source(
     if bad and (not records or (bad >= 20 and bad > limit_bad * (bad + len(records)))):
         share = f"{bad} of {bad + len(records)} rows cannot be used"
         raise UserError(f"{path}: {share}: {'; '.join(problems.lines())}; mend or remove them")
+    if require:
+        for record in records:
+            if not getattr(record, require):
+                problems.add("dropped", f"no {require}", record.image)
+        records = [record for record in records if getattr(record, require)]
     counts = dict(Counter(record.split for record in records))
     chosen = records if split == "all" else [record for record in records if record.split == split]
     if not chosen:

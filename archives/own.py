@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,10 +30,11 @@ def read_own(root: Path, files: list[Path], problems: Problems, need_images: boo
     columns, from_json = ("image",) if need_images else (), path.suffix.lower() in (".json", ".jsonl")
     rows = read_json_rows(path, problems) if from_json else read_table(path, columns, problems)
     for name, row in rows:
-        if not from_json and not {"report", "findings", "impression", "labels"} & set(row):
-            raise UserError(f"{path}: no column report; add it (or findings and impression, or labels)")
+        if not from_json and not {"report", "findings", "impression", "labels", "captions"} & set(row):
+            raise UserError(f"{path}: no column report; add it (or findings and impression, or labels, or captions)")
         with problems.row():
             given, mesh = row.pop("labels", None) or "", mesh_terms(row)
+            captions = read_captions(row.pop("captions", None))
             row = {key: row[key] for key in OWN_COLUMNS if key in row}  # others are the user's own business
             if not all(value is None or isinstance(value, (str, int, float)) for value in row.values()):
                 raise RowError("bad", "malformed row", name)
@@ -42,6 +44,8 @@ def read_own(root: Path, files: list[Path], problems: Problems, need_images: boo
             if not findings and not impression:
                 findings = cell.get("report", "")
             findings, impression = cell.get("findings") or findings, cell.get("impression") or impression
+            if not findings and not impression and captions:
+                impression = captions[0]
             if not findings and not impression and "report" not in row:
                 findings, impression = report_of_labels(named_values(given))
                 if impression:
@@ -53,6 +57,10 @@ def read_own(root: Path, files: list[Path], problems: Problems, need_images: boo
                 raise RowError("bad", "unknown split", cell["split"])
             image = find_image(text.get("image", ""), listing, need_images)
             extra = {"question": text["question"].replace("<image>", "").strip()} if "question" in text else {}
+            if extra and "report" in text:  # the reference word by word, with whatever sections it has
+                extra["reference"] = text["report"].strip()
+            if captions:
+                extra["captions"] = captions
             extra |= {"mesh": mesh} if mesh else {}
             labels = read_labels(given, name, problems) or mesh_labels(mesh)
             patient, view = cell.get("patient", ""), cell.get("view", "")
@@ -66,6 +74,19 @@ def mesh_terms(row: dict[str, Json]) -> list[str]:
     given = row.get("mesh") or (extra.get("mesh") if isinstance(extra, dict) else None) or ""
     terms = given if isinstance(given, list) else str(given).split("|")
     return [" ".join(whole_characters(term).split()) for term in terms if isinstance(term, str) and term.strip()]
+
+
+def read_captions(given: Json) -> list[str]:
+    """Prompts to draw from: a list of texts or {name: text}, as it is or as JSON in a cell; one text is one prompt."""
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except (ValueError, RecursionError):
+            given = [given]
+    texts = given.values() if isinstance(given, dict) else given if isinstance(given, list) else []
+    if not all(isinstance(text, str) for text in texts):
+        raise RowError("bad", "captions are no texts", str(given))
+    return [text for text in (" ".join(whole_characters(text).split()) for text in texts) if text]
 
 
 def report_of_labels(labels: dict[str, Json]) -> tuple[str, str]:

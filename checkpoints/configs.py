@@ -18,6 +18,7 @@ from checkpoints.layouts import Layout, Translate, translate_vae
 from checkpoints.plan import translate_names
 from checkpoints.tensors import Tensors
 from common.errors import UserError
+from common.images import SCALINGS
 from model import UniXConfig
 from vae import VAEConfig
 from vit import ViTConfig
@@ -43,6 +44,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "mlp_width": (1, 2**18),
     "mean": (-1e3, 1e3),
     "std": (1e-6, 1e3),
+    "padding": (0, 255),
     "ch": (1, 2**12),
     "ch_mult": (1, 256),  # of each
     "num_res_blocks": (1, 64),
@@ -94,6 +96,8 @@ def check_vit(config: ViTConfig, path: Path, at: str = "") -> ViTConfig:
     require(width % heads == 0, path, f"{at}heads is {heads}; it must divide the width, {width}")
     require(size % patch == 0, path, f"{at}patch_size is {patch}; it must divide image_size, {size}")
     require(config.act in ACTIVATIONS, path, f"{at}act is {shortened(config.act)}; choose {' or '.join(ACTIVATIONS)}")
+    scaling = config.scaling
+    require(scaling in SCALINGS, path, f"{at}scaling is {shortened(scaling)}; choose {', '.join(SCALINGS)}")
     return config
 
 
@@ -264,9 +268,13 @@ def unix_config(tensors: Tensors, layout: Layout, given: dict, parity: bool = Fa
     if "latent_pos_embed.pos_embed" in tensors.shapes:
         config.max_latent_size = round(tensors.shapes["latent_pos_embed.pos_embed"][0] ** 0.5)
     config.repa_layer = min(config.repa_layer, config.num_layers)
+    # The film as eval/base/worker.py of UniX squares it, also for a UniX that starts from Janus-Pro: what is trained
+    # sees the squares that it will be judged on.
+    config.vit.padding, config.vit.scaling = 255, "shrink"
     if parity:
         config.causal, config.qk_norm, config.qkv_bias, config.connector_act = True, False, False, "gelu"
         config.vit.mean = config.vit.std = 0.5
+        config.vit.padding, config.vit.scaling = 127, "janus"  # int(255 * 0.5): image_processing_vlm.py
     check_depth(config.num_layers, language, "LLM", tensors, path)
     check_depth(config.vit.layers, vision, "ViT", tensors, path)
     return check_unix(config, path, ids=False)

@@ -222,6 +222,17 @@ def translate_biovil(name: str) -> Place | None:
     raise KeyError(name)
 
 
+def translate_biovil_t(name: str) -> Place | None:
+    """BioViL-T's image side: as BioViL's, and what stands for a previous image; the pooler of two images is skipped."""
+    if name.startswith("encoder.vit_pooler."):
+        return None
+    if name == "encoder.backbone_to_vit.weight":
+        return "reduce.weight", 0, 1
+    if name == "encoder.missing_previous_emb":
+        return "missing_previous", 0, 1
+    return translate_biovil(name)
+
+
 def translate_vae(name: str) -> Place | None:
     """kl-f16's names are ours; its training loss came along and is skipped."""
     return None if name.startswith("loss.") else (name, 0, 1)
@@ -281,8 +292,14 @@ BIOVIL = Layout(
     translate_biovil,
     "judges.biovil.load_aligner",
 )
+BIOVIL_T = Layout(
+    "BioViL-T's image side",
+    ("encoder.missing_previous_emb", "projector.model.0.weight"),
+    translate_biovil_t,
+    "judges.biovil.load_aligner",
+)
 BERT = Layout("BERT", ("embeddings.word_embeddings.weight",), translate_bert, "judges.bert.Bert")
-LAYOUTS = [OURS, PUBLISHED, JANUS, HF_JANUS, KL_VAE, SIGLIP, DINOV2, CHEXBERT, CXR_BERT, BIOVIL, BERT]
+LAYOUTS = [OURS, PUBLISHED, JANUS, HF_JANUS, KL_VAE, SIGLIP, DINOV2, CHEXBERT, CXR_BERT, BIOVIL_T, BIOVIL, BERT]
 
 
 def recognise(names: Iterable[str]) -> Layout | None:

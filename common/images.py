@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from common.errors import UserError
 
 MAX_PIXELS = 100_000_000  # a decompression bomb is not an X-ray
+SCALINGS = ("fit", "shrink", "janus")  # of `to_square`
 
 
 def load_image(path: str | Path, size: int | None = None) -> Image.Image:
@@ -51,11 +52,24 @@ def to_grey(image: Image.Image) -> Image.Image:
     return image.convert("L")
 
 
-def to_square(image: Image.Image, size: int) -> np.ndarray:
-    """Grey image of any shape -> (size, size) uint8: aspect ratio kept, the rest padded with black (section 4.1)."""
-    scale = size / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    resized = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
-    square = Image.new("L", (size, size))
-    square.paste(resized, ((size - width) // 2, (size - height) // 2))
+def to_square(image: Image.Image, size: int, padding: int = 0, scaling: str = "fit") -> np.ndarray:
+    """Grey image of any shape -> (size, size) uint8: aspect ratio kept, in the middle of a square (section 4.1).
+
+    padding: grey value of what is left of the square. scaling, one of SCALINGS:
+    "fit"     as large as the square allows, bicubic
+    "shrink"  never larger than it is, Lanczos: what UniX's published evaluation shows to its model
+    "janus"   as "fit", with sides cut to whole pixels and at least 14 of them: Janus-Pro's own processor
+    """
+    if scaling == "shrink":
+        resized = image.copy()
+        resized.thumbnail((size, size), Image.Resampling.LANCZOS)
+    else:
+        longest = max(image.size)
+        if scaling == "fit":
+            width, height = (max(1, round(side * (size / longest))) for side in image.size)
+        else:
+            width, height = (max(min(14, size), int(side / longest * size)) for side in image.size)
+        resized = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
+    square = Image.new("L", (size, size), padding)
+    square.paste(resized, ((size - resized.width) // 2, (size - resized.height) // 2))
     return np.array(square)  # a copy: torch wants memory it may write to

@@ -21,6 +21,7 @@ from common.files import SHIPPED, write_text
 from common.observations import OBSERVATIONS
 from common.ownership import own_folder
 from evaluation import metrics, page
+from evaluation.protocol import NOT_THEIRS, OURS, UNIX, Protocol, heading, image_sets, set_drawing_flags
 from evaluation.results import (
     OURS_ONLY,
     Scored,
@@ -50,6 +51,8 @@ def image_command(args: argparse.Namespace) -> None:
         raise UserError(f"--vit {args.vit}: --raddino judges already; leave one of them out")
     if (args.fake is None) == (args.weights is None):
         raise UserError("give either --fake, pictures to score, or --weights, a model to draw them first")
+    protocol = UNIX if args.protocol == UNIX.name else OURS
+    lacks = set_drawing_flags(protocol, args) if args.weights else []
     real = one_a_prompt(open_images(args.real, args.split, args.cache))
     if args.n:
         real = real.only(range(min(args.n, len(real))))
@@ -65,14 +68,18 @@ def image_command(args: argparse.Namespace) -> None:
     if all(text and text in of_text for text in fake.texts):
         # As CheXGenBench: what a picture should show is what the real image with that prompt shows.
         fake.labels = np.array([of_text[text] for text in fake.texts])
+    least = (NEIGHBOURS + 1) * protocol.shards
     for flag, images in (("--real", real), ("--fake", fake)):
-        if len(images) <= NEIGHBOURS:
-            raise UserError(f"{flag} {images.name}: {len(images)} images; at least {NEIGHBOURS + 1} are needed")
+        if len(images) < least:
+            raise UserError(f"{flag} {images.name}: {len(images)} images; at least {least} are needed")
     extractor = load_feature_extractor(args.raddino, args.device, args.vit or SHIPPED)
     took = time.perf_counter()
     sets = [features(images, extractor, args.cache, args.batch or 32, progress=True) for images in (real, fake)]
     results = {"extractor": extractor.name, "comparable": extractor.comparable, **score_images(*sets, real, fake)}
-    results["alignment"], pairs = alignment(args, fake)
+    if protocol.shards > 1:
+        results["shards"] = score_shards(*sets, protocol.shards)
+    results["alignment"], pairs, results["aligner"] = alignment(args, fake)
+    lacks += scoring_lacks(protocol, real, results)
     train, closest = None, None
     if args.train:
         train = open_images(args.train, "train", args.cache)
@@ -83,6 +90,7 @@ def image_command(args: argparse.Namespace) -> None:
         "fake": f"{fake.name} ({len(fake)})",
         "train": train and f"{train.name} ({len(train)})",
         "weights": weights,
+        "protocol": heading(protocol, image_sets(protocol, bool(weights)), lacks),
         "seconds": {"scoring": time.perf_counter() - took},
     }
     write_results(args.out, {**about, **results})
@@ -176,10 +184,37 @@ def score_images(real: np.ndarray, fake: np.ndarray, real_set: Images, fake_set:
     return {"table_3": scores, "per_class": per_class}
 
 
-def alignment(args: argparse.Namespace, fake: Images) -> tuple[Scored | None, np.ndarray | None]:
-    """BioViL's similarity of every picture and its prompt: the mean with its interval, and each. None without it."""
+def score_shards(real: np.ndarray, fake: np.ndarray, shards: int) -> dict[str, float]:
+    """Table 3 as CheXGenBench's command averages it over parts of both sets, in their order, to save memory.
+
+    The Fréchet distance grows as the sets shrink, so this is another number than that of the whole.
+    """
+    parts = zip(np.array_split(real, shards), np.array_split(fake, shards), strict=True)
+    rows = []
+    for a, b in parts:
+        each = metrics.prdc_samples(a, b, NEIGHBOURS)
+        row = {"fd": metrics.frechet_distance(a, b), "kd": metrics.kernel_distance(a, b)}
+        rows.append(row | {name: float(np.mean(values)) for name, values in each.items()})
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def scoring_lacks(protocol: Protocol, real: Images, results: dict) -> list[str]:
+    """What keeps the scores of pictures from being computed as theirs were."""
+    lacks = [] if results["comparable"] else ["the features are not RadDino's"]
+    if real.kind != "chexgenbench":
+        lacks.append("--real is no table of CheXGenBench")
+    if results["aligner"] != protocol.aligner:
+        lacks.append(f"alignment by {results['aligner'] or 'nobody'}, not {protocol.aligner}")
+    return lacks
+
+
+def alignment(args: argparse.Namespace, fake: Images) -> tuple[Scored | None, np.ndarray | None, str]:
+    """BioViL's or BioViL-T's similarity of every picture and its prompt: (the mean with its interval, each, by whom).
+
+    (None, None, "") without it.
+    """
     if args.aligner is None or not all(fake.texts):
-        return None, None
+        return None, None, ""
     from PIL import Image
     from tqdm import tqdm
 
@@ -189,7 +224,7 @@ def alignment(args: argparse.Namespace, fake: Images) -> tuple[Scored | None, np
     for start in tqdm(range(0, len(fake), batch), unit="batch", desc="alignment"):
         rows = range(start, min(start + batch, len(fake)))
         each += aligner([Image.fromarray(fake.load(i)) for i in rows], [fake.texts[i] for i in rows]).tolist()
-    return mean_and_interval(np.array(each)), np.array(each)
+    return mean_and_interval(np.array(each)), np.array(each), aligner.name
 
 
 def memorisation(real: np.ndarray, fake: np.ndarray, train: np.ndarray) -> dict:
@@ -219,7 +254,8 @@ def memorisation(real: np.ndarray, fake: np.ndarray, train: np.ndarray) -> dict:
 
 def image_heading(results: dict) -> str:
     note = "" if results["comparable"] else f"; {OURS_ONLY}"
-    return f"features of {results['extractor']}{note}"
+    aligned = f"; alignment by {results['aligner']}" if results["aligner"] else ""
+    return f"features of {results['extractor']}{note}{aligned}"
 
 
 def image_text(results: dict, about: dict) -> str:
@@ -227,10 +263,13 @@ def image_text(results: dict, about: dict) -> str:
     paper, ours = page.paper_table(3), table3_cells(results)
     names = ("FD", "KD", "alignment", "precision", "recall", "density", "coverage")
     lines = [
-        f"real: {about['real']}, fake: {about['fake']}; {image_heading(results)}\n",
+        f"real: {about['real']}, fake: {about['fake']}; {image_heading(results)}",
+        f"Protocol: {about['protocol']}.\n",
         f"{'':<26}" + "".join(f"{name:>11}" for name in names),
         f"{'this run':<26}" + "".join(cell(value) for value in ours),
     ]
+    if "shards" in results:
+        lines.append(f"{'this run, mean of parts':<26}" + "".join(cell(value) for value in shard_cells(results)))
     for entry in paper["rows"]:
         label = f"paper: {entry['model']} {entry['resolution']}"
         lines.append(f"{label:<26}" + "".join(cell(value) for value in entry["values"]))
@@ -257,15 +296,23 @@ def table3_cells(results: dict) -> list[float | Scored | None]:
     return [{**results["table_3"], "alignment": results["alignment"]}[name] for name in TABLE3]
 
 
+def shard_cells(results: dict) -> list[float | Scored | None]:
+    """As `table3_cells`, of the parts' mean; the alignment is that of the whole, as theirs is."""
+    return [{**results["shards"], "alignment": results["alignment"]}[name] for name in TABLE3]
+
+
 def image_page(results: dict, about: dict) -> list[str]:
+    judged = f"Real: {about['real']}. Generated: {about['fake']}. {image_heading(results)}."
+    theirs = "the authors' protocol" if about["protocol"].startswith("the") else NOT_THEIRS
     blocks = [
-        page.text([f"Real: {about['real']}. Generated: {about['fake']}. {image_heading(results)}.", DISCLAIMER]),
+        page.text([judged, f"Protocol: {about['protocol']}.", DISCLAIMER]),
         page.heading("Fidelity and diversity (Table 3)"),
         paper_table(
             3,
             table3_cells(results),
-            image_heading(results),
+            f"{image_heading(results)}; {theirs}",
             "resolution",
+            parts=shard_cells(results) if "shards" in results else None,
             note="Paper: RadDino on the test split of MIMIC-CXR. FD and KD also depend on the number of pictures. Small"
             " numbers: 95 % intervals by bootstrap over the pictures; FD and KD have none, since drawing with"
             " replacement would bias them.",
@@ -279,7 +326,7 @@ def image_page(results: dict, about: dict) -> list[str]:
             paper_table(
                 4,
                 [results["per_class"][name]["fd"] for name in order],
-                image_heading(results),
+                f"{image_heading(results)}; {theirs}",
                 "resolution",
                 note="Real and generated pictures: " + ", ".join(counts) + ".",
             ),

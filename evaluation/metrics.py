@@ -1,7 +1,7 @@
 """Every measure of the evaluation, as plain functions of arrays and strings. Knows no model, no file and no flag.
 
 - labels: `f1_scores`, and `chexbert_scores` for the eight columns of Table 2
-- reports, word by word: `bleu_counts` and `bleu_from_counts`, `rouge_l`
+- reports, word by word: `bleu_counts` and `bleu_from_counts`, `rouge_l` and `bootstrap_median`
 - pictures, as sets of features (RadDino's class token in Table 3): `frechet_distance`, `kernel_distance`,
   `prdc_samples`, and `nearest`, which finds out what has been memorised
 - how far to trust a score: `bootstrap_sums`
@@ -131,13 +131,16 @@ def bleu_counts(references: Sequence[str | Sequence[str]], hypotheses: Sequence[
     return np.array(rows, dtype=np.int64)
 
 
-def bleu_from_counts(counts: np.ndarray) -> np.ndarray:
+BLEU_WEIGHTS = (1, 1 / 2, 1 / 3, 1 / 4)  # of each order in BLEU-1, -2, -3 and -4
+
+
+def bleu_from_counts(counts: np.ndarray, weights: Sequence[float] = BLEU_WEIGHTS) -> np.ndarray:
     """BLEU-1, -2, -3, -4 (Papineni et al. 2002) in [0, 1]: counts (..., 10) -> (..., 4). For `bootstrap_sums`.
 
     The counts of each report give each report's BLEU; the mean of those is what UniX's evaluation takes, and is nltk's
     `sentence_bleu`. Counts summed over the reports first give `corpus_bleu`, which others report, R2Gen among them.
     Numbers compare only between equal tokens: UniX's are nltk's `word_tokenize`, with case and punctuation. An empty
-    hypothesis scores 0.
+    hypothesis scores 0. weights: UniX's evaluation has 0.33 for BLEU-3, so that a perfect report still scores 1.
 
     Smoothing (Chen and Cherry 2014, method 4, as nltk has it): the j-th order without a match gets
     ln(length) / (5 * 2^j) matches. nltk leaves an order without matches out if the hypothesis is a single token.
@@ -149,7 +152,7 @@ def bleu_from_counts(counts: np.ndarray) -> np.ndarray:
     precision = np.where(missing, smoothed, matches) / totals
     log_precision = np.log(precision, out=np.zeros_like(precision), where=precision > 0)
     brevity = np.exp(np.minimum(0, 1 - reference_length / np.maximum(length, 1)))
-    scores = brevity * np.exp(log_precision.cumsum(axis=-1) / np.arange(1, 5))
+    scores = brevity * np.exp(log_precision.cumsum(axis=-1) * np.asarray(weights))
     return np.where(missing[..., :1], 0, scores)  # not one word in common
 
 
@@ -164,6 +167,20 @@ def rouge_l(references: Sequence[str | Sequence[str]], hypotheses: Sequence[str 
         for reference, hypothesis in _pairs(references, hypotheses)
     ]
     return np.array(scores)
+
+
+def bootstrap_median(values: np.ndarray, repeats: int = 500, seed: int = 0) -> tuple[float, float, float]:
+    """The median of the means of `repeats` draws of N from the (N,) values, and the 95 % interval of those means.
+
+    This is what `rouge-score`'s BootstrapAggregator calls the score of a set, and what UniX reports for ROUGE-L; theirs
+    is drawn anew in every run, ours with numpy's legacy generator from `seed`. Raises ValueError for no values.
+    """
+    if not len(values) or repeats < 1:
+        raise ValueError(f"{len(values)} values and {repeats} repeats must be at least 1")
+    rng = np.random.RandomState(seed)
+    means = [np.mean(values[rng.randint(len(values), size=len(values))]) for _ in range(repeats)]
+    low, median, high = np.percentile(means, [2.5, 50, 97.5])
+    return float(median), float(low), float(high)
 
 
 def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ from common.files import write_text
 from common.observations import OBSERVATIONS
 from common.ownership import own_folder
 from evaluation import baselines, metrics, page
+from evaluation.protocol import NOT_THEIRS, OURS, UNIX, Protocol, heading, reading_terms, report_sets
 from evaluation.results import (
     OURS_ONLY,
     Scored,
@@ -33,6 +36,7 @@ from evaluation.results import (
     together,
     write_results,
 )
+from evaluation.words import word_tokenizer
 from sample import DISCLAIMER
 
 if TYPE_CHECKING:
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
 LabelReports = Callable[[Sequence[str]], np.ndarray]  # N texts -> (N, 14): 1, 0, -1 and nan
 
 PREDICTION_COLUMNS = ("Ground Truth", "Report Impression")  # of the CSV that UniX's own evaluation writes
+CSV_NAME, CSV_COLUMNS = "understanding_results.csv", ("Image Path", "Report Impression", "Ground Truth")
 MODES = ("negative", "positive")  # what "uncertain" counts as
 TABLE2 = ("micro14", "micro5", "macro14", "macro5")
 MEASURES = {"bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4": "BLEU-4", "rouge_l": "ROUGE-L"}
@@ -54,31 +59,47 @@ def report_command(args: argparse.Namespace) -> None:
     if args.literature_bleu and args.section == "impression":
         raise UserError("--literature-bleu: this set's literature counts the findings; leave --section impression out")
     own_folder(args.out)
+    protocol = UNIX if args.protocol == UNIX.name else OURS
+    tokenize = word_tokenizer() if protocol.nltk_words else metrics.tokenize  # what is missing is said at once
     started, source, weights = time.perf_counter(), None, None
+    sets, lacks = ["reports as they were given, however they were asked for"], []
     if args.predictions:
         rows = read_predictions(args.predictions)[: args.n]
     else:
-        rows, source, weights = together(args, write_reports)
+        rows, source, weights, (sets, lacks) = together(args, lambda args, team: write_reports(args, team, protocol))
         if rows is None:  # the main process scores
             return
     generated_in = time.perf_counter() - started
+    written, files = rows, "results.json, report.html, predictions.jsonl"
+    rows = without_empty(rows) if protocol.skip_empty else rows
     if len(rows) < 2:
         raise UserError(f"{args.predictions or args.data}: {len(rows)} report; two are needed for a score")
     judge, label = report_judge(args)
-    results = score_reports([row["truth"] for row in rows], [row["generated"] for row in rows], judge, label)
-    results["radgraph_f1"] = radgraph_f1(rows)
+    texts = [row["truth"] for row in rows], [row["generated"] for row in rows]
+    results = score_reports(*texts, judge, label, tokenize, protocol)
+    results["radgraph_f1"] = radgraph_f1(rows, protocol.radgraph)
+    skipped, radgraph = len(written) - len(rows), results["radgraph_f1"]
+    sets, lacks = (
+        [*sets, *report_sets(protocol, skipped, bool(radgraph))],
+        lacks + judging_lacks(protocol, args, radgraph),
+    )
     results["beside"] = baselines.compare(args, rows, source, label)
     about = {
         "data": str(args.predictions or args.data),
         "weights": weights,
         "reports": len(rows),
+        "protocol": heading(protocol, sets, lacks),
+        "empty_pairs": skipped,
         "seconds": {"writing": generated_in, "all": time.perf_counter() - started},
     }
     write_results(args.out, {**about, **results})
-    write_text(args.out / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(args.out / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in written))
+    if protocol is not OURS:
+        write_text(args.out / CSV_NAME, predictions_csv(written))
+        files += f", {CSV_NAME}"
     write_text(args.out / "report.html", report_page(rows, results, source, about))
     print(report_text(results, about), baselines.comparison_text(results["beside"]), DISCLAIMER, sep="\n\n")
-    print(f"\n{args.out}: results.json, report.html, predictions.jsonl")
+    print(f"\n{args.out}: {files}")
 
 
 def read_predictions(path: Path) -> list[dict]:
@@ -91,7 +112,10 @@ def read_predictions(path: Path) -> list[dict]:
                 if missing:
                     raise UserError(f"{path}: no column {missing[0]!r}; a CSV needs {' and '.join(PREDICTION_COLUMNS)}")
                 truth, generated = PREDICTION_COLUMNS
-                rows = [{"truth": row[truth], "generated": row[generated]} for row in table]
+                rows = [
+                    {"truth": row[truth], "generated": row[generated], "image": row.get("Image Path") or ""}
+                    for row in table
+                ]
             else:
                 rows = [json.loads(line) for line in file if line.strip()]
     except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
@@ -104,10 +128,28 @@ def read_predictions(path: Path) -> list[dict]:
     return rows
 
 
+def predictions_csv(rows: Sequence[dict]) -> str:
+    """The table that UniX's own evaluation writes, and `--predictions` reads."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(CSV_COLUMNS)
+    table.writerows((row.get("image", ""), row["generated"], row["truth"]) for row in rows)
+    return text.getvalue()
+
+
+def without_empty(rows: Sequence[dict]) -> list[dict]:
+    """The pairs that UniX's evaluation scores: stripped, both of them not empty, with "?" for a broken character."""
+    texts = {name: [row[name].replace("\ufffd", "?").strip() for row in rows] for name in ("truth", "generated")}
+    pairs = zip(rows, texts["truth"], texts["generated"], strict=True)
+    return [row | {"truth": truth, "generated": said} for row, truth, said in pairs if truth and said]
+
+
 def write_reports(
-    args: argparse.Namespace, team: Team
-) -> tuple[list[dict] | None, Records | Phantoms | None, str | None]:
-    """The model's report of every image, each process its share; (None, None, None) on all but the main one.
+    args: argparse.Namespace, team: Team, protocol: Protocol = OURS
+) -> tuple[list[dict] | None, Records | Phantoms | None, str | None, tuple[list[str], list[str]]]:
+    """(the model's report of every image, their source, whose they are, what is as the protocol has it and what not).
+
+    Each process writes its share; (None, None, None, ([], [])) on all but the main one.
 
     Every report is a line in OUT/reports.RANK.jsonl as soon as it is written, so a run that was cut off goes on with
     --resume, on any number of processes.
@@ -121,11 +163,12 @@ def write_reports(
     from judges.features import weights_hash
 
     checkpoint = sample.load_model(args.weights, team.device, getattr(torch, args.dtype))
-    source = report_source(args, checkpoint)
+    source, config = report_source(args, checkpoint), checkpoint.model.config
     count = min(len(source), args.n or len(source))
     version = weights_hash(args.weights)
-    settings = {name: str(getattr(args, name)) for name in ("data", "split", "section", "question", "dtype")}
-    settings["weights"] = version
+    settings = {name: str(getattr(args, name)) for name in ("data", "split", "require", "section", "question", "dtype")}
+    squares = f"{config.vit.padding} {config.vit.scaling}"  # of the config: the weights' hash does not cover it
+    settings |= {"weights": version, "squares": squares, "protocol": protocol.name}
     known = read_shards(args.out, settings) if args.resume else {}
     team.sum([0.0])  # all have read, now one may delete
     if team.is_main and not args.resume:
@@ -134,10 +177,14 @@ def write_reports(
     team.sum([0.0])
     mine = [index for index in range(team.rank, count, team.size) if index not in known]
     section = ("report", "impression").index(args.section)
-    default = (data.DEFAULT_QUESTION, data.SHORT_QUESTION)[section]
+    default = data.default_question(config, section == 1)
     asked: dict[str, list[int]] = {}  # a batch has one question
     for index in mine:
-        asked.setdefault(args.question or question_of(source, index) or default, []).append(index)
+        question = args.question or data.own_question(source, index)
+        if not question and protocol.wordings and section == 0:
+            wording = data.position_rng(0, 0, index).integers(len(data.QUESTIONS))
+            question = data.question_for(source.text(index)[0], int(wording))
+        asked.setdefault(question or default, []).append(index)
     size = args.batch or 32
     batches = [(q, rows[i : i + size]) for q, rows in asked.items() for i in range(0, len(rows), size)]
     with open(args.out / f"reports.{team.rank}.jsonl", "a") as file:
@@ -145,16 +192,18 @@ def write_reports(
         with tqdm(total=len(mine), unit="report", desc="reading", disable=not team.is_main) as bar:
             for question, batch in batches:
                 images = [Image.fromarray(source.image(index)) for index in batch]
-                for index, text in zip(batch, sample.read(checkpoint, images, question, batch=len(batch)), strict=True):
-                    row = {"index": index, "image": file_of(source, index), "truth": source.text(index)[section]}
+                texts = sample.read(checkpoint, images, question, protocol.max_new_tokens, batch=len(batch))
+                for index, text in zip(batch, texts, strict=True):
+                    row = {"index": index, "image": file_of(source, index), "truth": truth_of(source, index, section)}
                     file.write(json.dumps(row | {"generated": text}) + "\n")
                 file.flush()
                 bar.update(len(batch))
     team.sum([0.0])
     if not team.is_main:
-        return None, None, None
+        return None, None, None, ([], [])
     rows = read_shards(args.out, settings)
-    return [rows[index] for index in range(count)], source, f"{args.weights} ({version})"
+    terms = reading_terms(protocol, args, config.vit)
+    return [rows[index] for index in range(count)], source, f"{args.weights} ({version})", terms
 
 
 def report_source(args: argparse.Namespace, checkpoint: Checkpoint) -> Records | Phantoms:
@@ -163,16 +212,18 @@ def report_source(args: argparse.Namespace, checkpoint: Checkpoint) -> Records |
     from phantoms.dataset import named
 
     if args.data.split(":")[0] != "phantom":
-        source = open_source(args.data, split=args.split, cache=args.cache)
-        source.size = checkpoint.model.config.vit.image_size
+        source = open_source(args.data, split=args.split, cache=args.cache, require=args.require)
+        if not args.protocol:  # their JPEGs are decoded in full
+            source.size = checkpoint.model.config.vit.image_size
         return source
     return named(args.data, 200, 256, seed=1, cache=args.cache)
 
 
-def question_of(source: Records | Phantoms, index: int) -> str | None:
-    """The data set's own question, where it has one (UniX's test files)."""
+def truth_of(source: Records | Phantoms, index: int, section: int) -> str:
+    """The true report (section 0) or impression (1); the reference of UniX's own files word by word."""
     records = getattr(source, "records", None)
-    return records[index].extra.get("question") if records else None
+    reference = records[index].extra.get("reference") if records and section == 0 else None
+    return reference or source.text(index)[section]
 
 
 def file_of(source: Records | Phantoms, index: int) -> str:
@@ -216,7 +267,14 @@ def report_judge(args: argparse.Namespace) -> tuple[str, LabelReports]:
     return "CheXbert", label
 
 
-def score_reports(truths: Sequence[str], written: Sequence[str], judge: str, label: LabelReports) -> dict:
+def score_reports(
+    truths: Sequence[str],
+    written: Sequence[str],
+    judge: str,
+    label: LabelReports,
+    tokenize: Callable[[str], Sequence[str]] = metrics.tokenize,
+    protocol: Protocol = OURS,
+) -> dict:
     """Table 2 and the texts' likeness, every number with its 95 % interval (1,000 bootstrap draws of the reports)."""
     truth, claims = label(truths), label(written)
     chexbert = metrics.chexbert_scores(truth, claims)
@@ -229,10 +287,13 @@ def score_reports(truths: Sequence[str], written: Sequence[str], judge: str, lab
         for k, name in enumerate(OBSERVATIONS):
             per_class[name][mode] = scored(scores.per_class[k], low[4 + k], high[4 + k])
             per_class[name][f"support_{mode}"] = int(scores.support[k])
-    counts = metrics.bleu_counts(list(map(metrics.tokenize, truths)), list(map(metrics.tokenize, written)))
-    each = np.column_stack([metrics.bleu_from_counts(counts), metrics.rouge_l(truths, written)])  # (N, 5)
+    counts = metrics.bleu_counts(list(map(tokenize, truths)), list(map(tokenize, written)))
+    bleu = metrics.bleu_from_counts(counts, protocol.bleu_weights)
+    each = np.column_stack([bleu, metrics.rouge_l(truths, written)])  # (N, 5)
     low, high = metrics.bootstrap_sums(lambda sums: sums / len(each), each)
     text = {name: scored(each[:, k].mean(), low[k], high[k]) for k, name in enumerate(MEASURES)}
+    if protocol.rouge_draws:
+        text["rouge_l"] = metrics.bootstrap_median(each[:, 4], protocol.rouge_draws)
     # Which reports to show: by the labels they got right (`labels`: uncertain is positive), then by their words.
     hits, claimed = labels.sum(axis=2).T
     agreement = np.divide(2 * hits, claimed, out=np.ones(len(hits)), where=claimed > 0)
@@ -248,7 +309,7 @@ def table2_row(sums: np.ndarray) -> np.ndarray:
     return np.concatenate([columns, all14.per_class], axis=-1)
 
 
-def radgraph_f1(rows: Sequence[dict]) -> Scored | None:
+def radgraph_f1(rows: Sequence[dict], model: str = OURS.radgraph) -> Scored | None:
     """RadGraph F1 (Jain et al. 2021; "partial" reward) by its own package; None where that is absent or fails.
 
     It fetches its weights the first time: without a network the other scores must not be lost.
@@ -256,7 +317,7 @@ def radgraph_f1(rows: Sequence[dict]) -> Scored | None:
     try:
         from radgraph import F1RadGraph
 
-        score = F1RadGraph(reward_level="partial", model_type="radgraph-xl")
+        score = F1RadGraph(reward_level="partial", model_type=model)
         _, each, *_ = score(refs=[row["truth"] for row in rows], hyps=[row["generated"] for row in rows])
     except ImportError:
         return None
@@ -266,12 +327,27 @@ def radgraph_f1(rows: Sequence[dict]) -> Scored | None:
     return mean_and_interval(np.array(each))
 
 
+def judging_lacks(protocol: Protocol, args: argparse.Namespace, radgraph: Scored | None) -> list[str]:
+    """What keeps the scores of reports from being computed as theirs were."""
+    lacks = [] if args.chexbert else ["the labels are our rule-based labeler's, not CheXbert's"]
+    if radgraph is None:
+        return [*lacks, f"no RadGraph F1 (pip install radgraph=={protocol.radgraph_version})"]
+    try:
+        installed = version("radgraph")
+    except PackageNotFoundError:
+        installed = "unknown"
+    if installed != protocol.radgraph_version:
+        lacks.append(f"RadGraph's version is {installed}, not {protocol.radgraph_version}")
+    return lacks
+
+
 def report_text(results: dict, about: dict) -> str:
     """For the terminal: our row above the paper's."""
     paper = page.paper_table(2)
     ours = [100 * results["table_2"][mode][name][0] for mode in MODES for name in TABLE2]
     lines = [
         f"{about['reports']} reports of {about['data']}. Judge: {results['judge']}.",
+        f"Protocol: {about['protocol']}.",
         f"\n{'F1 in percent':<26}" + f"{'uncertain is negative':^36}{'uncertain is positive':^36}",
         " " * 26 + "".join(f"{column['name'].replace(' F1', ''):>9}" for column in paper["columns"]),
         f"{'this run':<26}" + "".join(f"{value:9.1f}" for value in ours),
@@ -298,20 +374,22 @@ def report_page(rows: Sequence[dict], results: dict, source: Records | Phantoms 
     ]
     likeness = [[MEASURES[name], value] for name, value in results["text"].items()]
     likeness.append(["RadGraph F1", results["radgraph_f1"]])
+    judged = f"{about['reports']} reports of {about['data']}. Judge: {results['judge']}."
+    theirs = "the authors' protocol" if about["protocol"].startswith("the") else NOT_THEIRS
     blocks = [
-        page.text([f"{about['reports']} reports of {about['data']}. Judge: {results['judge']}.", DISCLAIMER]),
+        page.text([judged, f"Protocol: {about['protocol']}.", DISCLAIMER]),
         page.heading("Findings: F1 in percent (Table 2)"),
         paper_table(
             2,
             ours,
-            f"judge: {results['judge']}",
+            f"judge: {results['judge']}; {theirs}",
             note="Paper: CheXbert on the test split of MIMIC-CXR. Small numbers: 95 % intervals by bootstrap over the"
             " reports.",
         ),
         page.heading("Each observation"),
         page.bars(bars, "F1, by what “uncertain” counts as", series=[f"uncertain is {mode}" for mode in MODES]),
         page.heading("Words"),
-        page.table(["measure", "value"], likeness, note="Lower-case words; BLEU is the mean over reports (smoothed)."),
+        page.table(["measure", "value"], likeness, note="BLEU is the mean over reports (smoothed)."),
     ]
     blocks += baselines.comparison_blocks(results["beside"])
     for title, chosen in (("Worst", results["order"][:8]), ("Best", results["order"][::-1][:8])):

@@ -45,10 +45,22 @@ def scored(value: float, low: float, high: float) -> Scored:
     return float(value), float(low), float(high)
 
 
-def paper_table(number: int, ours: Sequence[page.Cell], judged: str, second: str = "params", note: str = "") -> str:
-    """This run's row above the paper's. ours: its cells, in the order of the paper's columns. judged: by what."""
+def paper_table(
+    number: int,
+    ours: Sequence[page.Cell],
+    judged: str,
+    second: str = "params",
+    note: str = "",
+    parts: Sequence[page.Cell] | None = None,
+) -> str:
+    """This run's row above the paper's. ours: its cells, in the order of the paper's columns. judged: by what.
+
+    parts: a second row of this run, the mean over parts of the set.
+    """
     table = page.paper_table(number)
     columns, rows, group = table["columns"], [f"This run; {judged}", ["this run", None, *ours]], None
+    if parts:
+        rows.append(["this run, mean of parts", None, *parts])
     for entry in table["rows"]:
         if entry["group"] != group:
             group = entry["group"]
@@ -65,7 +77,7 @@ def paper_table(number: int, ours: Sequence[page.Cell], judged: str, second: str
         ["model", {"params": "parameters", "resolution": "px"}[second], *headers],
         rows,
         note=note,
-        highlight=[1],
+        highlight=[1, 2] if parts else [1],
         groups=groups if len(groups) > 1 else (),
         decimals=[0, 0, *(column["decimals"] for column in columns)],
         best={k + 2: column["better"] for k, column in enumerate(columns)},

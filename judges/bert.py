@@ -107,12 +107,12 @@ def bert_shapes(tensors: Tensors, translate: Translate, folder: Path) -> tuple[d
     return shapes, given.get("num_attention_heads")
 
 
-def one_of_layout(folder: str | Path, wanted: Layout) -> Tensors:
-    """The one file of a folder that holds the wanted layout."""
+def one_of_layout(folder: str | Path, *wanted: Layout) -> Tensors:
+    """The one file of a folder that holds a wanted layout."""
     files = [file for file in sorted(Path(folder).glob("*")) if file.suffix in (".safetensors", *PICKLES)]
     for file in files:
         tensors = Tensors(file)
-        if recognise(tensors) is wanted:
+        if recognise(tensors) in wanted:
             return tensors
     held = f"only {', '.join(file.name for file in files)}" if files else "no weights at all"
-    raise UserError(f"{folder}: no {wanted.holds} in it, {held}")
+    raise UserError(f"{folder}: no {' or '.join(one.holds for one in wanted)} in it, {held}")

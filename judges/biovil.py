@@ -1,7 +1,8 @@
-"""BioViL (Boecking et al. 2022; Bannur et al. 2023): an image and a text -> how well they agree.
+"""BioViL (Boecking et al. 2022) and BioViL-T (Bannur et al. 2023): an image and a text -> how well they agree.
 
-Two networks project to one space: a ResNet-50 reads the image, CXR-BERT the text. `load_aligner` takes the published
-folder.
+Two networks project to one space: a ResNet-50 reads the image, CXR-BERT the text. BioViL-T can compare an image with an
+earlier one; where there is none, as here, a learned vector stands for the difference. `load_aligner` takes either
+published folder. UniX's evaluation takes the defaults of hi-ml-multimodal 0.2.2, and those are BioViL-T.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from checkpoints.configs import our_shapes
-from checkpoints.layouts import BIOVIL, CXR_BERT
+from checkpoints.layouts import BIOVIL, BIOVIL_T, CXR_BERT
 from checkpoints.plan import empty, load_tensors
+from checkpoints.tensors import recognise
 from judges.bert import Bert, bert_shapes, one_of_layout, read_wordpiece, tokenize
 
 
@@ -76,6 +78,26 @@ class ImageSide(nn.Module):
         return F.normalize(self.projector(self.resnet(x)).mean(dim=(2, 3)), dim=1)
 
 
+class TemporalImageSide(nn.Module):
+    """BioViL-T's image side for an image without an earlier one: ResNet-50, made narrower; beside every patch stands
+    the same learned vector, where a transformer would put how it has changed; both are projected, then averaged."""
+
+    def __init__(self, width: int = 128, reduced: int = 256) -> None:
+        super().__init__()
+        self.resnet = ResNet50()
+        self.reduce = nn.Conv2d(2048, reduced, 1, bias=False)
+        self.missing_previous = nn.Parameter(torch.zeros(1, reduced, 1, 1))
+        self.projector = nn.Sequential(
+            nn.Conv2d(2 * reduced, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 1)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, 3, H, W) in [0, 1] -> (B, width), unit length."""
+        patches = self.reduce(self.resnet(x))
+        patches = torch.cat([patches, self.missing_previous.expand_as(patches)], dim=1)
+        return F.normalize(self.projector(patches).mean(dim=(2, 3)), dim=1)
+
+
 class TextSide(nn.Module):
     """CXR-BERT: its [CLS] token, projected to the space shared with images."""
 
@@ -95,10 +117,14 @@ class TextSide(nn.Module):
 class Aligner(nn.Module):
     """How well an image and a text agree: the cosine between their projections, in [-1, 1]."""
 
-    RESIZE, CROP = 512, 480  # px: the shorter side, then the centre
+    RESIZE = 512  # px, the shorter side
 
-    def __init__(self, image_side: ImageSide, text_side: TextSide, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, name: str, image_side: ImageSide | TemporalImageSide, text_side: TextSide, tokenizer: Tokenizer, crop: int
+    ) -> None:
+        """crop: px a side of the centre that is seen."""
         super().__init__()
+        self.name, self.crop = name, crop
         self.image_side, self.text_side, self.tokenizer = image_side, text_side, tokenizer
 
     @torch.no_grad()
@@ -112,25 +138,33 @@ class Aligner(nn.Module):
         return (self.image_side(pixels) * self.text_side(ids.to(device), visible.to(device))).sum(dim=1)
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
-        """(3, 480, 480) in [0, 1], stretched to the full range first, as the published engine loads images."""
+        """(3, crop, crop) in [0, 1], stretched to the full range first, as the published engine loads images."""
         grey = np.asarray(image, dtype=np.float64)
         grey = (grey - grey.min()) / max(grey.max() - grey.min(), 1e-6) * 255
         image = Image.fromarray(grey.astype(np.uint8))
         short = min(image.size)
         size = [int(self.RESIZE * side / short) for side in image.size]
-        left, top = (round((side - self.CROP) / 2) for side in size)
-        image = image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + self.CROP, top + self.CROP))
+        left, top = (round((side - self.crop) / 2) for side in size)
+        image = image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + self.crop, top + self.crop))
         return torch.from_numpy(np.array(image, dtype=np.float32) / 255).expand(3, -1, -1)
 
 
 def load_aligner(folder: str | Path, device: str | torch.device = "cpu") -> Aligner:
-    """The published folder: biovil_image_resnet50_proj_size_128.pt, and CXR-BERT's weights, config and vocabulary."""
-    image_tensors = one_of_layout(folder, BIOVIL)
+    """Either published folder: the image side (biovil_image_resnet50_proj_size_128.pt of BioViL, or
+    biovil_t_image_model_proj_size_128.pt of BioViL-T), and its CXR-BERT's weights, config and vocabulary."""
+    image_tensors = one_of_layout(folder, BIOVIL, BIOVIL_T)
     text_tensors = one_of_layout(folder, CXR_BERT)
-    width = our_shapes(image_tensors, BIOVIL.translate).get("projector.0.weight", (128,))[0]
-    image_side = empty(lambda: ImageSide(width), device, torch.float32)
-    load_tensors(image_side, image_tensors, BIOVIL.translate)
+    temporal = recognise(image_tensors) is BIOVIL_T
+    translate = (BIOVIL_T if temporal else BIOVIL).translate
+    shapes = our_shapes(image_tensors, translate)
+    width = shapes.get("projector.0.weight", (128,))[0]
+    reduced = shapes.get("reduce.weight", (256,))[0]
+    image_side = empty(
+        lambda: TemporalImageSide(width, reduced) if temporal else ImageSide(width), device, torch.float32
+    )
+    load_tensors(image_side, image_tensors, translate)
     shapes, heads = bert_shapes(text_tensors, CXR_BERT.translate, Path(folder))
     text_side = empty(lambda: TextSide(shapes, heads), device, torch.float32)
     load_tensors(text_side, text_tensors, CXR_BERT.translate)
-    return Aligner(image_side, text_side, read_wordpiece(folder)).eval().requires_grad_(False)
+    name, crop = ("BioViL-T", 448) if temporal else ("BioViL", 480)
+    return Aligner(name, image_side, text_side, read_wordpiece(folder), crop).eval().requires_grad_(False)

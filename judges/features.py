@@ -111,7 +111,7 @@ def load_feature_extractor(
 
         return FeatureExtractor("RadDino", True, weights_hash(raddino), prepare, lambda images: network(images)[0])
     model = load_checkpoint(weights, device).model
-    size = model.config.vit.image_size
+    vit = model.config.vit
 
     def extract(images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -121,7 +121,7 @@ def load_feature_extractor(
         "the tiny model's ViT, trained on drawn X-rays" if weights == SHIPPED else f"the ViT of {weights}",
         False,
         weights_hash(weights),
-        lambda image: to_square(Image.fromarray(image), size),
+        lambda image: to_square(Image.fromarray(image), vit.image_size, vit.padding, vit.scaling),
         extract,
     )
 

@@ -43,14 +43,16 @@ def differences(before: str, after: str) -> list[str]:
 
 
 def propose(
-    before: tuple[str, str], answers: dict[tuple[str, str], tuple[str, str]] | None
+    before: tuple[str, str],
+    answers: dict[tuple[str, str], tuple[str, str]] | None,
+    keep_comparisons: bool = False,
 ) -> tuple[tuple[str, str], tuple[str, str], list[str]]:
     """One report -> (proposed sections, the rules' sections, the observations that the proposed ones lose).
 
     The proposal is the LLM's answer where `answers` has one, else the rules'. Words about a prior examination may go
     with what they claim, so an observation counts as lost only if the rules keep it.
     """
-    rules = proposed = clean_report(*before)
+    rules = proposed = clean_report(*before, keep_comparisons)
     lost = differences("\n\n".join(before), "\n\n".join(rules))
     if answers is not None and any(text.strip() for text in before):
         proposed = answers.get(before, rules)
@@ -70,13 +72,15 @@ def clean_records(
     progress: bool = True,
     prices: tuple[float, float] = (0.0, 0.0),
     examples: int = 0,
+    keep_comparisons: bool = False,
     **server: float,
 ) -> dict[str, int]:
     """Write `items` to `out` as JSON lines with cleaned texts and "changed"; returns and prints the counts.
 
     items: {"image", "findings", "impression", ...}, all str; other fields are kept as they are. llm, model: a server
     and its model instead of the rules; `server`: timeout (s), retries, backoff (s) and max_wait (s) of `ChatServer`.
-    prices: $ per million tokens in and out. Two files may lie beside `out` afterwards:
+    prices: $ per million tokens in and out. keep_comparisons: leave words such as "stable" and "new", as UniX's own
+    references have them; the studies they name still go. Two files may lie beside `out` afterwards:
 
         OUT.disagreements.jsonl  the texts whose labels changed; where an LLM changed them, `out` has the rules' text
         OUT.answers.jsonl        the LLM's answers, from which a run that was cut off goes on
@@ -106,14 +110,21 @@ def clean_records(
         if llm:
             reports = [(item["findings"], item["impression"]) for item in items]
             path = beside(out, "answers")
-            answers = ask_all(ChatServer(llm, model, **server), reports, path, concurrency, progress, prices)
+            answers = ask_all(
+                ChatServer(llm, model, keep_comparisons=keep_comparisons, **server),
+                reports,
+                path,
+                concurrency,
+                progress,
+                prices,
+            )
         with (
             open(temporary, "w", encoding="utf-8", errors="replace") as file,  # half characters become "?"
             open(temporary_disagreements, "w", encoding="utf-8", errors="replace") as differing,
         ):
             for item in tqdm(items, disable=not progress or bool(llm), unit="report"):
                 before = (item["findings"], item["impression"])
-                after, rules, lost = propose(before, answers if llm else None)
+                after, rules, lost = propose(before, answers if llm else None, keep_comparisons)
                 if llm and any(text.strip() for text in before):
                     counts["fallbacks"] += before not in answers
                 if lost:
@@ -180,6 +191,8 @@ def show_examples(before_after: Iterable[tuple[str, str]], n: int) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `run`; where the reports come from is the caller's flag."""
     parser.add_argument("--out", type=Path, required=True, help="JSON lines to write")
+    keep = "leave words such as stable, improved and new, as UniX's own references have them"
+    parser.add_argument("--keep-comparisons", action="store_true", help=keep)
     parser.add_argument("--llm", metavar="URL", help="an OpenAI-compatible server, e.g. http://localhost:8000/v1")
     parser.add_argument("--model", metavar="NAME", help="the model to ask there")
     parser.add_argument("--concurrency", type=arguments.whole(1, 256), default=8, help="requests at a time")
@@ -206,5 +219,6 @@ def run(args: argparse.Namespace, items: Iterable[dict]) -> dict[str, int]:
         args.concurrency,
         prices=prices,
         examples=args.examples,
+        keep_comparisons=args.keep_comparisons,
         timeout=args.timeout,
     )

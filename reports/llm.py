@@ -40,15 +40,20 @@ REFUSED = (400, 413, 422)  # statuses that may be about one report: too long for
 SECRET = 8  # characters; a shorter key is a placeholder such as EMPTY, which is a word of reports too
 
 PROMPT_VERSION = "1"  # a part of the cache's keys: raise it with every change of PROMPT
-PROMPT = """\
+TEMPLATE = """\
 You clean chest X-ray reports for training a model that sees one picture and nothing else.
 Remove: de-identification blanks (___, XXXX, [**...**]), section headers, list numbers, dates, times, names, who was
-told what, comparisons with earlier studies (unchanged, stable, new, again seen, interval increase), technique, views,
-recommendations, and conversational filler. Where a comparison holds a finding, keep the finding: "Interval increase in
-moderate left pleural effusion." becomes "Moderate left pleural effusion."; what has resolved or was removed is absent.
+told what, %s, technique, views,
+recommendations, and conversational filler. %s\
 Keep every finding, normal statement, negation, uncertainty, side, location, size and severity, in the report's words.
 Add nothing and infer nothing. Leave a section empty if nothing remains of it.
 Answer with strict JSON only: {"findings": "...", "impression": "..."}"""
+PROMPT = TEMPLATE % (
+    "comparisons with earlier studies (unchanged, stable, new, again seen, interval increase)",
+    'Where a comparison holds a finding, keep the finding: "Interval increase in\nmoderate left pleural effusion."'
+    ' becomes "Moderate left pleural effusion."; what has resolved or was removed is absent.\n',
+)
+KEEPING = TEMPLATE % ("the earlier study that a comparison names (its own word stays: stable, improved, new)", "")
 
 
 class RefusedError(UserError):
@@ -122,7 +127,9 @@ class ChatServer:
         retries: int = 6,
         backoff: float = 1.0,
         max_wait: float = 60.0,
+        keep_comparisons: bool = False,
     ) -> None:
+        self.prompt = KEEPING if keep_comparisons else PROMPT
         self.url, self.model, self.timeout = check_address(url).rstrip("/"), model, timeout
         self.retries, self.backoff, self.max_wait = retries, backoff, max_wait
         self.stop = threading.Event()  # set, it ends the waiting of every thread
@@ -138,7 +145,7 @@ class ChatServer:
         Raises RefusedError if the server does not take this report, any other UserError if no answer comes at all.
         """
         report = json.dumps({"findings": findings, "impression": impression}, ensure_ascii=False)
-        messages = [{"role": "system", "content": PROMPT}, {"role": "user", "content": report}]
+        messages = [{"role": "system", "content": self.prompt}, {"role": "user", "content": report}]
         for _ in range(2):
             if answer := parse_answer(self._post({"model": self.model, "temperature": 0, "messages": messages})):
                 return answer if len(self.key) < SECRET else tuple(map(self.without_key, answer))
@@ -275,9 +282,10 @@ def read_sections(answer: dict) -> tuple[str, str] | None:
     return sections
 
 
-def answer_key(model: str, findings: str, impression: str) -> str:
+def answer_key(server: ChatServer, findings: str, impression: str) -> str:
     """Under which an answer is kept: it changes with the prompt, the model and the report."""
-    return hashlib.sha256(json.dumps([PROMPT_VERSION, PROMPT, model, findings, impression]).encode()).hexdigest()
+    parts = [PROMPT_VERSION, server.prompt, server.model, findings, impression]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def open_answers(path: Path) -> tuple[dict[str, tuple[str, str]], IO[str]]:
@@ -317,10 +325,10 @@ def ask_all(
     Raises UserError if the server stops answering, or if none of its answers can be used.
     """
     answers, file = open_answers(path)
-    keys = {report: answer_key(server.model, *report) for report in reports if any(text.strip() for text in report)}
+    keys = {report: answer_key(server, *report) for report in reports if any(text.strip() for text in report)}
     todo = [report for report, key in keys.items() if key not in answers]
     written = sum(len(text) for report in todo for text in report)
-    tokens_in, tokens_out = (written + len(todo) * (len(PROMPT) + 40)) / 4, (written + len(todo) * 35) / 4
+    tokens_in, tokens_out = (written + len(todo) * (len(server.prompt) + 40)) / 4, (written + len(todo) * 35) / 4
     cost = f", at most about ${(tokens_in * prices[0] + tokens_out * prices[1]) / 1e6:.2f}" if any(prices) else ""
     print(
         f"{len(todo)} reports to ask, {len(keys) - len(todo)} answered before: about {tokens_in:,.0f} tokens in, "

@@ -1,8 +1,8 @@
 """Cleaning by rules: tables of regular expressions, free and offline. `clean_text` and `clean_report` apply them.
 
 What a picture cannot show goes (blanks, dates, comparisons, calls, advice), what it shows stays. Each sentence passes
-through the tables in this order: ADVICE, DROPPED, REWRITES, REPAIRS; TECHNIQUE and ANATOMY then find the sentences that
-say nothing any more.
+through the tables in this order: ADVICE, DROPPED, EXAMINATION, COMPARISONS, REPAIRS; TECHNIQUE and ANATOMY find the
+sentences that say nothing any more. UniX's own references keep words of comparison: `keep_comparisons` does too.
 
 How a table is written: an entry a line. An indented line continues the entry above it. `<NAME>` stands for an entry of
 PIECES, `#` begins a comment. Three signs stand for what was taken out of a sentence, and REPAIRS removes them again:
@@ -88,8 +88,8 @@ ADVICE = r"""
 \b(?:,? as )(?:above|below|described(?: above| below)?|discussed(?: above| below))\b =>
 """
 
-# What compares, dates or describes the examination goes, the finding stays.
-REWRITES = r"""
+# What dates or describes the examination goes.
+EXAMINATION = r"""
 # The views before a finding: "Frontal and lateral views of the chest show ...".
 ^(?:the |an? )?(?:[\w()□-]+,? ){0,8}?(?:views?|radiographs?|x-rays?|examination|projection|images?
     |films?)(?: of the chest)?(?: with [\w ]{0,40})? (?:shows?|demonstrates?|reveals?|depicts?) (?:that )? =>
@@ -99,6 +99,10 @@ REWRITES = r"""
 ,? ?\b(?:at|on|from|dated|of|around|approximately) (?:<CLOCK>|<DATE>)(?: on <DATE>| at <CLOCK>)? =>
 \b<DATE>\b =>
 ^<CLOCK>\s+ =>
+"""
+
+# What compares goes, the finding stays.
+COMPARISONS = r"""
 # "Resolved" and "removed" are absences; an absence needs no prior.
 ^(?:there (?:is|has been) )?(?:a )?(?:interval )?(?:complete )?(?:resolution|removal
     |clearing) of (?:the |an? |\d+ |two |three )?(?:<OLD> |previously (?:<SEEN>|described) )? => No~
@@ -182,6 +186,15 @@ REWRITES = r"""
     |residual|interval)\b(?: or (?:new|worsening|increasing|enlarging))?,? ? =>
 """
 
+# Instead of COMPARISONS: the word of comparison stays ("increased", "stable", "new"), the study that it names goes.
+KEPT_COMPARISONS = r"""
+^(?:(?:as |when |in )?(?:compared|comparison) (?:to|with)|since|relative to) <PRIOR>[^,]{0,30}, * =>
+\b((?:increased|decreased|improved|worse(?:ned)?|larger|smaller|progressed|better|changed|greater
+    |similar|<SAME>)\b<ASPECT>(?: (?:slightly|somewhat|markedly|significantly))*) <VERSUS> <PRIOR> => \1
+,? ?\b(?:as )?<SINCE> <PRIOR> =>
+,? ?\b(?:on|in) (?:today's|this|the (?:current|present)|current) <EXAM>\b =>
+"""
+
 # What is left when words are gone.
 REPAIRS = r"""
 \s+ => ~
@@ -258,32 +271,36 @@ _HEADER = re.compile(
     re.I,
 )
 _DROPPED = re.compile("|".join(_lines(DROPPED)), re.I)
-_ADVICE, _REWRITES, _REPAIRS = _rules(ADVICE), _rules(REWRITES), _rules(REPAIRS)
+_ADVICE, _REPAIRS = _rules(ADVICE), _rules(REPAIRS)
+_REWRITES = {  # keep comparisons?
+    False: _rules(EXAMINATION) + _rules(COMPARISONS),
+    True: _rules(EXAMINATION) + _rules(KEPT_COMPARISONS),
+}
 _TECHNIQUE, _ANATOMY = (
     re.compile(rf"(?:\b(?:{'|'.join(words.split())})\b[\s,.()/-]*)+", re.I) for words in (TECHNIQUE, ANATOMY)
 )
 
 
-def clean_text(text: str) -> str:
+def clean_text(text: str, keep_comparisons: bool = False) -> str:
     """One text (findings, an impression, or a report with its headers) by the rules alone; "" if nothing is left.
 
     A sentence of advice, calls or courtesy goes unless it is the only one to name some observation.
     """
     for _ in range(4):  # a word taken out may let another rule match; a text cleaned twice must equal one cleaned once
-        before, text = text, _clean_once(text)
+        before, text = text, _clean_once(text, keep_comparisons)
         if text == before:
             break
     return text
 
 
-def _clean_once(text: str) -> str:
+def _clean_once(text: str, keep_comparisons: bool) -> str:
     kept: list[tuple[str, bool]] = []  # (cleaned sentence, is it to be dropped?)
     for sentence in _sentences(text):
         for pattern, _ in _ADVICE:
             if not sentence.lower().startswith("if "):
                 sentence = pattern.sub(lambda tail: tail[0] if _named(tail[0]) else "", sentence)
         drop = bool(_DROPPED.search(sentence))
-        if cleaned := _rewrite(sentence):
+        if cleaned := _rewrite(sentence, keep_comparisons):
             kept.append((cleaned, drop))
     others = " ".join(sentence for sentence, drop in kept if not drop)
     known = label_report(others) if others else {}
@@ -297,9 +314,9 @@ def _clean_once(text: str) -> str:
     return " ".join(sentence for sentence, drop in kept if not drop)
 
 
-def clean_report(findings: str, impression: str) -> tuple[str, str]:
+def clean_report(findings: str, impression: str, keep_comparisons: bool = False) -> tuple[str, str]:
     """Both sections of a report by the rules; either may come back empty."""
-    return clean_text(findings), clean_text(impression)
+    return clean_text(findings, keep_comparisons), clean_text(impression, keep_comparisons)
 
 
 def _sentences(text: str) -> Iterator[str]:
@@ -329,10 +346,10 @@ def _sentences(text: str) -> Iterator[str]:
 
 
 @lru_cache(maxsize=1 << 14)  # as in reports/labeler.py: reports repeat each other's sentences
-def _rewrite(sentence: str) -> str:
-    """One sentence by REWRITES and REPAIRS; "" if it said nothing about the picture."""
+def _rewrite(sentence: str, keep_comparisons: bool) -> str:
+    """One sentence by the tables from EXAMINATION to REPAIRS; "" if it said nothing about the picture."""
     sentence = sentence.strip(" .;!?")
-    for pattern, new in _REWRITES:
+    for pattern, new in _REWRITES[keep_comparisons]:
         sentence = pattern.sub(new, sentence)
     for pattern, new in _REPAIRS:
         sentence = pattern.sub(new, sentence)

@@ -13,9 +13,10 @@ flags+=(${STEPS:+--steps "$STEPS"})
 stage() { # name, what it starts from, more flags
     python train.py --stage "$1" --init "$2" --out "$OUT/stage-$1" "${flags[@]}" "${@:3}"
 }
-stage vae scratch --decay 0.4
+even=phantom:16000:even # rare findings oftener than a patient has them
+stage vae scratch --data "$even" --decay 0.4 --ema 0.998
 stage vit "$OUT/stage-vae" --decay 0.3
-stage 1 "$OUT/stage-vit" --decay 0.4 --compile
-stage 2 "$OUT/stage-1" --data phantom:8000 --compile
-stage 3 "$OUT/stage-2" --data phantom:8000 --decay 0.5 --compile
+stage 1 "$OUT/stage-vit" --data "$even" --mix 1:3 --decay 0.4 --ema 0.99 # one text alone to three films
+stage 2 "$OUT/stage-1" --data "$even" --ema 0.999 --compile
+stage 3 "$OUT/stage-2" --data "$even" --decay 0.5 --ema 0.999 --compile
 python weights.py convert "$OUT/stage-3" "$TO" --dtype bfloat16

@@ -292,3 +292,59 @@ def test_kept_pictures_are_the_drawn_ones(tmp_path):
     for _ in range(2):  # drawn, then read back
         assert np.array_equal(kept.image(3), drawn.image(3))
     assert np.array_equal(Phantoms(5, cache=tmp_path).image(3), drawn.image(3))
+
+
+def test_what_the_vit_sees_is_squared_as_its_weights_know_it_and_what_is_drawn_is_not():
+    config = micro_config()
+    config.vit.padding, config.vit.scaling = 255, "shrink"
+    film = np.full((20, 40), 128, dtype=np.uint8)
+    source = Phantoms(4)
+    source.image = lambda index: film
+    squares = {}
+    for stage in ("1", "2"):
+        examples = data.Examples(source, stage, 64, 0, lambda text: [5], config, downsampling=16, batch=4)
+        squares[stage] = examples[0]["image"]
+    assert ((squares["1"] == 128).sum(), (squares["1"] == 255).sum()) == (20 * 40, 64 * 64 - 20 * 40)
+    assert ((squares["2"] == 128).sum(), (squares["2"] == 0).sum()) == (32 * 64, 32 * 64)
+
+
+class Rows(Phantoms):
+    """Phantoms whose rows bring what the rows of a data set may bring."""
+
+    def __init__(self, count, **extra):
+        super().__init__(count)
+        self.records = [Record("", "x", "y", extra=extra) for _ in range(count)]
+
+    def image(self, index):
+        return np.zeros((64, 64), np.uint8)
+
+    def text(self, index):
+        return "FINDINGS: Clear. IMPRESSION: Normal.", "Normal."
+
+
+def decoded(micro, source, stage, count=60, hidden_size=64):
+    """What `count` examples say: their question, answer or prompt."""
+    config = replace(micro_config(), hidden_size=hidden_size, context_length=512)  # nothing is cut
+    stream = data.Examples(source, stage, 64, 0, micro.encode, config, 16, 4, prompt_dropout=0.0)
+    rows = [stream[position] for position in range(count)]
+    return [{name: micro.decode(row[name]) for name in ("question", "answer", "prompt") if name in row} for row in rows]
+
+
+def test_full_size_is_asked_in_ten_wordings_and_the_tiny_recipe_keeps_its_own(micro):
+    full = decoded(micro, Rows(8), "1", hidden_size=data.FULL_SIZE)
+    assert {row["question"] for row in full} == {data.question_for("FINDINGS: IMPRESSION:", i) for i in range(10)}
+    assert {row["answer"] for row in full} == {"FINDINGS: Clear. IMPRESSION: Normal."}  # always the whole report
+    tiny = decoded(micro, Rows(8), "1")
+    asked = [row["question"] for row in tiny]
+    assert asked.count(data.SHORT_QUESTION) == 2 * asked.count(data.DEFAULT_QUESTION) == 40
+    assert data.default_question(micro.model.config) == data.DEFAULT_QUESTION
+
+
+def test_a_rows_own_question_is_asked_and_its_captions_are_drawn_from(micro):
+    for hidden_size in (64, data.FULL_SIZE):
+        rows = decoded(micro, Rows(8, question="What is seen?"), "1", 9, hidden_size)
+        assert {row["question"] for row in rows} == {"What is seen?"}
+    rows = decoded(micro, Rows(8, captions=["Edema.", "Mild edema.", "Some edema."]), "2")
+    assert {row["prompt"] for row in rows} == {"Edema.", "Mild edema.", "Some edema."}
+    rows = decoded(micro, Rows(8), "2")
+    assert {row["prompt"] for row in rows} == {"Normal.", "FINDINGS: Clear. IMPRESSION: Normal."}

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,3 +165,21 @@ def test_profile_says_where_the_time_went(micro_folder, tmp_path):
     table = [line.split() for line in result.stdout.splitlines()[3:]]
     assert [row[0] for row in table] == ["imports", "load", "prompt", "steps", "decode", "write", "total"]
     assert sum(float(row[1]) for row in table[:-1]) == pytest.approx(float(table[-1][1]), abs=0.04)
+
+
+def test_a_film_is_read_as_the_weights_know_it(micro, monkeypatch):
+    """The squares that reach the ViT: smaller than the square and white around it, or as large as it and black."""
+    film, seen = Image.new("L", (40, 20), 128), {}
+    for padding, scaling in ((255, "shrink"), (0, "fit")):
+        vit = replace(micro.model.config.vit, padding=padding, scaling=scaling)
+        monkeypatch.setattr(micro.model.config, "vit", vit)
+
+        def generate(pixels, *_, key=scaling, vit=vit, **__):
+            seen[key] = (pixels[0, 0] * vit.std + vit.mean) * 255
+            return [[5]]
+
+        monkeypatch.setattr(micro.model, "generate", generate)
+        sample.read(micro, [film])
+    for scaling, width, grey in (("shrink", 40, 255), ("fit", 64, 0)):
+        inside = (seen[scaling] - 128).abs() < 0.5
+        assert inside.sum() == width * width // 2 and (seen[scaling][~inside] - grey).abs().max() < 0.01

@@ -1,5 +1,7 @@
 """`python train.py` as a user types it, a few steps of each stage on a handful of phantoms."""
 
+import argparse
+import copy
 import json
 import shutil
 import subprocess
@@ -14,11 +16,12 @@ from PIL import Image
 import train
 from common.distributed import Team
 from common.errors import UserError
+from common.files import SHIPPED
 from model import count_parameters, preset
 from phantoms.dataset import Phantoms
 from speed.feature_cache import FeatureCache
 from vae import VAE, sample_posterior
-from weights import load_checkpoint
+from weights import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("vae", "vit", "1", "2", "3")
@@ -225,6 +228,26 @@ def test_posterior_sampling_is_mean_plus_sigma_noise():
     )
 
 
+def test_the_gen_branch_may_start_from_another_models_und_branch(micro, janus, tmp_path):
+    other = copy.deepcopy(micro)
+    for parameter in other.model.parameters():
+        parameter.data.add_(1)
+    save_checkpoint(tmp_path / "start", other)
+    model = copy.deepcopy(micro).model
+    args = argparse.Namespace(gen_from=tmp_path / "start")
+    model.copy_und_to_gen(train.gen_source(args, model))
+    theirs, before = dict(other.model.named_parameters()), dict(micro.model.named_parameters())
+    for name, parameter in model.named_parameters():
+        if ".gen." in name:
+            torch.testing.assert_close(parameter, theirs[name.replace(".gen.", ".und.")], rtol=0, atol=0)
+        else:
+            torch.testing.assert_close(parameter, before[name], rtol=0, atol=0)  # reading is as it was
+    assert train.gen_source(argparse.Namespace(gen_from=None), model) is None
+    assert train.gen_source(argparse.Namespace(gen_from=janus), model).config.num_layers == 3  # as published, too
+    with pytest.raises(UserError, match=r"--gen-from .*hidden_size"):
+        train.gen_source(argparse.Namespace(gen_from=SHIPPED), model)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
@@ -246,6 +269,8 @@ def test_posterior_sampling_is_mean_plus_sigma_noise():
         (["--stage", "1", "--train", "both"], ["--train both", "stage 2 and 3"]),
         (["--stage", "2", "--repa", "nowhere"], ["--repa nowhere", "no such folder"]),
         (["--stage", "1", "--repa", "."], ["--repa .", "stage 2"]),
+        (["--stage", "3", "--gen-from", "."], ["--gen-from .", "stage 2"]),
+        (["--stage", "1", "--require", "findings"], ["--require findings", "phantom"]),
         (["--stage", "1", "--batch", "7", "--micro-batch", "0"], ["--micro-batch 0"]),
         (["--stage", "1", "--device", "cuda:99"], ["--device cuda:99"]),
         (["--stage", "1", "--out", "file/run"], ["--out file/run"]),

@@ -92,9 +92,36 @@ def test_the_json_of_unix_own_evaluation(tmp_path):
     picture(tmp_path / "a.png")
     records = open_source(tmp_path)
     assert records.kind == "messages"
-    assert records.records == [Record("a.png", "Clear.", "Normal.", extra={"question": "Write it."})]
+    extra = {"question": "Write it.", "reference": "FINDINGS: Clear. IMPRESSION: Normal."}
+    assert records.records == [Record("a.png", "Clear.", "Normal.", extra=extra)]
     assert records.problems.count("bad", "malformed row") == 2 and records.problems.count("bad", "empty report") == 1
     for content in ("[" * 100000, '{"a": 1}', "[1,"):
         (tmp_path / "evaluation.json").write_text(content)
         with pytest.raises(UserError, match=r"evaluation\.json: (broken JSON|no list)"):
             open_source(tmp_path)
+
+
+def test_several_captions_of_a_row_are_kept_to_draw_from(tmp_path):
+    """As UniX's own training reads them: {name: text} as JSON; here also a list, or one text."""
+    rows = [
+        (
+            "a.png",
+            "FINDINGS: Clear.",
+            json.dumps({"short": "Clear  lungs.", "long": "The lungs are clear.", "none": " "}),
+        ),
+        ("b.png", "", json.dumps(["Edema.", "Mild edema."])),
+        ("c.png", "FINDINGS: Clear.", "Nothing to see."),
+        ("d.png", "FINDINGS: Clear.", ""),
+    ]
+    records = open_source(own(tmp_path / "own", rows, ("image", "report", "captions"))).records
+    assert [record.extra.get("captions") for record in records] == [
+        ["Clear lungs.", "The lungs are clear."],
+        ["Edema.", "Mild edema."],
+        ["Nothing to see."],
+        None,
+    ]
+    assert records[1].impression == "Edema."
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"image": "a.png", "report": "x", "captions": {"a": 1}}))
+    picture(tmp_path / "a.png")
+    with pytest.raises(UserError, match="captions are no texts"):
+        open_source(tmp_path / "metadata.jsonl")

@@ -1,11 +1,14 @@
 """Sizes and special tokens of published models."""
 
+import json
 from types import SimpleNamespace
 
+import pytest
 from tokenizers import Tokenizer
 
-from checkpoints.configs import unix_config
+from checkpoints.configs import read_ours, unix_config
 from checkpoints.layouts import JANUS
+from common.errors import UserError
 from model import count_parameters
 from published import golden_folder
 from weights import load_checkpoint
@@ -36,3 +39,23 @@ def test_sizes_of_janus_pro_7b():
     assert count_parameters(config)["und layers"] == 30 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096) + 4096 + 30 * (
         3 * 4096 + 2 * 128
     )
+
+
+def test_a_film_is_squared_as_the_weights_know_it(janus, micro, micro_folder, tmp_path):
+    def squaring(folder, **flags):
+        vit = load_checkpoint(folder, **flags).model.config.vit
+        return vit.padding, vit.scaling
+
+    unix = golden_folder(tmp_path / "UniX", "unix_tiny", micro)
+    assert squaring(unix) == (255, "shrink")
+    assert squaring(janus, parity=True) == (127, "janus")
+    assert squaring(janus) == (255, "shrink")  # the start of a UniX
+    assert squaring(micro_folder) == (0, "fit")
+
+
+@pytest.mark.parametrize(("field", "value"), [("padding", 256), ("padding", -1), ("scaling", "stretch")])
+def test_a_squaring_that_cannot_be_meant_is_refused(micro_folder, tmp_path, field, value):
+    config = json.loads((micro_folder / "config.json").read_text())
+    config["model"]["vit"][field] = value
+    with pytest.raises(UserError, match=f"model.vit.{field} is "):
+        read_ours(config, tmp_path / "config.json")

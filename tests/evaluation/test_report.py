@@ -140,7 +140,7 @@ def test_every_image_is_asked_the_question_of_its_row(micro_folder, tmp_path, mo
     (tmp_path / "test.json").write_text(json.dumps(rows))
     asked = []
 
-    def read(checkpoint, images, question, batch):
+    def read(checkpoint, images, question, max_new_tokens, batch):
         asked.append((question, len(images)))
         return [f"{question} {number}" for number in range(len(images))]
 

@@ -66,5 +66,9 @@ def test_the_flags_reach_the_work(serve, tmp_path):
     out = str(tmp_path / "out.jsonl")
     args = parser.parse_args(["--out", out, "--llm", fake.url, "--model", "m", "--concurrency", "2", "--examples", "1"])
     assert cleaning.run(args, items(2))["changed"] == 2 and len(fake.requests) == 2
+    args = parser.parse_args(["--out", out, "--keep-comparisons"])
+    stable = [{"image": "a.png", "findings": "Stable cardiomegaly since ___.", "impression": ""}]
+    cleaning.run(args, stable)
+    assert json.loads((tmp_path / "out.jsonl").read_text())["findings"] == "Stable cardiomegaly."
     with pytest.raises(UserError, match="--model: only a server has models"):
         cleaning.run(parser.parse_args(["--out", out, "--model", "m"]), items(2))

@@ -7,7 +7,7 @@ from fake_server import by_llm, good, items, written
 
 from common.errors import UserError
 from reports.cleaning import clean_records
-from reports.llm import parse_answer
+from reports.llm import ChatServer, answer_key, parse_answer
 
 
 def test_good_answers_are_written_and_a_key_never_is(serve, tmp_path, capsys, monkeypatch):
@@ -99,3 +99,10 @@ def test_equal_reports_are_asked_once_and_empty_ones_never(serve, tmp_path):
     counts = by_llm(fake, tmp_path, [items(1)[0]] * 3 + [empty])
     assert len(fake.requests) == 1
     assert counts == {"read": 4, "changed": 3, "emptied": 0, "disagreements": 0, "fallbacks": 0}
+
+
+def test_a_server_may_be_told_to_leave_words_of_comparison(serve):
+    fake = serve(good)
+    removing, keeping = (ChatServer(fake.url, "m", keep_comparisons=keep) for keep in (False, True))
+    assert "comparisons with earlier studies" in removing.prompt and "its own word stays" in keeping.prompt
+    assert answer_key(removing, "a", "b") != answer_key(keeping, "a", "b")  # answers to one are none to the other

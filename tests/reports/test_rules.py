@@ -138,3 +138,25 @@ def test_a_long_sentence_takes_no_long_time():
         started = time.perf_counter()
         clean_text(noise * 300)
         assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("As compared to ___, the right effusion has increased.", "The right effusion has increased."),
+        (
+            "There is a left effusion, slightly larger than on the prior study.",
+            "There is a left effusion, slightly larger.",
+        ),
+        ("Heart size is normal and unchanged from the previous radiograph.", "Heart size is normal and unchanged."),
+        ("Both lung volumes are improved since ___.", "Both lung volumes are improved."),
+        ("Stable cardiomegaly. No new consolidation.", "Stable cardiomegaly. No new consolidation."),
+        ("PA and lateral views of the chest were obtained.", ""),
+        ("Comparison is made to the radiograph of 2 days earlier.", ""),
+    ],
+)
+def test_words_of_comparison_may_stay_but_not_the_study_they_name(before, after):
+    assert clean_text(before, keep_comparisons=True) == after
+    assert clean_text(after, keep_comparisons=True) == after
+    if after:
+        assert clean_text(before) != after

@@ -1,0 +1,123 @@
+"""The authors' protocol, `--protocol unix`: what UniX's public evaluation does where ours does something else.
+
+Each choice stands here once, with theirs beside ours; docs/protocol.md names their file and line, and says what the
+choice does to a number. A number may stand beside the paper's only under a heading that does not begin NOT_THEIRS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from vit import ViTConfig
+
+NOT_THEIRS = "not the authors' protocol"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How reports are asked for and compared, and pictures drawn and compared. The defaults are ours."""
+
+    name: str = ""
+    # Reports.
+    squares: tuple[int, str] | None = None  # ViTConfig's padding and scaling that count as the protocol's
+    wordings: bool = False  # a question that a row does not bring is drawn from data.QUESTIONS, not our own one
+    max_new_tokens: int = 256
+    nltk_words: bool = False  # for BLEU: cased, with punctuation; else words and numbers in lower case
+    bleu_weights: tuple[float, ...] = (1, 1 / 2, 1 / 3, 1 / 4)
+    skip_empty: bool = False  # a pair without a text on either side is left out of every measure
+    rouge_draws: int = 0  # ROUGE-L is the median of so many bootstrap means; 0: the mean
+    radgraph: str = "radgraph-xl"
+    radgraph_version: str = ""  # any
+    # Pictures.
+    solver: str = "ab2"
+    steps: int = 20
+    guidance: float = 2.0
+    size: int | None = None  # px; None: what the weights know best
+    shards: int = 1  # print the mean over so many parts of the set, too
+    aligner: str = "BioViL or BioViL-T"
+
+
+OURS = Protocol()
+UNIX = Protocol(
+    name="unix",
+    squares=(255, "shrink"),
+    wordings=True,
+    max_new_tokens=500,
+    nltk_words=True,
+    bleu_weights=(1, 0.5, 0.33, 0.25),
+    skip_empty=True,
+    rouge_draws=500,
+    radgraph="radgraph",
+    radgraph_version="0.1.18",
+    solver="euler",
+    steps=50,
+    guidance=2.0,
+    size=512,
+    shards=4,
+    aligner="BioViL-T",
+)
+
+
+def heading(protocol: Protocol, sets: Sequence[str], missing: Sequence[str]) -> str:
+    """What stands over every number: whether they were made under the protocol, what it sets, what it still lacks."""
+    if protocol is OURS:
+        return f"{NOT_THEIRS} (--protocol unix; docs/protocol.md)"
+    if missing:
+        return f"{NOT_THEIRS}: {'; '.join(missing)}. As theirs: {'; '.join(sets)}"
+    return f"the authors' protocol (docs/protocol.md): {'; '.join(sets)}"
+
+
+def report_sets(protocol: Protocol, skipped: int, radgraph: bool) -> list[str]:
+    """What the protocol sets for the scores of reports. radgraph: whether its package was there."""
+    return [
+        f"BLEU on nltk's word_tokenize, BLEU-3 weighted {protocol.bleu_weights[2]}",
+        f"ROUGE-L the median of {protocol.rouge_draws} bootstrap means",
+        *([f"RadGraph F1 by the model {protocol.radgraph}, partial reward"] if radgraph else []),
+        f"{skipped} empty pairs left out",
+    ]
+
+
+def reading_terms(protocol: Protocol, args: argparse.Namespace, vit: ViTConfig) -> tuple[list[str], list[str]]:
+    """How the model is asked for its reports: (what is as theirs, what is not)."""
+    sets, lacks = [f"answers of up to {protocol.max_new_tokens} tokens"], []
+    if (vit.padding, vit.scaling) == protocol.squares:
+        sets.append("films scaled down, never up, by Lanczos into a white square")
+    else:
+        lacks.append(f"the weights' config squares films otherwise (padding {vit.padding}, scaling {vit.scaling})")
+    if args.question:
+        lacks.append("--question")
+    else:
+        sets.append("each row's own question, else one of their ten wordings")
+    if args.section != "report":
+        lacks.append(f"--section {args.section}")
+    if args.data.partition(":")[0] == "phantom":
+        lacks.append("the films are drawn")
+    return sets, lacks
+
+
+def set_drawing_flags(protocol: Protocol, args: argparse.Namespace) -> list[str]:
+    """Put the protocol's sampler where no flag asks for another; returns the flags that do."""
+    lacks = []
+    for name in ("solver", "steps", "guidance", "size"):
+        theirs, ours, given = getattr(protocol, name), getattr(OURS, name), getattr(args, name)
+        if given == ours:
+            setattr(args, name, theirs)
+        elif given != theirs:
+            lacks.append(f"--{name} {given}")
+    return lacks
+
+
+def image_sets(protocol: Protocol, drawn_here: bool) -> list[str]:
+    """What the protocol sets for pictures: how they are drawn, if that was done here, and how they are scored."""
+    drawn = f"drawn by {protocol.solver} at {protocol.steps} times, guidance {protocol.guidance:g}, {protocol.size} px"
+    return [
+        drawn if drawn_here else "pictures as they were given, however they were drawn",
+        "the first image of every prompt, stretched to 299 px; k = 5",
+        f"the whole set, and the mean of {protocol.shards} parts, which is what their command prints",
+        "Inception's FID, KID and IS are left out",
+    ]
