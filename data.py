@@ -603,6 +603,12 @@ def openable(source: Phantoms | Records, count: int) -> dict[int, np.ndarray]:
     return pictures
 
 
+def squares(source: Phantoms | Records, count: int, size: int) -> tuple[list[int], list[np.ndarray]]:
+    """Indices and square pictures of up to `count` examples whose image can be opened."""
+    pictures = openable(source, count)
+    return [*pictures], [to_square(Image.fromarray(picture), size) for picture in pictures.values()]
+
+
 def open_and_discard(source: Records, index: int) -> str | None:
     """What is wrong with an example's image, None if nothing."""
     try:

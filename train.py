@@ -37,15 +37,14 @@ from common.devices import pick_device, pick_dtype
 from common.distributed import StopSignal, Team, joined_team
 from common.errors import UserError, run
 from common.files import SHIPPED
-from common.images import to_square
 from common.ownership import lock_folder, own_folder
 from common.pictures import curves, grid, save_png
 from common.training_log import TrainingLog
+from evaluation.validation import Validation, heeding, validation_source
 from judges.raddino import load_raddino
-from losses import Batch, StageLoss, prompt_gain
+from losses import Batch, StageLoss
 from model import PRESETS, UniX, preset
 from phantoms.dataset import Phantoms, named
-from reports.labeler import POSITIVE, UNCERTAIN, label_reports
 from sample import draw, read
 from speed import cost, cpu
 from speed.feature_cache import FeatureCache
@@ -56,6 +55,7 @@ from weights import Checkpoint, load_checkpoint, save_checkpoint
 
 PREVIOUS = {"vae": None, "vit": "vae", "1": "vit", "2": "1", "3": "2"}  # stage -> the one it starts from
 DRAWING = ("2", "3")
+BEST = "checkpoint.best"  # in the folder of a run, beside CHECKPOINT
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def train(args: argparse.Namespace, team: Team) -> None:
     micro_batch, accumulation = divide_batch(args, recipe, team)
     source = data_source(args, recipe)
     vocabulary = phrases_of(args, source) if args.stage == "vit" else []
-    held_out = validation_source(args, recipe) if args.validate else None
+    held_out = validation_source(args.validate, recipe.size, args.cache, args.require) if args.validate else None
     state = begin(args, recipe, out, earlier)
     state.run = state.run or name_run(state.settings, checkpoint.history, [checkpoint.model, checkpoint.vae])
 
@@ -139,7 +139,10 @@ def train(args: argparse.Namespace, team: Team) -> None:
     micro_batches = load_batches(args, checkpoint, recipe, source, vocabulary, micro_batch, state.step, team)
     validation = None
     if held_out is not None and team.is_main and not args.profile:  # the others wait at their next sum
-        validation = Validation(args, checkpoint, recipe, held_out, heads, frozen_features, vocabulary, micro_batch)
+        features = FeatureCache(frozen_features.compute, len(held_out))
+        examples = make_examples(args, checkpoint, recipe, held_out, vocabulary, seed=0, prompt_dropout=0.0)
+        measured = StageLoss(model, checkpoint.vae, heads, features, recipe.repa_weight)
+        validation = Validation(checkpoint, measured, examples, micro_batch)
     how = f"batch {recipe.batch} = {team.size} processes x {micro_batch} at a time x {accumulation} accumulated"
     count = sum(parameter.numel() for parameter in trained.values())
     say(team, f"stage {args.stage} on {device}, {dtype}: {count:,} parameters train on {len(source):,} images")
@@ -197,7 +200,7 @@ def train(args: argparse.Namespace, team: Team) -> None:
                 looking = done or state.step % sample_every == 0
                 if looking and args.stage in DRAWING:
                     with as_saved(average):
-                        record |= heeding(checkpoint, source, recipe)
+                        record |= heeding(checkpoint, source, recipe.size)
                 log.add({"step": state.step, **record, "grad_norm": grad_norm, "lr": learning_rate}, state.seconds)
                 if looking:
                     with as_saved(average):
@@ -453,113 +456,6 @@ def load_batches(
     return data.batches(examples, share, workers, pin=team.device.type == "cuda")
 
 
-# ---- validation --------------------------------------------------------------------------------------------------
-
-VALIDATION_SEED = 3  # of phantoms that nothing else draws
-BEST = "checkpoint.best"  # in the folder of a run, beside CHECKPOINT
-MOST_VALIDATED = 1000  # examples: enough for the loss, and validating must not cost more than training
-MOST_JUDGED = 64  # of those, for the measure beside the loss
-
-
-class Validation:
-    """Examples that no step trains on, made once, so that every measurement asks for the same thing.
-
-    Beside the loss there is one number that says what the loss is worth: "psnr" (dB) of rebuilt pictures in stage vae;
-    "auc", the mean area under the ROC curve of the targets, in stage vit; "f1" (micro, by the labeler) of written
-    reports in stage 1; "prompt_gain" (the mean of `heeding`) in stages 2 and 3. Everything is computed by the main
-    process, so it does not depend on their number.
-    """
-
-    def __init__(
-        self,
-        args: argparse.Namespace,
-        checkpoint: Checkpoint,
-        recipe: Recipe,
-        source: Phantoms | Records,
-        heads: nn.ModuleDict,
-        frozen_features: FeatureCache,
-        vocabulary: list[str],
-        micro_batch: int,
-    ) -> None:
-        self.stage, self.checkpoint, self.recipe, self.source = args.stage, checkpoint, recipe, source
-        self.device = checkpoint.model.vae2llm.weight.device
-        features = FeatureCache(frozen_features.compute, len(source))
-        self.losses = StageLoss(checkpoint.model, checkpoint.vae, heads, features, recipe.repa_weight)
-        examples = make_examples(args, checkpoint, recipe, source, vocabulary, seed=0, prompt_dropout=0.0)
-        count = min(len(source), MOST_VALIDATED)
-        count = max(count - count % sum(parse_mix(args)), 1)
-        order, collate = examples.by_length(range(count)), data.Collate(checkpoint.model.config)
-        chunks = [order[i : i + micro_batch] for i in range(0, count, micro_batch)]
-        self.batches = [collate([examples[position] for position in chunk]) for chunk in chunks]
-
-    @torch.no_grad()
-    def measure(self) -> dict[str, float]:
-        """{"validate_loss": ..., "validate_" + the stage's measure: ...}"""
-        batches = [{kind: part.to(self.device) for kind, part in batch.items()} for batch in self.batches]
-        totals: dict[str, int] = {}
-        for batch in batches:
-            totals |= {kind: totals.get(kind, 0) + part.terms() for kind, part in batch.items()}
-        loss = sum(self.losses(batch, totals)[0].item() for batch in batches)
-        name, value = {"vae": self.psnr, "vit": self.auc, "1": self.f1}.get(self.stage, self.gain)(batches)
-        return {"validate_loss": loss, f"validate_{name}": value}
-
-    def psnr(self, batches: list[dict[str, Batch]]) -> tuple[str, float]:
-        vae, found = self.checkpoint.vae, []
-        for batch in batches[: MOST_JUDGED // len(batches[0]["rebuild"].index) + 1]:
-            images = batch["rebuild"].image
-            pixels = vae.preprocess(images).to(self.checkpoint.model.compute_dtype)
-            mean, _ = vae.posterior(pixels)  # not normalised: how is measured anew in this stage
-            rebuilt = vae.postprocess(vae.decoder(vae.post_quant_conv(mean)))
-            error = (rebuilt.float() - images.float()).square().mean(dim=(1, 2))
-            found += (10 * torch.log10(255**2 / error.clamp(min=1e-3))).tolist()
-        return "psnr", float(np.mean(found))
-
-    def auc(self, batches: list[dict[str, Batch]]) -> tuple[str, float]:
-        logits = torch.cat([self.losses.phrase_logits(batch["see"]) for batch in batches]).cpu().numpy()
-        truth = torch.cat([batch["see"].phrases for batch in batches]).cpu().numpy()
-        areas = [area_under_roc(logits[:, k], truth[:, k]) for k in range(truth.shape[1])]
-        return "auc", float(np.nanmean(areas)) if not np.isnan(areas).all() else 0.5
-
-    def f1(self, batches: list[dict[str, Batch]]) -> tuple[str, float]:
-        chosen, pictures = squares(self.source, MOST_JUDGED, self.checkpoint.model.config.vit.image_size)
-        images = [Image.fromarray(picture) for picture in pictures]
-        written = label_reports(read(self.checkpoint, images, max_new_tokens=160, batch=len(images)))
-        truth = label_reports([self.source.text(i)[0] for i in chosen])
-        claimed, true = (np.isin(labels, (POSITIVE, UNCERTAIN)) for labels in (written, truth))
-        return "f1", float(2 * (claimed & true).sum() / max(1, claimed.sum() + true.sum()))
-
-    def gain(self, batches: list[dict[str, Batch]]) -> tuple[str, float]:
-        gains = heeding(self.checkpoint, self.source, self.recipe, MOST_JUDGED)
-        return "prompt_gain", float(np.mean([*gains.values()])) if gains else 0.0
-
-
-def validation_source(args: argparse.Namespace, recipe: Recipe) -> Phantoms | Records:
-    """--validate as examples. Raises UserError if the set has no validation split."""
-    if args.validate.partition(":")[0] == "phantom":
-        return named(args.validate, 200, max(256, recipe.size), VALIDATION_SEED, args.cache)
-    whole = open_source(args.validate, split="all", cache=args.cache, require=args.require)
-    if not whole.counts.get("validate"):
-        raise UserError(
-            f"--validate {args.validate}: has no validation split; python data.py clean SRC --out FILE --hold-out 0.1"
-            " makes one, by patient"
-        )
-    source = open_source(args.validate, split="validate", cache=args.cache, require=args.require)
-    source.size = recipe.size
-    return source
-
-
-def area_under_roc(scores: np.ndarray, truth: np.ndarray) -> float:
-    """The chance that a positive scores above a negative (Hanley & McNeil 1982), ties half; nan if either is missing.
-
-    scores, truth: (N,), truth 1, 0 or nan for what is not known.
-    """
-    positive, negative = scores[truth == 1], np.sort(scores[truth == 0])
-    if not len(positive) or not len(negative):
-        return math.nan
-    below, upto = (np.searchsorted(negative, positive, side=side) for side in ("left", "right"))
-    return float((below + upto).mean() / 2 / len(negative))
-
-
 # ---- what a run shows --------------------------------------------------------------------------------------------
 
 
@@ -581,16 +477,10 @@ def profile_table(clock: Clock, recipe: Recipe, model: UniX, stage: str, steps: 
 @torch.no_grad()
 def measure_latents(vae: VAE, source: Phantoms | Records, recipe: Recipe, device: torch.device) -> None:
     """Set scale and shift so that normalised latents have mean 0 and variance 1, from 256 training images."""
-    images = torch.from_numpy(np.stack(squares(source, 256, recipe.size)[1]))
+    images = torch.from_numpy(np.stack(data.squares(source, 256, recipe.size)[1]))
     latents = torch.cat([vae.posterior(vae.preprocess(part.to(device)))[0] for part in images.split(32)])
     vae.config.shift_factor, vae.config.scale_factor = latents.mean().item(), 1 / latents.std().item()
     print(f"latents: shift {vae.config.shift_factor:.4f}, scale {vae.config.scale_factor:.4f}")
-
-
-def squares(source: Phantoms | Records, count: int, size: int) -> tuple[list[int], list[np.ndarray]]:
-    """Indices and square pictures of up to `count` examples whose image can be opened."""
-    pictures = data.openable(source, count)
-    return [*pictures], [to_square(Image.fromarray(picture), size) for picture in pictures.values()]
 
 
 def show(
@@ -600,7 +490,7 @@ def show(
     save_png(loss_curve(stage, log), out / "loss.png")
     vae, step = checkpoint.vae, log[-1]["step"]
     path = out / "samples" / f"step-{step:06d}.png"
-    chosen, originals = squares(source, 8, recipe.size)
+    chosen, originals = data.squares(source, 8, recipe.size)
     if stage == "vae":
         images = vae.preprocess(torch.from_numpy(np.stack(originals))).to(next(vae.parameters()).device)
         with torch.no_grad():
@@ -638,19 +528,6 @@ def loss_curve(stage: str, log: list[dict]) -> Image.Image:
     both.paste(losses, (0, 0))
     both.paste(below, (0, losses.height))
     return both
-
-
-@torch.no_grad()
-def heeding(checkpoint: Checkpoint, source: Phantoms | Records, recipe: Recipe, count: int = 32) -> dict[str, float]:
-    """The prompt gain on the first training examples, as it is logged: it says more than the loss does of whether a
-    drawing will show what it is asked for."""
-    room = checkpoint.model.config.context_length - 2
-    chosen, pictures = squares(source, count, recipe.size)
-    texts = [checkpoint.encode(source.text(i)[1])[:room] for i in chosen]
-    if len(texts) < 2:
-        return {}
-    gains = prompt_gain(checkpoint.model, checkpoint.vae, torch.from_numpy(np.stack(pictures)), texts)
-    return {f"prompt_gain_{t}": gain for t, gain in gains.items()}
 
 
 # ---- starting, checking, saving ----------------------------------------------------------------------------------

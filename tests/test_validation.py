@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 import train
 from checkpoints.training_state import read_state
+from evaluation.validation import area_under_roc
 from test_train import run
 from weights import load_checkpoint
 
@@ -25,10 +26,10 @@ def validated(out):
 def test_the_area_under_the_curve_is_scikit_learns():
     rng = np.random.default_rng(0)
     scores, truth = rng.integers(0, 5, 40).astype(float), rng.integers(0, 2, 40)
-    assert train.area_under_roc(scores, truth) == pytest.approx(roc_auc_score(truth, scores))
+    assert area_under_roc(scores, truth) == pytest.approx(roc_auc_score(truth, scores))
     unknown = np.where(np.arange(40) < 5, np.nan, truth)
-    assert train.area_under_roc(scores, unknown) == pytest.approx(roc_auc_score(truth[5:], scores[5:]))
-    assert np.isnan(train.area_under_roc(scores, np.ones(40)))
+    assert area_under_roc(scores, unknown) == pytest.approx(roc_auc_score(truth[5:], scores[5:]))
+    assert np.isnan(area_under_roc(scores, np.ones(40)))
 
 
 def test_the_best_weights_are_kept_and_the_numbers_logged(micro_folder, tmp_path):
