@@ -319,7 +319,9 @@ def radgraph_f1(rows: Sequence[dict], model: str = OURS.radgraph) -> Scored | No
 
         score = F1RadGraph(reward_level="partial", model_type=model)
         _, each, *_ = score(refs=[row["truth"] for row in rows], hyps=[row["generated"] for row in rows])
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "radgraph":  # it is there, and something that it imports is not
+            print(f"RadGraph F1 is left out: radgraph needs {error.name}; pip install {error.name}", file=sys.stderr)
         return None
     except Exception as error:  # whatever the package, its download or its model raise
         print(f"RadGraph F1 is left out: {type(error).__name__}: {error}", file=sys.stderr)

@@ -111,6 +111,15 @@ def test_radgraph_scores_where_it_is_installed_and_loses_nothing_where_it_fails(
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
+def test_a_radgraph_that_lacks_a_package_says_which(tmp_path, monkeypatch, capsys):
+    """radgraph 0.1.18 imports requests and does not ask for it."""
+    (tmp_path / "radgraph.py").write_text("import no_such_package_at_all")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "radgraph", raising=False)
+    assert report.radgraph_f1([{"truth": "No edema.", "generated": "Edema."}]) is None
+    assert "pip install no_such_package_at_all" in capsys.readouterr().err
+
+
 def test_a_run_that_was_cut_off_goes_on(micro_folder, tmp_path, monkeypatch):
     flags = ("--data", "phantom:5", "--weights", micro_folder, "--batch", 2, "--cache", tmp_path / "cache")
     command(monkeypatch, *flags, "--out", tmp_path / "whole")
