@@ -15,7 +15,7 @@ import evaluate
 import sample
 from common.observations import OBSERVATIONS
 from common.ownership import own_folder
-from evaluation import metrics
+from evaluation import metrics, report
 from judges import chexbert
 from phantoms.dataset import phantom
 from reports.labeler import Label, label_reports
