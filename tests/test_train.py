@@ -168,6 +168,14 @@ def scratch(monkeypatch, *flags):
     return train.from_scratch(args, Team(0, 1, torch.device("cpu")))
 
 
+def test_a_fresh_tiny_model_needs_no_flag(monkeypatch, tmp_path):
+    """Drawn reports yield fewer pieces than its 768; only a number that was asked for must be reached."""
+    fresh = scratch(monkeypatch, "--data", "phantom:20")
+    assert fresh.model.config == preset("tiny") and fresh.tokenizer.get_vocab_size() <= 768
+    with pytest.raises(UserError, match="--vocab 800"):
+        scratch(monkeypatch, "--data", "phantom:20", "--vocab", 800)
+
+
 def films(folder, reports):
     folder.mkdir()
     for number, _ in enumerate(reports):
