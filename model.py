@@ -71,36 +71,24 @@ def preset(name: str) -> UniXConfig:
     thousand real films, which two CPU cores train in hours."""
     if name == "unix":
         return UniXConfig()
+    alike = {"num_layers": 6, "context_length": 512, "repa_layer": 3, "image_size": 256}
+    alike |= {"bos": 0, "eos": 1, "boi": 2, "eoi": 3}
     if name == "small":
         return UniXConfig(
             hidden_size=320,
             intermediate_size=896,
-            num_layers=6,
             num_heads=5,
             vocab_size=2048,
-            context_length=512,
-            repa_layer=3,
-            image_size=256,
-            bos=0,
-            eos=1,
-            boi=2,
-            eoi=3,
+            **alike,
             vit=ViTConfig(image_size=224, width=256, layers=6, heads=4, mlp_width=1024),
         )
     if name == "tiny":
         return UniXConfig(
             hidden_size=256,
             intermediate_size=704,
-            num_layers=6,
             num_heads=4,
             vocab_size=768,
-            context_length=512,
-            repa_layer=3,
-            image_size=256,
-            bos=0,
-            eos=1,
-            boi=2,
-            eoi=3,
+            **alike,
             vit=ViTConfig(image_size=128, width=192, layers=4, heads=4, mlp_width=768),
         )
     raise ValueError(f"no preset {name!r}: choose {', '.join(PRESETS)}")

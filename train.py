@@ -370,7 +370,7 @@ def check_finite(step: int, loss: float, grad_norm: float) -> None:
 
 
 def data_source(args: argparse.Namespace, recipe: Recipe) -> Phantoms | Records:
-    if args.data.split(":")[0] != "phantom":
+    if not arguments.names_phantoms(args.data):
         source = open_source(args.data, split="train", cache=args.cache, require=args.require)
         # The autoencoder trains on crops at full detail; the others see the whole picture at `size`.
         source.size = None if args.stage == "vae" else recipe.size
@@ -552,7 +552,7 @@ def from_scratch(args: argparse.Namespace, team: Team) -> Checkpoint:
 
     Raises UserError if the text does not yield as many pieces as were asked for.
     """
-    name, drawn = args.preset or "tiny", args.data.partition(":")[0] == "phantom"
+    name, drawn = args.preset or "tiny", arguments.names_phantoms(args.data)
     if drawn:
         phantoms = Phantoms(5000)
         reports, whose = [phantoms.text(i)[0] for i in range(5000)], "5,000 drawn reports"
@@ -819,7 +819,7 @@ def parse_args() -> argparse.Namespace:
     add("--cache", type=arguments.output_folder, default="out/cache", help="where drawn X-rays are kept")
     args = parser.parse_args()
     parse_mix(args)
-    if args.augment and (args.stage not in data.READING or args.data.partition(":")[0] == "phantom"):
+    if args.augment and (args.stage not in data.READING or arguments.names_phantoms(args.data)):
         raise UserError("--augment: only for real films, in stages vit and 1; leave it out")
     for flag in ("preset", "vocab"):
         if getattr(args, flag) and args.init != "scratch":
@@ -830,7 +830,7 @@ def parse_args() -> argparse.Namespace:
         raise UserError(f"--repa {args.repa}: only stage 2 trains with REPA")
     if args.gen_from and args.stage != "2":
         raise UserError(f"--gen-from {args.gen_from}: only stage 2 starts a gen branch")
-    if args.require and args.data.split(":")[0] == "phantom":
+    if args.require and arguments.names_phantoms(args.data):
         raise UserError(f"--require {args.require}: every phantom has it; leave it out")
     return args
 

@@ -217,6 +217,11 @@ def data_set(word: str) -> str:
     return word
 
 
+def names_phantoms(word: str) -> bool:
+    """Whether this --data is of drawn X-rays, and not a file or folder."""
+    return word.split(":")[0] == "phantom"
+
+
 def examine(word: str, longest: int = LONGEST_NAME) -> tuple[Path, str | None]:
     """(the path, what is there: "file", "folder", "fifo", "device", "socket", or None for nothing)."""
     given = path(word, longest)

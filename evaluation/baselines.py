@@ -24,6 +24,7 @@ from archives.sections import split_report
 from common.errors import UserError
 from common.observations import OBSERVATIONS
 from evaluation import metrics, page
+from evaluation.phantom import derangement
 from evaluation.results import Scored, scored
 from judges.features import features, load_feature_extractor, of_records
 from phantoms.dataset import Phantoms
@@ -134,9 +135,7 @@ def n_grams(words: Sequence[str]) -> Counter:
 
 def shuffled(answers: Sequence[str], seed: int = 0) -> list[str]:
     """Each answer for another example: one cycle through all of them in random order."""
-    order = np.random.default_rng(seed).permutation(len(answers))
-    given = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
-    return [answers[given[i]] for i in range(len(answers))]
+    return [answers[i] for i in derangement(len(answers), seed)]
 
 
 def nearest_films(args: argparse.Namespace, films: Records, train: Records) -> np.ndarray:

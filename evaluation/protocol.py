@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from common import arguments
+
 if TYPE_CHECKING:
     import argparse
 
@@ -95,7 +97,7 @@ def reading_terms(protocol: Protocol, args: argparse.Namespace, vit: ViTConfig) 
         sets.append("each row's own question, else one of their ten wordings")
     if args.section != "report":
         lacks.append(f"--section {args.section}")
-    if args.data.partition(":")[0] == "phantom":
+    if arguments.names_phantoms(args.data):
         lacks.append("the films are drawn")
     return sets, lacks
 

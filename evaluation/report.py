@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common import arguments
 from common.errors import UserError
 from common.files import write_text
 from common.observations import OBSERVATIONS
@@ -211,7 +212,7 @@ def report_source(args: argparse.Namespace, checkpoint: Checkpoint) -> Records |
     from archives.opening import open_source
     from phantoms.dataset import named
 
-    if args.data.split(":")[0] != "phantom":
+    if not arguments.names_phantoms(args.data):
         source = open_source(args.data, split=args.split, cache=args.cache, require=args.require)
         if not args.protocol:  # their JPEGs are decoded in full
             source.size = checkpoint.model.config.vit.image_size

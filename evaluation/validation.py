@@ -12,6 +12,7 @@ from PIL import Image
 import data
 from archives.opening import open_source
 from archives.records import Records
+from common import arguments
 from common.errors import UserError
 from losses import Batch, StageLoss, prompt_gain
 from phantoms.dataset import Phantoms, named
@@ -86,7 +87,7 @@ class Validation:
 
 def validation_source(word: str, size: int, cache: Path, require: str | None) -> Phantoms | Records:
     """What --validate names, pictures at `size` px. Raises UserError if the set has no validation split."""
-    if word.partition(":")[0] == "phantom":
+    if arguments.names_phantoms(word):
         return named(word, 200, max(256, size), VALIDATION_SEED, cache)
     whole = open_source(word, split="all", cache=cache, require=require)
     if not whole.counts.get("validate"):
