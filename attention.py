@@ -60,6 +60,10 @@ class KVCache:
         keys, values = (kept[:, :, : self.length] for kept in (self._keys, self._values))
         return torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
 
+    def repeat(self, times: int) -> None:
+        """Each row `times` times, one after the other: several answers go on from one prefix."""
+        self._keys, self._values = (kept.repeat_interleave(times, dim=0) for kept in (self._keys, self._values))
+
     def _append(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         start, end = self.length, self.length + k.shape[2]
         if end > self.capacity:

@@ -15,6 +15,7 @@ from torch import nn
 from layers import Linear
 
 Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Watch = Callable[[torch.Tensor, float], object]  # is called with an estimate of the data, and the time it is made at
 AfterStep = Callable[[torch.Tensor, float], object]  # a solver calls it with x and the time it has reached
 
 
@@ -89,6 +90,41 @@ def split_times(times: torch.Tensor, at: float) -> tuple[torch.Tensor, torch.Ten
     """
     above = int((times > at).sum())
     return times[: above + 1], times[above:]
+
+
+def times_from(times: torch.Tensor, start: float) -> torch.Tensor:
+    """The part of falling times that a walk from `start` visits: `start`, then those below it."""
+    return torch.cat([torch.tensor([start]), times[times < start]])
+
+
+def mix(v_a: torch.Tensor, v_b: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Between two velocities (B, C, H, W): (1 - w) * v_a + w * v_b, where weights (B,) are in [0, 1]."""
+    return torch.lerp(v_a, v_b, weights.view(-1, 1, 1, 1))
+
+
+def hold(velocity: Velocity, data: torch.Tensor, noise: torch.Tensor, mask: torch.Tensor) -> Velocity:
+    """A velocity that draws anew only where `mask` (B, 1, H, W) is 1; where it is 0 it leads from `noise` to `data`.
+
+    Inpainting blends known latents, noised to the step's time, into every step (RePaint, Lugmayr et al. 2022; RadEdit,
+    Perez-Garcia et al. 2024). A straight line has one velocity, noise - data, and every solver follows it exactly: a
+    walk that starts on the line, at `interpolate(data, noise, t)`, is then on it at every later time.
+    """
+
+    def held(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.lerp(noise - data, velocity(x, t), mask)
+
+    return held
+
+
+def watched(velocity: Velocity, watch: Watch) -> Velocity:
+    """The same velocity, which at every evaluation shows where it leads: the data x - t * v, if it stayed as it is."""
+
+    def shown(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        v = velocity(x, t)
+        watch(x - t.view(-1, 1, 1, 1) * v, t[0].item())
+        return v
+
+    return shown
 
 
 # ---- solvers -----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ prompt never sees the noise, so its keys and values are computed once and serve 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -31,6 +31,7 @@ from layers import MLP, Linear, RMSNorm
 from vit import VisionTransformer, ViTConfig
 
 IGNORE = -100  # a target that carries no loss, as in torch's cross entropy
+Choose = Callable[[torch.Tensor], torch.Tensor]  # logits of the next token (B, vocab_size) -> its ids (B,)
 
 
 @dataclass
@@ -182,6 +183,33 @@ def pad(rows: Sequence[Sequence[int]], padding: int, multiple: int = 1) -> tuple
     T = -(-max(map(len, rows)) // multiple) * multiple
     ids = torch.tensor([[*row, *[padding] * (T - len(row))] for row in rows], dtype=torch.long)
     return ids.view(len(rows), T), torch.tensor([len(row) for row in rows])
+
+
+def greedy(logits: torch.Tensor) -> torch.Tensor:
+    """The likeliest token of each row: (B, vocab_size) -> (B,)."""
+    return logits.argmax(dim=-1)
+
+
+def nucleus(temperature: float, top_p: float, seeds: Sequence[int]) -> Choose:
+    """Tokens drawn from softmax(logits / temperature), of the smallest set whose probabilities reach `top_p` (Holtzman
+    et al. 2020, section 3.1).
+
+    temperature: above 0; below 1 favours likely tokens. top_p: in (0, 1]; 1 keeps all. seeds: one a row. A row takes
+    one number a step from a generator of its own, on the CPU, so that it depends on no other row and on no device.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def choose(logits: torch.Tensor) -> torch.Tensor:
+        p = (logits / temperature).softmax(dim=-1)
+        falling, order = p.sort(dim=-1, descending=True)
+        before = falling.cumsum(dim=-1) - falling  # what likelier tokens hold already
+        p = p.masked_fill(torch.zeros_like(p, dtype=torch.bool).scatter(1, order, before >= top_p), 0)
+        # In the order of the ids, not of p: two tokens as good as equal must not change places by a rounding.
+        reached = p.double().cumsum(dim=-1) if p.device.type != "mps" else p.cumsum(dim=-1)
+        u = torch.stack([torch.rand((), generator=g) for g in generators]).to(reached)[:, None]
+        return (reached > u * reached[:, -1:]).int().argmax(dim=-1)  # the first of the largest
+
+    return choose
 
 
 @dataclass
@@ -438,19 +466,22 @@ class UniX(nn.Module):
         return F.cross_entropy(logits.float(), targets[wanted], reduction="none")
 
     @torch.inference_mode()
-    def generate(
+    def stream(
         self,
         pixels: torch.Tensor,
         questions: Sequence[Sequence[int]],
         max_new_tokens: int = 256,
-        return_logits: bool = False,
         before: Sequence[int] = (),
-    ) -> list[list[int]] | tuple[list[list[int]], torch.Tensor]:
-        """Greedy decoding from BOS to EOS.
+        answers: int = 1,
+        choose: Choose = greedy,
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Decoding from BOS, token by token, until all rows have reached EOS: yields ids (B * answers,) and the logits
+        they were chosen from, (B * answers, vocab_size). What a row says after its EOS means nothing.
 
-        pixels: (B, 3, S, S). questions: B lists of token ids, without special tokens, of any lengths -> B lists of
-        answer ids without EOS; with return_logits also (B, steps, vocab_size). Plain Janus-Pro: `before` are the ids
-        before the patches, `questions` all ids after them (at least one); decoding goes on from the last.
+        pixels: (B, 3, S, S). questions: B lists of token ids, without special tokens, of any lengths. answers: how many
+        to each question, one row after the other; image and question are read once for all of them. Plain Janus-Pro:
+        `before` are the ids before the patches, `questions` all ids after them (at least one); decoding goes on from
+        the last.
         """
         config, device = self.config, pixels.device
         rows = questions if config.causal else [[config.bos, *q, config.eos, config.bos] for q in questions]
@@ -462,29 +493,44 @@ class UniX(nn.Module):
         caches = [KVCache(capacity=P + T + max_new_tokens) for _ in self.layers]
         hidden, _, _ = self.run_layers(x, None, position_ids, mask, caches, update_cache=True)
         hidden = hidden[torch.arange(B, device=device), P + lengths - 1]  # (B, width): the first token follows from it
+        if answers > 1:
+            hidden, lengths = (each.repeat_interleave(answers, dim=0) for each in (hidden, lengths))
+            for cache in caches:
+                cache.repeat(answers)
         next_position = (P if config.causal else 1) + lengths[:, None]
         answer_mask = None
         if lengths.min() < T:  # shorter questions leave padding in the cache, which answers must not see
             answer_mask = F.pad(self.padding_mask(lengths, T), (P, max_new_tokens), value=True)
 
-        answers, all_logits = [], []
-        finished = torch.zeros(B, dtype=torch.bool, device=device)
+        ids, finished = None, torch.zeros(B * answers, dtype=torch.bool, device=device)
         for step in range(max_new_tokens):
             if step > 0:
                 mask = None if answer_mask is None else answer_mask[..., : caches[0].length + 1]
-                x, position_ids = self.embed(answers[-1]), next_position + step - 1
+                x, position_ids = self.embed(ids[:, None]), next_position + step - 1
                 hidden = self.run_layers(x, None, position_ids, mask, caches, update_cache=True)[0][:, 0]
             logits = self.lm_head(self.norm["und"](hidden)).float()
-            if return_logits:
-                all_logits.append(logits)
-            ids = logits.argmax(dim=-1, keepdim=True)
-            answers.append(ids)
-            finished |= ids[:, 0] == config.eos
+            ids = choose(logits)
+            yield ids, logits
+            finished |= ids == config.eos
             if finished.all():
-                break
-        answers = torch.cat(answers, dim=1).tolist()
-        answers = [row[: row.index(config.eos)] if config.eos in row else row for row in answers]
-        return (answers, torch.stack(all_logits, dim=1)) if return_logits else answers
+                return
+
+    def generate(
+        self,
+        pixels: torch.Tensor,
+        questions: Sequence[Sequence[int]],
+        max_new_tokens: int = 256,
+        return_logits: bool = False,
+        before: Sequence[int] = (),
+        answers: int = 1,
+        choose: Choose = greedy,
+    ) -> list[list[int]] | tuple[list[list[int]], torch.Tensor]:
+        """The whole answers of `stream`, whose arguments these are: B * answers lists of ids without EOS; with
+        return_logits also (B * answers, steps, vocab_size)."""
+        steps = list(self.stream(pixels, questions, max_new_tokens, before, answers, choose))
+        rows = torch.stack([ids for ids, _ in steps], dim=1).tolist()
+        rows = [row[: row.index(self.config.eos)] if self.config.eos in row else row for row in rows]
+        return (rows, torch.stack([logits for _, logits in steps], dim=1)) if return_logits else rows
 
 
 def count_parameters(config: UniXConfig) -> dict[str, int]:

@@ -127,6 +127,19 @@ batch = whole(1, MOST_BATCH)
 workers = whole(0, MOST_WORKERS)
 sampler_steps = whole(2, 10_000)
 guidance = number(0, 100, above=True, mend="; 1 switches it off, 2 is usual")
+temperature = number(0, 100, mend="; 0 always takes the likeliest token")
+top_p = number(0, 1, above=True, mend="; 1 keeps every token")
+strength = number(0, 1, above=True, mend="; at 1 nothing is left of the picture")
+
+
+def mask(word: str) -> tuple[int, int, int, int] | Path:
+    """x0,y0,x1,y1: a box in pixels from the upper left, x1 and y1 not included; or a picture, white where it counts."""
+    if not re.fullmatch(r"-?\d+(,-?\d+)+", word):
+        return existing_file(word)
+    sides = [int(each) for each in word.split(",")]
+    if len(sides) != 4 or not (0 <= sides[0] < sides[2] and 0 <= sides[1] < sides[3]):
+        raise UserError(f"{shown(word)}: give a box as x0,y0,x1,y1 with x0 below x1 and y0 below y1, or a picture")
+    return tuple(sides)
 
 
 # ---- texts, files and folders ------------------------------------------------------------------------------------

@@ -45,6 +45,15 @@ def grid(images: Sequence[np.ndarray], captions: Sequence[str] = (), columns: in
     return sheet
 
 
+def difference(before: np.ndarray, after: np.ndarray, full: int = 64) -> np.ndarray:
+    """Two grey uint8 pictures (H, W) -> (H, W, 3): white where they are equal, red where it grew brighter, blue where
+    darker; a change of `full` grey levels has the full colour."""
+    change = np.clip((after.astype(np.float32) - before) / full, -1, 1)[..., None]
+    red, blue = np.array([178, 24, 43], np.float32), np.array([33, 102, 172], np.float32)
+    tint = np.where(change > 0, red, blue)
+    return np.rint(255 + np.abs(change) * (tint - 255)).astype(np.uint8)
+
+
 def curves(
     series: dict[str, Sequence[tuple[float, float]]], title: str, size: tuple[int, int] = (900, 520)
 ) -> Image.Image:
