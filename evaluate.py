@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from common import arguments
 from common.errors import run
 from common.files import SHIPPED
-from sample import DISCLAIMER, SOLVER, SOLVERS, STEPS
+from sample import DISCLAIMER, SOLVER, SOLVERS, STEPS, STRENGTH, TEMPERATURE, TOP_P
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -51,6 +51,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="the classifier's weights, trained anew if absent; default: the shipped one",
     )
+    doubt = "also sample N reports of each phantom: is the share that affirms a finding as often right as it says?"
+    add("--reports", type=arguments.whole(2, 1000), metavar="N", help=doubt)
+    temperature = f"of sampled reports (default {TEMPERATURE})"
+    add("--temperature", type=arguments.number(0, 100, above=True), default=TEMPERATURE, help=temperature)
+    add("--top-p", type=arguments.top_p, default=TOP_P, help=f"of sampled reports (default {TOP_P})")
+    editing = "also remove and add a finding in N phantoms of each kind: did it change as asked, and nothing else?"
+    add("--edit", type=arguments.whole(1, 1000), metavar="N", help=editing)
+    add("--strength", type=arguments.strength, default=STRENGTH, help=f"of an edit (default {STRENGTH})")
     add("--out", type=result, default="out/evaluate", help="folder for the results (default out/evaluate)")
 
     report = commands.add_parser(

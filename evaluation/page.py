@@ -81,8 +81,10 @@ td.number small { display: block }
 .l0, .l1, .l2, .l3 { fill: none; stroke: var(--c0); stroke-width: 2 }
 .l1 { stroke: var(--c1); stroke-dasharray: 7 3 } .l2 { stroke: var(--c2); stroke-dasharray: 2 2 }
 .l3 { stroke: var(--c3); stroke-dasharray: 9 3 2 3 }
+.d0 { fill: var(--c0) } .d1 { fill: var(--c1) } .d2 { fill: var(--c2) } .d3 { fill: var(--c3) }
 .legend .solid { stroke-width: 10; stroke-dasharray: none }
 .plot { display: block; width: 100%; min-width: 30rem; max-width: 48rem; font-size: 13px; fill: var(--quiet) }
+.square { max-width: 32rem }
 .plot line { stroke: var(--rule) }
 .pictures { display: grid; grid-template-columns: repeat(var(--columns), 1fr); gap: 1rem .8rem }
 .pictures figure { margin: 0; min-width: 0 }
@@ -259,6 +261,64 @@ def histogram(series: Mapping[str, Sequence[float]], caption: str = "", unit: st
         f'<svg class="plot" viewBox="0 0 720 285" role="img" aria-label="{escape(caption)}">\n{body}\n</svg></div>\n'
         "</figure>\n"
     )
+
+
+def reliability(
+    series: Mapping[str, Sequence[tuple[float, float, float, float, int]]], caption: str = "", said: str = "said"
+) -> str:
+    """How often is true what was said with some confidence? Dots on the diagonal are calibrated.
+
+    series: name -> (confidence, share that was true, low, high, how many) each, the confidences rising, all shares in
+    [0, 1]; low and high are the ends of a whisker. A dot grows with how many it stands for. said: under the axis.
+    """
+    svg = reliability_svg(series, caption, said)
+    return f'<figure>\n{_caption(caption)}{_legend(list(series), "line")}<div class="scroll">{svg}</div>\n</figure>\n'
+
+
+def reliability_svg(
+    series: Mapping[str, Sequence[tuple[float, float, float, float, int]]],
+    caption: str,
+    said: str,
+    alone: bool = False,
+) -> str:
+    """The drawing of `reliability`. alone: with its colours and a legend, to be a file of its own."""
+    left, top, right, bottom = 60, 12, 460, 412
+
+    def x(value: float) -> float:
+        return left + value * (right - left)
+
+    def y(value: float) -> float:
+        return bottom - value * (bottom - top)
+
+    marks = [f'<line x1="{left}" y1="{bottom}" x2="{right}" y2="{top}" stroke-dasharray="4 4"/>']
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        marks.append(f'<line x1="{left}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        marks.append(f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.0%}</text>')
+        marks.append(f'<text x="{x(tick):.1f}" y="{bottom + 19}" text-anchor="middle">{tick:.0%}</text>')
+    marks.append(f'<text x="{x(0.5):.1f}" y="{bottom + 40}" text-anchor="middle">{escape(said)}</text>')
+    turned = f'transform="translate(14 {y(0.5):.1f}) rotate(-90)"'
+    marks.append(f'<text {turned} text-anchor="middle">was true</text>')
+    for k, (name, dots) in enumerate(series.items()):
+        line = " ".join(f"{x(confidence):.1f},{y(true):.1f}" for confidence, true, *_ in dots)
+        marks.append(f'<polyline class="l{k}" points="{line}"/>')
+        for confidence, true, low, high, n in dots:
+            marks.append(f'<path class="l{k}" d="M{x(confidence):.1f} {y(low):.1f}V{y(high):.1f}"/>')
+            radius = 2.5 + log10(n)
+            title = f"<title>{escape(name)}: {said} {confidence:.0%}, was true {true:.1%} of {n}</title>"
+            marks.append(
+                f'<circle class="d{k}" cx="{x(confidence):.1f}" cy="{y(true):.1f}" r="{radius:.1f}">{title}</circle>'
+            )
+        if alone:
+            row = top + 20 + 20 * k
+            marks.append(f'<path class="l{k}" d="M{right + 20} {row}h28"/>')
+            marks.append(f'<text x="{right + 56}" y="{row + 4}">{escape(name)}</text>')
+    body = "\n".join(marks)
+    box = f'viewBox="0 0 {720 if alone else 480} 465" role="img" aria-label="{escape(caption)}"'
+    if not alone:
+        return f'<svg class="plot square" {box}>\n{body}\n</svg>'
+    paper = '<rect width="100%" height="100%" style="fill:var(--paper)"/>'
+    style = f"<style>{STYLE}</style>"
+    return f'<svg xmlns="http://www.w3.org/2000/svg" class="plot" {box}>\n{style}{paper}\n{body}\n</svg>\n'
 
 
 def pictures(items: Sequence[tuple[np.ndarray, str]], caption: str = "", columns: int = 4) -> str:

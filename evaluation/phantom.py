@@ -5,6 +5,9 @@
 - drawing: the model draws from a phantom's impression; a classifier (`judges/classifier.py`) trained on other phantoms
   says what the picture shows, and that is compared with what was asked for; the distances of Table 3 compare the
   classifier's features of all generated pictures with those of drawn ones
+- doubt (--reports): of several sampled reports, is the share that affirms a finding as often right as it says?
+  (`evaluation/calibration.py`)
+- editing (--edit): does a picture change as asked, and only so? (`evaluation/editing.py`)
 - why: how much of each finding the autoencoder keeps (`evaluation/autoencoder.py`), and how much the velocity heeds the
   prompt (`evaluation/prompt_gain.py`)
 
@@ -96,7 +99,7 @@ def phantom_command(args: argparse.Namespace) -> None:
     from PIL import Image
 
     import sample
-    from evaluation import autoencoder, prompt_gain
+    from evaluation import autoencoder, calibration, editing, prompt_gain
     from judges import classifier, trained_classifier
     from judges.features import weights_hash
 
@@ -166,14 +169,39 @@ def phantom_command(args: argparse.Namespace) -> None:
         "autoencoder": kept,
         "prompt_gain": {"n": gains_of, **{str(time): gain for time, gain in gains.items()}},
     }
+    if args.reports:
+        seeds = np.arange(args.n * args.reports).reshape(args.n, args.reports).tolist()
+        films = [Image.fromarray(image) for image in real]
+        sampled = sample.read_often(
+            checkpoint, films, seeds, args.temperature, args.top_p, batch=args.batch or 32, progress=True
+        )
+        results["confidence"] = calibration.measure(classifier.truth_array(phantoms), reports, sampled)
+        results["confidence"] |= {"temperature": args.temperature, "top_p": args.top_p}
+        done("sampled reading")
+    if args.edit:
+        how = {"steps": args.steps, "guidance": args.guidance, "solver": args.solver, "batch": args.batch}
+        results["editing"], edited = editing.measure(
+            checkpoint, phantom_classifier, args.seed, args.edit, size, args.strength, **how
+        )
+        results["editing"] = {"strength": args.strength, "kinds": results["editing"]}
+        done("editing")
     write_results(args.out, results)
     write_reading(args.out / "reading.jsonl", phantoms, reports)
     write_picture(args.out / "drawing.png", phantoms, real, drawings, size)
     blocks = phantom_page(reading, drawing, kept, gains, phantoms, real, reports, drawings)
-    about = {"weights": f"{args.weights} ({settings['weights_sha256']})"}
-    write_text(args.out / "report.html", page.page("Reading and drawing phantoms", blocks, footer=footer(about)))
     tables = [reading_table(reading, args), drawing_table(drawing, args)]
     tables += [autoencoder.autoencoder_table(kept), prompt_gain.gain_table(gains, gains_of)]
+    if args.reports:
+        how = f"temperature {args.temperature:g}, top-p {args.top_p:g}"
+        tables.append(calibration.calibration_table(results["confidence"], args.n, how))
+        blocks += calibration.calibration_blocks(results["confidence"], how)
+        picture = page.reliability_svg(calibration.series_of(results["confidence"]), "Calibration", "affirmed", True)
+        write_text(args.out / "calibration.svg", picture)
+    if args.edit:
+        tables.append(editing.editing_table(results["editing"]["kinds"], args.strength))
+        blocks += editing.editing_blocks(results["editing"]["kinds"], args.strength, edited)
+    about = {"weights": f"{args.weights} ({settings['weights_sha256']})"}
+    write_text(args.out / "report.html", page.page("Reading and drawing phantoms", blocks, footer=footer(about)))
     print(*tables, sep="\n\n")
     print(f"\n{args.out}: results.json, report.html, reading.jsonl, drawing.png ({sum(timings.values()):.0f} s)")
 

@@ -1,0 +1,103 @@
+"""evaluate.py phantom --reports N: is what a model is sure of true?
+
+Of N sampled reports of a phantom, a share affirms each observation (`reports/agreement.py`). Where 7 of 10 affirm one,
+it should be drawn in 7 of 10 phantoms. One greedy report says 0 or 1: it is always sure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from common.observations import OBSERVATIONS
+from evaluation import metrics, page
+from reports.agreement import agreement
+from reports.labeler import POSITIVE, label_report
+
+Dot = tuple[float, float, float, float, int]  # a confidence, how often it was true, the interval of that, how many
+
+
+def measure(truth: np.ndarray, greedy: Sequence[str], sampled: Sequence[Sequence[str]]) -> dict:
+    """Scores of the share of `sampled` reports, and of one `greedy` report as 0 or 1.
+
+    truth: (N, 14) bool. greedy: N reports. sampled: N lists of as many reports each. A report that calls an observation
+    possible does not affirm it.
+    """
+    count = len(sampled[0])
+    affirmed = np.array([[each.affirmed for each in agreement(reports)] for reports in sampled])
+    sure = np.array([[label.value == POSITIVE for label in label_report(report).values()] for report in greedy])
+    columns = {"sampled": scores(truth, affirmed, count), "greedy": scores(truth, sure.astype(int), 1)}
+    return {"reports": count, "in_doubt": int(((affirmed > 0) & (affirmed < count)).sum()), **columns}
+
+
+def scores(truth: np.ndarray, affirmed: np.ndarray, count: int) -> dict:
+    """How well affirmed / count, the confidences, fit the truth. truth: (N, 14) bool, affirmed: (N, 14) in 0..count.
+
+    ece: expected calibration error (Naeini et al. 2015), the mean over all answers of |confidence - how often it was
+    true|, a bin for each confidence. brier: the mean of (confidence - truth)^2. f1: macro F1 of the majority. dots: the
+    reliability diagram, with Wilson's 95 % intervals.
+    """
+    per_phantom = np.zeros((len(truth), count + 1, 2))  # of each confidence: how many, how many true
+    for k in range(count + 1):
+        per_phantom[:, k, 0] = (affirmed == k).sum(axis=1)
+        per_phantom[:, k, 1] = ((affirmed == k) & truth).sum(axis=1)
+
+    def ece(sums: np.ndarray) -> np.ndarray:
+        gaps = np.abs(sums[..., 1] - sums[..., 0] * np.arange(count + 1) / count)
+        return gaps.sum(axis=-1) / sums[..., 0].sum(axis=-1)
+
+    sums = per_phantom.sum(axis=0)
+    low, high = metrics.bootstrap_sums(ece, per_phantom)
+    squares = np.square(affirmed / count - truth)
+    dots = [(k / count, true / n, *wilson(true, n), int(n)) for k, (n, true) in enumerate(sums) if n]
+    return {
+        "ece": (float(ece(sums)), float(low), float(high)),
+        "brier": float(squares.mean()),
+        "brier_per_class": squares.mean(axis=0).tolist(),
+        "f1": metrics.f1_scores(truth, affirmed > count / 2).macro,
+        "dots": dots,
+    }
+
+
+def wilson(hits: float, n: float, z: float = 1.96) -> tuple[float, float]:
+    """The score interval of a share (Wilson 1927)."""
+    centre, spread = (hits + z**2 / 2) / (n + z**2), z / (n + z**2) * np.sqrt(hits * (n - hits) / n + z**2 / 4)
+    return float(max(centre - spread, 0)), float(min(centre + spread, 1))
+
+
+def calibration_table(found: dict, n: int, how: str) -> str:
+    """how: temperature and top-p, in words."""
+    columns = (found["sampled"], found["greedy"])
+    title = f"Confidence: the share of {found['reports']} reports ({how}) that affirms an observation, {n} phantoms."
+    doubt = f"{found['in_doubt']} of {n * len(OBSERVATIONS)} answers are neither 0 nor 1."
+    names = f"{'':28}{'sampled':>11}{'greedy 0/1':>11}"
+    lines = [f"{'expected calibration error':28}" + "".join(f"{column['ece'][0]:>11.4f}" for column in columns)]
+    lines += [f"{'Brier score':28}" + "".join(f"{column['brier']:>11.4f}" for column in columns)]
+    lines += [f"{'macro F1 (of the majority)':28}" + "".join(f"{column['f1']:>11.3f}" for column in columns)]
+    dots = [
+        f"{confidence:>7.0%} sure: true in {true:>6.1%} of {n}"
+        for confidence, true, _, _, n in found["sampled"]["dots"]
+    ]
+    return "\n".join([title, doubt, "", names, *lines, "", *dots])
+
+
+def calibration_blocks(found: dict, how: str) -> list[str]:
+    """For report.html."""
+    rows = [["expected calibration error", found["sampled"]["ece"], found["greedy"]["ece"]]]
+    rows += [["Brier score", found["sampled"]["brier"], found["greedy"]["brier"]]]
+    rows += [["macro F1 of the majority", found["sampled"]["f1"], found["greedy"]["f1"]]]
+    pairs = zip(OBSERVATIONS, found["sampled"]["brier_per_class"], found["greedy"]["brier_per_class"], strict=True)
+    rows += ["Brier score by observation", *map(list, pairs)]
+    note = f"{how}. Small numbers: 95 % intervals. {found['in_doubt']} answers are neither 0 nor 1."
+    title = f"Confidence: {found['reports']} sampled reports of each phantom"
+    return [
+        page.heading(title),
+        page.reliability(series_of(found), "Is what it is sure of true? The diagonal is perfect.", "affirmed"),
+        page.table(["", "share of sampled", "greedy 0/1"], rows, note=note, decimals=4),
+    ]
+
+
+def series_of(found: dict) -> dict[str, list[Dot]]:
+    """For `page.reliability`."""
+    return {f"share of {found['reports']} sampled": found["sampled"]["dots"], "one greedy": found["greedy"]["dots"]}

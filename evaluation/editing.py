@@ -1,0 +1,162 @@
+"""evaluate.py phantom --edit N: does an edit change what was asked, and that alone?
+
+A phantom can be drawn with and without one of its findings, all else equal to the pixel. The model is given the one and
+asked for the other (`sample.edit`), both ways, and the judge of drawings says what became of it. The control is the
+same edit with the unchanged prompt: what going towards noise and back does by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+import sample
+from common.observations import OBSERVATIONS
+from evaluation import page
+from evaluation.autoencoder import OWN, patients, with_and_without
+from judges import classifier
+from judges.classifier import PhantomClassifier
+from phantoms.truth import KINDS, PATHOLOGIES, streams
+from phantoms.wording import write_report
+from weights import Checkpoint
+
+WAYS = ("removed", "added")
+EDITS = ("edit", "masked", "control")
+OTHERS = (
+    *PATHOLOGIES,
+    "Support Devices",
+)  # what an edit must not touch, but for its own; "No Finding" follows from them
+
+
+def measure(
+    checkpoint: Checkpoint, judge: PhantomClassifier, seed: int, count: int, size: int, strength: float, **how: object
+) -> tuple[dict, list[tuple[np.ndarray, str]]]:
+    """Kind -> way -> edit -> scores (`compare`), over the first `count` phantoms of a seed with that kind of finding;
+    and pictures with captions for a sheet, five of each kind: before, edit, masked, control, and what it should be.
+
+    masked: as the edit, but only the finding's own latents may change. how: passed on to `sample.edit`.
+    """
+    found, sheet = {}, []
+    for kind in KINDS:
+        indices, index = [], 0
+        while len(indices) < count:
+            if patients(seed, index, kind):
+                indices.append(index)
+            index += 1
+        pairs = np.stack([with_and_without(seed, index, kind, size) for index in indices])  # (count, 2, size, size)
+        prompts = [
+            [write_report(patient, streams(seed, index)[2])[1] for patient in patients(seed, index, kind)]
+            for index in indices
+        ]
+        own = np.abs(pairs[:, 0].astype(int) - pairs[:, 1]) > OWN
+        observation = next(f.observation for f in patients(seed, indices[0], kind)[0].findings if f.kind == kind)
+        found[kind] = {"n": count}
+        for start, way in enumerate(WAYS):
+            before, target = pairs[:, start], pairs[:, 1 - start]
+            asked, unchanged = ([pair[k] for pair in prompts] for k in (1 - start, start))
+            edits = {
+                "edit": sample.edit(checkpoint, before, asked, indices, strength, **how),
+                "masked": sample.edit(checkpoint, before, asked, indices, strength, own, **how),
+                "control": sample.edit(checkpoint, before, unchanged, indices, strength, **how),
+            }
+            found[kind][way] = {
+                name: compare(judge, before, after, target, own, observation, shown=bool(start))
+                for name, after in edits.items()
+            }
+            if start == 0:
+                sheet += [(before[0], f"before: {prompts[0][0]}"), (edits["edit"][0], f"asked: {asked[0]}")]
+                sheet += [(edits["masked"][0], "asked, in its place alone"), (edits["control"][0], "unchanged prompt")]
+                sheet += [(target[0], "what it should be")]
+    return found, sheet
+
+
+def compare(
+    judge: PhantomClassifier,
+    before: np.ndarray,
+    after: np.ndarray,
+    target: np.ndarray,
+    own: np.ndarray,
+    observation: str,
+    shown: bool,
+) -> dict[str, float]:
+    """before, after, target: (N, S, S) uint8. own: (N, S, S) bool, the finding's pixels. shown: is it asked for.
+
+    as_asked: of the pictures, those whose label of `observation` is then as asked. others: of the other labels, those
+    that stayed. outside: grey levels by which pixels outside of the finding's moved, in the mean. way: how much of the
+    true change its own pixels made, by regression through 0; 1 is all of it.
+    """
+    labels = [classifier.shown(judge, classifier.judge(judge, images)[0]) for images in (before, after)]
+    edited, others = OBSERVATIONS.index(observation), [OBSERVATIONS.index(o) for o in OTHERS if o != observation]
+    true, made = (images.astype(np.float64) - before for images in (target, after))
+    return {
+        "as_asked": float((labels[1][:, edited] == shown).mean()),
+        "others": float((labels[0][:, others] == labels[1][:, others]).mean()),
+        "outside": float(np.abs(made[~own]).mean()),
+        "way": float((true * made)[own].sum() / np.square(true[own]).sum()),
+    }
+
+
+def means(found: dict) -> dict:
+    """Way -> edit -> scores, the mean over the kinds."""
+    kinds = list(found.values())
+    return {
+        way: {
+            edit: {score: float(np.mean([kind[way][edit][score] for kind in kinds])) for score in kinds[0][way][edit]}
+            for edit in EDITS
+        }
+        for way in WAYS
+    }
+
+
+def both_ways(scores: dict, edit: str, score: str) -> float:
+    return float(np.mean([scores[way][edit][score] for way in WAYS]))
+
+
+def cells(scores: dict) -> list[float]:
+    """A row of the table: as asked (removed, added), others and outside (both ways), and how far it went."""
+    asked = [scores[way][edit]["as_asked"] for way in WAYS for edit in EDITS]
+    others = [both_ways(scores, edit, "others") for edit in EDITS]
+    outside = [both_ways(scores, edit, "outside") for edit in ("edit", "control")]
+    return [*asked, *others, *outside, *(both_ways(scores, edit, "way") for edit in EDITS)]
+
+
+def editing_table(found: dict, strength: float) -> str:
+    n = next(iter(found.values()))["n"]
+    title = (
+        f"Editing: phantoms with and without one finding, {n} of each kind, strength {strength:g}. edit: the prompt"
+        " alone; mask: and the place;\ncontrol: the unchanged prompt. removed, added: the judge's label of the finding"
+        " is then as asked. others: the other labels stayed.\noutside: grey levels that pixels elsewhere moved. way: of"
+        " the true change, in the finding's pixels."
+    )
+    groups = f"{'':24}{'removed':^21}{'added':^21}{'others':^21}{'outside':^14}{'way':^21}"
+    names = (*EDITS, *EDITS, *EDITS, "edit", "control", *EDITS)
+    head = f"{'':24}" + "".join(f"{name.replace('masked', 'mask').replace('control', 'contr'):>7}" for name in names)
+    lines = []
+    for kind, scores in [*found.items(), ("mean", means(found))]:
+        shown = [f"{value:7.1f}" if 9 <= k < 11 else f"{value:7.2f}" for k, value in enumerate(cells(scores))]
+        lines.append(f"{kind:24}" + "".join(shown))
+    return "\n".join([title, "", groups, head, *lines])
+
+
+def editing_blocks(found: dict, strength: float, sheet: Sequence[tuple[np.ndarray, str]]) -> list[str]:
+    """For report.html."""
+    n = next(iter(found.values()))["n"]
+    names = ["edit", "mask", "control"]
+    rows = [[kind, *cells(scores)] for kind, scores in [*found.items(), ("mean", means(found))]]
+    note = (
+        f"{n} phantoms of each kind, strength {strength:g}. edit: the prompt alone. mask: and the place. control: the"
+        " unchanged prompt. removed, added: the judge's label of the finding is then as asked. others: the other labels"
+        " stayed. outside: grey levels that pixels elsewhere moved. way: of the true change, in the finding's pixels."
+    )
+    table = page.table(
+        ["finding", *names * 3, "edit", "control", *names],
+        rows,
+        note=note,
+        highlight=[len(rows) - 1],
+        groups=[("", 1), ("removed", 3), ("added", 3), ("others", 3), ("outside", 2), ("way", 3)],
+        decimals=[0, *[2] * 9, 1, 1, 2, 2, 2],
+    )
+    small = [(np.asarray(Image.fromarray(picture).resize((160, 160))), words) for picture, words in sheet]
+    return [page.heading("Editing: one finding removed or added"), table, page.pictures(small, columns=5)]
