@@ -1,5 +1,6 @@
 """`python sample.py` as a user types it: pictures, reports, and one-line refusals."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from PIL import Image
 
 import flow
 import sample
+from phantoms.dataset import phantom
 from speed.reference import guided_velocity
 from vae import VAE
 
@@ -95,11 +97,26 @@ def test_a_picture_belongs_to_its_seed_and_prompt(micro):
         (("--image", "text.png"), ["text.png", "not an image"]),
         (("--image", "good.png", "broken.jpg"), ["broken.jpg"]),
         (("--image", "good.png", "--question", " "), ["--question is empty"]),
+        (("Edema.", "--reports", 3), ["--reports", "--image FILE"]),
+        (("Edema.", "--edit", "Normal."), ["--edit", "--image FILE"]),
+        (("Edema.", "--strength", 0.5), ["--strength", "--edit"]),
+        (("Edema.", "--between", 5), ["--between", "two prompts"]),
+        (("--image", "good.png", "--edit", " "), ["--edit is empty"]),
+        (("--image", "good.png", "--edit", "Edema.", "--reports", 3), ["--reports"]),
+        (("--image", "good.png", "--edit", "Edema.", "--strength", 0), ["--strength 0"]),
+        (("--image", "good.png", "--edit", "Edema.", "--mask", "0,0,80,10"), ["--mask 0,0,80,10", "64 x 64"]),
+        (("--image", "good.png", "--edit", "Edema.", "--mask", "9,9,9,20"), ["--mask 9,9,9,20", "x0,y0,x1,y1"]),
+        (("--image", "good.png", "--edit", "Edema.", "--mask", "good.png"), ["--mask good.png", "nothing"]),
+        (("--image", "good.png", "--edit", "Edema.", "--mask", "wide.png"), ["--mask wide.png", "same shape"]),
+        (("--image", "good.png", "good.png", "--edit", "Edema.", "--mask", "0,0,9,9"), ["--mask", "one image"]),
+        (("--image", "good.png", "--reports", 2, "--temperature", 0), ["--temperature 0", "same"]),
+        (("--image", "good.png", "--top-p", 0), ["--top-p 0"]),
     ],
 )
 def test_bad_input_is_one_line_that_names_it(micro_folder, tmp_path, arguments, words):
     (tmp_path / "text.png").write_text("not a picture")
     Image.new("L", (64, 64)).save(tmp_path / "good.png")
+    Image.new("L", (64, 16), 255).save(tmp_path / "wide.png")
     Image.effect_noise((64, 64), 50).save(tmp_path / "broken.jpg")
     (tmp_path / "broken.jpg").write_bytes((tmp_path / "broken.jpg").read_bytes()[:900])
     before = sorted(tmp_path.iterdir())
@@ -107,6 +124,93 @@ def test_bad_input_is_one_line_that_names_it(micro_folder, tmp_path, arguments, 
         arguments = (*arguments, "--weights", micro_folder)
     refused(run(*arguments, cwd=tmp_path), *words)
     assert sorted(tmp_path.iterdir()) == before  # nothing half-written
+
+
+def films(count):
+    return [Image.fromarray(phantom(1, index, 256).image) for index in range(count)]
+
+
+def test_sampled_reports_depend_on_no_other_report(micro):
+    images, seeds = films(3), [[0, 1], [1, 7], [3, 2]]
+    together = sample.read_often(micro, images, seeds, 1.5, 0.95, max_new_tokens=12)
+    for image, row, reports in zip(images, seeds, together, strict=True):
+        for seed, report in zip(row, reports, strict=True):
+            assert sample.read_often(micro, [image], [[seed]], 1.5, 0.95, max_new_tokens=12) == [[report]]
+    assert together == sample.read_often(micro, images, seeds, 1.5, 0.95, max_new_tokens=12, batch=3)
+    assert len({report for reports in together for report in reports}) > 3
+
+
+def test_a_report_read_aloud_grows_into_the_report(micro):
+    [image] = films(1)
+    texts = list(sample.read_aloud(micro, image, max_new_tokens=30))
+    assert texts[-1] == sample.read(micro, [image], max_new_tokens=30)[0]
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(texts))
+
+
+def test_an_edit_of_full_strength_is_a_drawing_and_of_none_is_the_autoencoder(micro):
+    squares = np.stack([np.asarray(film.resize((64, 64))) for film in films(2)])
+    prompts = ["Small effusion.", "Edema."]
+    drawn = sample.draw(micro, prompts, [3, 4], steps=4)
+    assert np.abs(sample.edit(micro, squares, prompts, [3, 4], strength=1.0, steps=4).astype(int) - drawn).max() <= 1
+    with torch.inference_mode():
+        rebuilt = micro.vae.decode(micro.vae.encode(micro.vae.preprocess(torch.from_numpy(squares))))
+    still = sample.edit(micro, squares, prompts, [3, 4], strength=1e-4, steps=4).astype(int)
+    assert np.abs(still - micro.vae.postprocess(rebuilt).numpy()).max() <= 1
+
+
+def test_an_edit_keeps_what_lies_outside_the_mask_to_the_byte(micro):
+    squares = np.stack([np.asarray(film.resize((64, 64))) for film in films(2)])
+    masks = np.zeros((2, 64, 64), dtype=bool)
+    masks[:, 20:30, 5:40] = True  # lies in the latents of row 1, columns 0 to 2
+    edited = sample.edit(micro, squares, ["Edema."] * 2, [3, 4], strength=0.8, masks=masks, steps=4)
+    changed = edited != squares
+    assert not changed[:, :16].any() and not changed[:, 32:].any() and not changed[:, :, 48:].any()
+    assert changed[:, 20:28, 2:38].mean() > 0.5
+    whole = sample.edit(micro, squares, ["Edema."] * 2, [3, 4], strength=0.8, masks=np.ones_like(masks), steps=4)
+    assert np.array_equal(whole, sample.edit(micro, squares, ["Edema."] * 2, [3, 4], strength=0.8, steps=4))
+
+
+def test_a_strip_ends_at_the_pictures_of_either_prompt(micro):
+    a, b = "Small effusion.", "A much longer prompt: large right pneumothorax."
+    for guidance in (1.0, 2.0):
+        strip = sample.between(micro, (a, b), 5, 5, steps=4, guidance=guidance, batch=2).astype(int)
+        ends = sample.draw(micro, [a, b], [5, 5], steps=4, guidance=guidance)
+        assert np.abs(strip[[0, -1]] - ends).max() <= 1
+        steps = np.abs(np.diff(strip, axis=0)).mean(axis=(1, 2))
+        assert (steps > 0).all() and steps.max() < np.abs(strip[-1] - strip[0]).mean()
+
+
+def test_a_mask_is_a_box_in_the_films_pixels_or_a_picture_of_its_shape(tmp_path):
+    film = Image.new("L", (200, 100))
+    picture = np.zeros((100, 200), dtype=np.uint8)
+    picture[25:75, 100:150] = 255
+    Image.fromarray(picture).save(tmp_path / "mask.png")
+    box = sample.mask_of((100, 25, 150, 75), film, 64, "film.png")
+    assert np.array_equal(box, sample.mask_of(tmp_path / "mask.png", film, 64, "film.png"))
+    rows, columns = np.nonzero(box)  # 200 x 100 becomes 64 x 32, under 16 rows of padding
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (24, 39, 32, 47)
+
+
+def test_edits_and_strips_are_written_as_sheets(micro_folder, tmp_path):
+    Image.fromarray(phantom(1, 0, 256).image).save(tmp_path / "film.png")
+    flags = ("--weights", micro_folder, "--steps", 3, "--out", "x.png")
+    for arguments in (("--image", "film.png", "--edit", "Edema.", "--mask", "0,0,99,99"), ("A.", "B.", "--between", 3)):
+        result = run(*arguments, *flags, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        sheet = Image.open(tmp_path / "x.png")
+        assert sheet.width == 3 * (64 + 6) + 6 and result.stdout.splitlines()[0] == "x.png"
+
+
+def test_several_reports_are_printed_with_their_seeds_and_what_they_agree_on(micro_folder, tmp_path):
+    Image.fromarray(phantom(1, 0, 256).image).save(tmp_path / "film.png")
+    flags = ("--image", "film.png", "--weights", micro_folder)
+    several = run(*flags, "--reports", 2, "--temperature", 1.5, "--seed", 7, cwd=tmp_path)
+    assert several.returncode == 0, several.stderr
+    assert "[seed 7] " in several.stdout and "[seed 8] " in several.stdout and "2 reports affirm:" in several.stdout
+    assert "not a medical device" in several.stdout
+    one = run(*flags, "--temperature", 1.5, "--seed", 8, cwd=tmp_path)
+    report = one.stdout.split("film.png\n")[1].split("\n\nread by")[0]
+    assert f"[seed 8] {report}\n2 reports" in several.stdout
 
 
 def test_help_teaches_and_does_not_wait_for_torch():
