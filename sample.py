@@ -369,10 +369,11 @@ def read_aloud(
     for ids, _ in checkpoint.model.stream(pixels, [question_ids], max_new_tokens, before, 1, choose or greedy):
         written += ids.tolist()
         if written[-1] == checkpoint.model.config.eos:
-            return
+            written.pop()
         text = checkpoint.decode(written)
         if not text.endswith("\ufffd"):  # the rest of this character is in the next token
             yield text
+    yield checkpoint.decode(written)
 
 
 def question_of(checkpoint: Checkpoint, question: str | None) -> tuple[list[int], list[int]]:
