@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import copy
 import math
+import sys
 import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
@@ -109,7 +110,8 @@ def schedule(step: int, recipe: Recipe, decay: float) -> float:
 # ---- the loop ----------------------------------------------------------------------------------------------------
 
 
-def train(args: argparse.Namespace, team: Team) -> None:
+def train(args: argparse.Namespace, team: Team) -> int:
+    """The exit code: 0, or 128 and the signal that stopped the run, so that no script goes on to the next stage."""
     device, dtype = team.device, pick_dtype(args.dtype, team.device)
     out = args.out
     earlier = read_state(out) if args.resume else None
@@ -212,11 +214,12 @@ def train(args: argparse.Namespace, team: Team) -> None:
                 save(args, team, checkpoint, state, optimizer, trained, heads, originals, out, average)
             if leaving and not done:
                 say(team, f"stopped after step {state.step} of {recipe.steps}, saved; go on with --resume")
-                return
+                return 128 + stop.number
     if args.profile:
         say(team, profile_table(clock, recipe, model, args.stage, recipe.steps - first, team))
     else:
         say(team, f"wrote {out} after {state.seconds:.0f} s")
+    return 0
 
 
 # ---- what trains, and what stands still --------------------------------------------------------------------------
@@ -840,7 +843,8 @@ def main() -> None:
     args.out = args.out or Path(f"out/stage-{args.stage}")
     lock = contextlib.nullcontext() if args.profile else lock_folder(args.out)
     with joined_team(pick_device(args.device)) as team, lock:
-        train(args, team)
+        code = train(args, team)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

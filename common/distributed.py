@@ -92,11 +92,11 @@ class StopSignal:
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked, self.number = False, signal.SIGTERM  # where another process was asked, as if by a scheduler
         signal.signal(signal.SIGTERM, self._ask)
         signal.signal(signal.SIGINT, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self.number = True, number

@@ -166,7 +166,7 @@ def test_a_signal_saves_and_leaves(micro_folder, tmp_path, number):
         assert process.poll() is None
     os.killpg(process.pid, number)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and "saved; go on with --resume" in said
+    assert process.returncode == 128 + number and "saved; go on with --resume" in said
     step = json.loads((tmp_path / "run/checkpoint/training.json").read_text())["step"]
     assert step == records(tmp_path / "run")[-1]["step"]
 
