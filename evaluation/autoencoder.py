@@ -1,9 +1,11 @@
 """What the autoencoder keeps of a phantom: the contrast of every kind of finding, and the peak signal-to-noise ratio.
 
 A picture that goes through the autoencoder may look right and still have lost a catheter, which is a few pixels wide.
-Here the same chest is drawn with and without one finding, and only the finding's own pixels count.
+Here the same chest is drawn with and without one finding, and only the finding's own pixels count. Of real films, where
+nobody knows these pixels, there are the peak signal-to-noise ratio, the structural similarity, and a sheet to look at.
 
     python -m evaluation.autoencoder [--weights DIR]
+    python -m evaluation.autoencoder --weights DIR --data SRC --split validate
 """
 
 from __future__ import annotations
@@ -12,10 +14,15 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
+import data
+from archives.opening import open_source
 from common import arguments
 from common.errors import UserError, run
 from common.files import SHIPPED
+from common.ownership import own_file
+from common.pictures import grid, save_png
 from phantoms.dataset import phantom
 from phantoms.drawing import draw
 from phantoms.truth import KINDS, Patient, streams, truth
@@ -87,11 +94,30 @@ def contrast_kept(vae: VAE, seed: int, count: int = 4, size: int = 256) -> dict[
 
 def psnr(vae: VAE, images: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB after the autoencoder, the mean over (N, S, S) uint8 pictures."""
-    ratios = []
-    for image in images:
-        error = np.square(rebuild(vae, image[None])[0].round().clip(0, 255) - image).mean()
-        ratios.append(10 * np.log10(255**2 / max(error, 1e-12)))
-    return float(np.mean(ratios))
+    return float(np.mean([ratio(rebuild(vae, image[None])[0].round().clip(0, 255), image) for image in images]))
+
+
+def ratio(rebuilt: np.ndarray, image: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of one picture of grey values."""
+    return float(10 * np.log10(255**2 / max(np.square(rebuilt - image).mean(), 1e-12)))
+
+
+def structural_similarity(a: np.ndarray, b: np.ndarray) -> float:
+    """SSIM (Wang et al. 2004) of two (H, W) pictures of grey values: the mean over Gaussian windows, sigma 1.5, one at
+    every pixel of the picture continued by reflection."""
+    x = F.pad(torch.from_numpy(np.stack([a, b])).double(), (5, 5, 5, 5), mode="reflect")
+    window = torch.exp(-0.5 * (torch.arange(-5, 6) / 1.5).square()).double()
+    window = (window / window.sum()).view(1, 1, -1, 1)
+
+    def blurred(values: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(F.conv2d(values[:, None], window), window.transpose(2, 3))[:, 0]
+
+    mean = blurred(x)
+    variance = blurred(x.square()) - mean.square()
+    covariance = blurred(x[:1] * x[1:]) - mean[:1] * mean[1:]
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    alike = (2 * mean.prod(dim=0) + c1) * (2 * covariance[0] + c2)
+    return float((alike / ((mean.square().sum(dim=0) + c1) * (variance.sum(dim=0) + c2))).mean())
 
 
 def measure(vae: VAE, seed: int, count: int = 4) -> dict:
@@ -108,19 +134,40 @@ def autoencoder_table(scores: dict) -> str:
     return "\n".join([*lines, f"{'PSNR':28}{scores['psnr']:>7.1f} dB"])
 
 
+def real_films(vae: VAE, images: np.ndarray) -> dict[str, float]:
+    """Both measures of (N, S, S) uint8 pictures, the mean of each: {"psnr": dB, "ssim": 0 to 1}."""
+    pairs = [(rebuild(vae, image[None])[0].round().clip(0, 255), image) for image in images]
+    ssim = [structural_similarity(rebuilt, image.astype(np.float32)) for rebuilt, image in pairs]
+    return {"psnr": float(np.mean([ratio(*pair) for pair in pairs])), "ssim": float(np.mean(ssim))}
+
+
 def main() -> None:
     parser = arguments.Parser(
-        description="The contrast that an autoencoder keeps of each kind of finding, and its PSNR."
+        description="The contrast that an autoencoder keeps of each kind of finding in phantoms, and its PSNR; or, with"
+        " --data, PSNR and SSIM of real films."
     )
-    parser.add_argument(
-        "--weights", type=arguments.weights_folder, default=SHIPPED, help="weights folder (default: the shipped model)"
-    )
-    parser.add_argument("--n", type=arguments.whole(1, 1000), default=4, help="phantoms of each kind (default 4)")
+    add = parser.add_argument
+    weights = "weights folder (default: the shipped model)"
+    add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)
+    add("--n", type=arguments.whole(1, 100_000), help="phantoms of each kind (default 4), or films (default 64)")
+    add("--data", type=arguments.existing, metavar="SRC", help="real films instead of phantoms")
+    add("--split", default="test", help="of --data: train, validate, test (default) or all")
+    add("--size", type=arguments.size, default=256, help="px a side of films (default 256)")
+    sheet = "a sheet of eight films above what is rebuilt of them (default rebuilt.png)"
+    add("--out", type=arguments.output_file, default="rebuilt.png", help=sheet)
     args = parser.parse_args()
     vae = load_model(args.weights, "cpu", torch.float32).vae
     if vae is None:
         raise UserError(f"--weights {args.weights}: a Janus-Pro, which has no autoencoder; name a UniX")
-    print(autoencoder_table(measure(vae, seed=1, count=args.n)))
+    if args.data is None:
+        print(autoencoder_table(measure(vae, seed=1, count=args.n or 4)))
+        return
+    own_file(args.out)
+    images = np.stack(data.squares(open_source(args.data, split=args.split), args.n or 64, args.size)[1])
+    print("{} films at {} px: PSNR {psnr:.2f} dB, SSIM {ssim:.4f}".format(*images.shape[:2], **real_films(vae, images)))
+    rows = [images[:8], *(rebuild(vae, image[None]).round().clip(0, 255).astype(np.uint8) for image in images[:8])]
+    save_png(grid([*rows[0], *np.concatenate(rows[1:])], columns=len(images[:8])), args.out)
+    print(f"{args.out}: films, and below each what is rebuilt of it")
 
 
 if __name__ == "__main__":

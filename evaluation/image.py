@@ -20,6 +20,7 @@ from common.errors import UserError
 from common.files import SHIPPED, write_text
 from common.observations import OBSERVATIONS
 from common.ownership import own_folder
+from common.pictures import grid, save_png
 from evaluation import metrics, page
 from evaluation.protocol import NOT_THEIRS, OURS, UNIX, Protocol, heading, image_sets, set_drawing_flags
 from evaluation.results import (
@@ -35,6 +36,8 @@ from evaluation.results import (
 from sample import DISCLAIMER
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from common.distributed import Team
     from judges.features import Images
 
@@ -83,8 +86,11 @@ def image_command(args: argparse.Namespace) -> None:
     train, closest = None, None
     if args.train:
         train = open_images(args.train, "train", args.cache)
-        closest = memorisation(*sets, features(train, extractor, args.cache, args.batch or 32, progress=True))
+        of_train = features(train, extractor, args.cache, args.batch or 32, progress=True)
+        closest = memorisation(*sets, of_train)
         results["memorisation"] = {k: v for k, v in closest.items() if isinstance(v, float)}
+        results["floor"] = floor_of(sets[0], of_train, len(fake))
+        results["shown"] = shown_by_prompts(sets, of_train, real, fake, train)
     about = {
         "real": f"{real.name} ({len(real)})",
         "fake": f"{fake.name} ({len(fake)})",
@@ -95,6 +101,9 @@ def image_command(args: argparse.Namespace) -> None:
     }
     write_results(args.out, {**about, **results})
     blocks = image_page(results, about)
+    if args.weights and any(fake.texts):
+        save_png(side_by_side(real, fake), args.out / "sheet.png")
+        blocks.append(page.text("sheet.png: drawings of sixteen prompts, each beside the real film."))
     blocks += cases_of_images(real, fake, *sets, pairs)
     if closest:
         blocks += memorisation_page(fake, train, closest)
@@ -184,6 +193,42 @@ def score_images(real: np.ndarray, fake: np.ndarray, real_set: Images, fake_set:
     return {"table_3": scores, "per_class": per_class}
 
 
+def floor_of(real: np.ndarray, train: np.ndarray, count: int) -> dict[str, float | Scored]:
+    """Table 3 of real training films in the place of drawings, as many: no model of these films does better.
+
+    real, train: features (N, width), (M, width).
+    """
+    chosen = np.random.default_rng(0).permutation(len(train))[:count]
+    scores = {"fd": metrics.frechet_distance(real, train[chosen]), "kd": metrics.kernel_distance(real, train[chosen])}
+    each = metrics.prdc_samples(real, train[chosen], NEIGHBOURS)
+    return scores | {name: mean_and_interval(values) for name, values in each.items()}
+
+
+def shown_by_prompts(
+    sets: list[np.ndarray], of_train: np.ndarray, real: Images, fake: Images, train: Images
+) -> dict | None:
+    """`shown.score_shown`, where training films and texts have labels; a drawing should show what its prompt says."""
+    from evaluation import shown
+    from reports.labeler import label_reports
+
+    if train.labels is None or real.labels is None or not all(fake.texts):
+        return None
+    prompted = label_reports(fake.texts) == 1
+    return shown.score_shown((of_train, train.labels), (sets[0], real.labels), (sets[1], prompted))
+
+
+def side_by_side(real: Images, fake: Images, count: int = 16) -> Image.Image:
+    """A sheet of `count` drawings spread over the set, each to the right of the real film with its prompt."""
+    of_prompt = {text: i for i, text in enumerate(real.texts) if text}
+    chosen = [i for i in range(len(fake)) if fake.texts[i] in of_prompt]
+    chosen = [chosen[k] for k in np.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().astype(int)]
+    pictures, captions = [], []
+    for i in chosen:
+        pictures += [thumbnail(real.load(of_prompt[fake.texts[i]])), thumbnail(fake.load(i))]
+        captions += [f"real: {fake.texts[i]}"[:120], "drawn"]
+    return grid(pictures, captions, columns=8)
+
+
 def score_shards(real: np.ndarray, fake: np.ndarray, shards: int) -> dict[str, float]:
     """Table 3 as CheXGenBench's command averages it over parts of both sets, in their order, to save memory.
 
@@ -270,6 +315,9 @@ def image_text(results: dict, about: dict) -> str:
     ]
     if "shards" in results:
         lines.append(f"{'this run, mean of parts':<26}" + "".join(cell(value) for value in shard_cells(results)))
+    if "floor" in results:
+        floor = {"alignment": None, **results["floor"]}
+        lines.append(f"{'real training films':<26}" + "".join(cell(floor[name]) for name in TABLE3))
     for entry in paper["rows"]:
         label = f"paper: {entry['model']} {entry['resolution']}"
         lines.append(f"{label:<26}" + "".join(cell(value) for value in entry["values"]))
@@ -277,6 +325,12 @@ def image_text(results: dict, about: dict) -> str:
         lines.append(f"\n{'':<28}{'real':>7}{'fake':>7}{'FD':>11}")
         for name, row in results["per_class"].items():
             lines.append(f"{name:<28}{row['real']:>7}{row['fake']:>7}{cell(row['fd'])}")
+    if results.get("shown"):
+        lines += ["", SHOWN, f"{'':<28}{'prompts':>9}{'drawn':>9}{'shuffled':>10}{'real':>9}"]
+        lines += [
+            f"{row[0]:<28}" + "".join(f"{shown_cell(v):>{w}}" for v, w in zip(row[1:], (9, 9, 10, 9), strict=True))
+            for row in shown_rows(results["shown"])
+        ]
     if about["train"]:
         lines.append(
             "\nmemorisation: {share_nearer:.1%} of the drawn pictures are nearer to a training image than 99 % of the"
@@ -285,6 +339,26 @@ def image_text(results: dict, about: dict) -> str:
             )
         )
     return "\n".join(lines)
+
+
+SHOWN = (
+    "Do drawings show what was asked for? Area under the ROC curve of a linear judge trained on the training films:\n"
+    "drawings against their prompts, against exchanged prompts (0.5), and unseen real films (the ceiling)."
+)
+
+
+def shown_rows(shown: dict) -> list[list]:
+    mean = [shown["mean"][name] for name in ("drawn", "shuffled", "real")]
+    rows = [
+        [name, row["positives"], *(row[column] for column in ("drawn", "shuffled", "real"))]
+        for name, row in shown["each"].items()
+    ]
+    return [["mean", None, *mean], *rows]
+
+
+def shown_cell(value: int | float | Scored | None) -> str:
+    number = value[0] if isinstance(value, tuple) else value
+    return "" if number is None else f"{number:.3f}" if isinstance(number, float) else str(number)
 
 
 def cell(value: float | Scored | None) -> str:
@@ -318,6 +392,15 @@ def image_page(results: dict, about: dict) -> list[str]:
             " replacement would bias them.",
         ),
     ]
+    if "floor" in results:
+        floor = {"alignment": None, **results["floor"]}
+        rows = [["this run", *table3_cells(results)], ["real training films", *(floor[name] for name in TABLE3)]]
+        note = "The second row puts as many training films in the place of the drawings: the floor of both distances."
+        blocks.append(page.table(["", *TABLE3], rows, note=note))
+    if results.get("shown"):
+        headers = ["", "prompts", "drawn", "shuffled", "real"]
+        blocks += [page.heading("Do drawings show what was asked for?"), page.text(SHOWN.split("? ")[1])]
+        blocks.append(page.table(headers, shown_rows(results["shown"]), decimals=[0, 0, 3, 3, 3]))
     if results["per_class"]:
         order = [column["name"] for column in page.paper_table(4)["columns"]]
         counts = (f"{name} {row['real']} and {row['fake']}" for name, row in results["per_class"].items())

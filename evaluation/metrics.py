@@ -1,6 +1,6 @@
 """Every measure of the evaluation, as plain functions of arrays and strings. Knows no model, no file and no flag.
 
-- labels: `f1_scores`, and `chexbert_scores` for the eight columns of Table 2
+- labels: `f1_scores`, `chexbert_scores` for the eight columns of Table 2, and `area_under_roc`
 - reports, word by word: `bleu_counts` and `bleu_from_counts`, `rouge_l` and `bootstrap_median`
 - pictures, as sets of features (RadDino's class token in Table 3): `frechet_distance`, `kernel_distance`,
   `prdc_samples`, and `nearest`, which finds out what has been memorised
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-# ---- labels: F1 --------------------------------------------------------------------------------------------------
+# ---- labels: F1 and the area under the ROC curve -----------------------------------------------------------------
 
 
 class F1(NamedTuple):
@@ -60,6 +60,18 @@ def f1_from_counts(counts: np.ndarray, undefined: float = float("nan")) -> F1:
 def _ratio(above: np.ndarray, below: np.ndarray, undefined: float) -> np.ndarray:
     above, below = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
     return np.divide(above, below, out=np.full(above.shape, undefined), where=below > 0)
+
+
+def area_under_roc(scores: np.ndarray, truth: np.ndarray) -> float:
+    """The chance that a positive scores above a negative (Hanley & McNeil 1982), ties half; nan if either is missing.
+
+    scores, truth: (N,), truth 1, 0 or nan for what is not known.
+    """
+    positive, negative = scores[truth == 1], np.sort(scores[truth == 0])
+    if not len(positive) or not len(negative):
+        return float("nan")
+    below, upto = (np.searchsorted(negative, positive, side=side) for side in ("left", "right"))
+    return float((below + upto).mean() / 2 / len(negative))
 
 
 # In the order of common.observations: cardiomegaly, edema, consolidation, atelectasis, pleural effusion.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from archives.opening import open_source
 from archives.records import Records
 from common import arguments
 from common.errors import UserError
+from evaluation import metrics
 from losses import Batch, StageLoss, prompt_gain
 from phantoms.dataset import Phantoms, named
 from reports.labeler import POSITIVE, UNCERTAIN, label_reports
@@ -69,7 +69,7 @@ class Validation:
     def auc(self, batches: list[dict[str, Batch]]) -> tuple[str, float]:
         logits = torch.cat([self.losses.phrase_logits(batch["see"]) for batch in batches]).cpu().numpy()
         truth = torch.cat([batch["see"].phrases for batch in batches]).cpu().numpy()
-        areas = [area_under_roc(logits[:, k], truth[:, k]) for k in range(truth.shape[1])]
+        areas = [metrics.area_under_roc(logits[:, k], truth[:, k]) for k in range(truth.shape[1])]
         return "auc", float(np.nanmean(areas)) if not np.isnan(areas).all() else 0.5
 
     def f1(self, batches: list[dict[str, Batch]]) -> tuple[str, float]:
@@ -98,18 +98,6 @@ def validation_source(word: str, size: int, cache: Path, require: str | None) ->
     source = open_source(word, split="validate", cache=cache, require=require)
     source.size = size
     return source
-
-
-def area_under_roc(scores: np.ndarray, truth: np.ndarray) -> float:
-    """The chance that a positive scores above a negative (Hanley & McNeil 1982), ties half; nan if either is missing.
-
-    scores, truth: (N,), truth 1, 0 or nan for what is not known.
-    """
-    positive, negative = scores[truth == 1], np.sort(scores[truth == 0])
-    if not len(positive) or not len(negative):
-        return math.nan
-    below, upto = (np.searchsorted(negative, positive, side=side) for side in ("left", "right"))
-    return float((below + upto).mean() / 2 / len(negative))
 
 
 @torch.no_grad()

@@ -47,3 +47,8 @@ judge=(--weights "$(best 3)" --split validate --device "${DEVICE:-cpu}" --dtype 
 judge+=(--cache "$OUT/cache" --resume)
 python evaluate.py report --data "$truth" --train "$cleaned" --literature-bleu "${judge[@]}" --out "$OUT/report"
 python evaluate.py image --real "$cleaned" --train "$cleaned" --n "$N" --vit "$(best 1)" "${judge[@]}" --out "$OUT/image"
+
+# What the autoencoder keeps of a film, and whether the judge sees a finding that was asked for.
+python -m evaluation.autoencoder --weights "$(best 3)" --data "$cleaned" --split validate --n "$N" --out "$OUT/rebuilt.png"
+[ -n "${STEPS:-}" ] || python -m evaluation.shown --weights "$(best 3)" --vit "$(best 1)" --train "$cleaned" \
+    --device "${DEVICE:-cpu}" --dtype "${DTYPE:-bfloat16}" --cache "$OUT/cache" --out "$OUT/shown"

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 import train
 from checkpoints.training_state import read_state
-from evaluation.validation import area_under_roc
+from evaluation.metrics import area_under_roc
 from test_train import run
 from weights import load_checkpoint
 

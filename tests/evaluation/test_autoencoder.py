@@ -1,11 +1,18 @@
 """The contrast an autoencoder keeps: of one that halves it, half; and what changes with a finding is the finding."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from evaluation.autoencoder import OWN, contrast_kept, pairs_of, psnr, with_and_without
+from common.files import SHIPPED
+from evaluation import autoencoder
+from evaluation.autoencoder import OWN, contrast_kept, pairs_of, psnr, structural_similarity, with_and_without
+from phantoms.dataset import phantom
 from phantoms.truth import KINDS, truth
+from sample import load_model
 from vae import VAE
 
 
@@ -47,3 +54,30 @@ def test_psnr_of_half_the_picture():
     error = 255 - round(127.5 + 63.75)
     assert psnr(Halves(), picture) == pytest.approx(20 * np.log10(255 / error))
     assert len(pairs_of(1, "mass", 2, 64)) == 2
+
+
+def test_structural_similarity_is_that_of_torchmetrics():
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    rng = np.random.default_rng(0)
+    a = phantom(1, 0, 64).image.astype(np.float32)
+    b = (0.8 * a + rng.normal(0, 20, a.shape)).clip(0, 255).astype(np.float32)
+    pair = [torch.from_numpy(each).double()[None, None] for each in (a, b)]
+    expected = structural_similarity_index_measure(*pair, data_range=255.0).item()
+    assert structural_similarity(a, b) == pytest.approx(expected, rel=1e-4) and expected < 0.9
+    assert structural_similarity(a, a) == pytest.approx(1)
+
+
+def test_real_films_are_rebuilt_and_shown(tmp_path, monkeypatch, capsys):
+    for index in range(3):
+        Image.fromarray(phantom(1, index, 64).image).save(tmp_path / f"{index}.png")
+    rows = "".join(f"{index}.png,Normal.,validate\n" for index in range(3))
+    (tmp_path / "metadata.csv").write_text("image,report,split\n" + rows)
+    sheet = tmp_path / "rebuilt.png"
+    flags = ["--data", tmp_path, "--split", "validate", "--size", 64, "--out", sheet]
+    monkeypatch.setattr(sys, "argv", ["autoencoder", *map(str, flags)])
+    autoencoder.main()
+    vae = load_model(SHIPPED, "cpu", torch.float32).vae
+    images = np.stack([phantom(1, index, 64).image for index in range(3)])
+    assert f"3 films at 64 px: PSNR {psnr(vae, images):.2f} dB, SSIM 0." in capsys.readouterr().out
+    assert Image.open(sheet).height > 128

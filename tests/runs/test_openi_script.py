@@ -1,4 +1,4 @@
-"""runs/openi.sh from nothing to the evaluation, on made-up films in Open-i's own layout."""
+"""runs/openi.sh from nothing to the evaluation and runs/transfer.sh, on made-up films in Open-i's own layout."""
 
 import json
 import os
@@ -30,11 +30,11 @@ def openi(root, count):
     return root
 
 
-def run(data, out, **more):
+def run(data, out, script="openi.sh", **more):
     python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": python, "OUT": str(out), "OMP_NUM_THREADS": "1", **more}
     return subprocess.run(
-        ["bash", ROOT / "runs/openi.sh", data], env=environment, capture_output=True, text=True, timeout=1500
+        ["bash", ROOT / "runs" / script, data], env=environment, capture_output=True, text=True, timeout=1500
     )
 
 
@@ -51,6 +51,15 @@ def test_the_script_makes_a_model_and_judges_it(tmp_path):
     report = json.loads((out / "report/results.json").read_text())
     names = [row["name"] for row in report["beside"][1]["rows"]]
     assert names[:4] == ["this run", "one text for every film", "nearest training film", "this run, shuffled"]
+    image = json.loads((out / "image/results.json").read_text())
+    assert image["floor"]["fd"] < image["table_3"]["fd"]  # two steps draw nothing that looks like a film
+    assert (out / "image/sheet.png").is_file() and (out / "rebuilt.png").is_file()
+
+    result = run(out / "data/cleaned.jsonl", tmp_path / "transfer", "transfer.sh", STEPS="2", READ="2")
+    assert result.returncode == 0, result.stderr[-3000:]
+    starts = [tmp_path / f"transfer/{start}-read/metrics.jsonl" for start in ("shipped", "untrained")]
+    shipped, untrained = (json.loads(start.read_text().splitlines()[-1]) for start in starts)
+    assert shipped["validate_loss"] < untrained["validate_loss"]  # it knows words at least
 
 
 @pytest.mark.slow
