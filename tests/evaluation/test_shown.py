@@ -1,12 +1,22 @@
 """The linear judge of drawings: the regression of scikit-learn, and areas that say who was asked for what."""
 
+import csv
+import json
+import sys
+
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from common.errors import UserError
+from common.files import SHIPPED
 from common.observations import OBSERVATIONS
-from evaluation.shown import fit_judge, mean_area, score_shown
+from evaluation import shown
+from evaluation.shown import fit_judge, labels_of, mean_area, score_shown
+from judges.features import open_images
+from phantoms.dataset import phantom
 
 
 def example(seed, n=400, width=6):
@@ -47,3 +57,46 @@ def test_the_mean_area_is_scikit_learns_and_lies_in_its_interval():
     value, low, high = mean_area(scores, truth)
     assert value == pytest.approx(roc_auc_score(truth, scores)) and low < value < high
     assert high - low < 0.2
+
+
+@pytest.fixture
+def films(tmp_path):
+    """24 phantoms with labels: every other one has an effusion, or claims to."""
+    for index in range(24):
+        Image.fromarray(phantom(1, index, 128).image).save(tmp_path / f"{index}.png")
+    rows = [(f"{i}.png", "Normal.", json.dumps({"Pleural Effusion": i % 2}), "train") for i in range(24)]
+    with open(tmp_path / "metadata.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("image", "report", "labels", "split"), *rows])
+    return tmp_path
+
+
+def command(monkeypatch, films, *flags):
+    words = [
+        "--weights",
+        SHIPPED,
+        "--vit",
+        SHIPPED,
+        "--train",
+        films,
+        "--cache",
+        films / "cache",
+        "--out",
+        films / "out",
+    ]
+    monkeypatch.setattr(sys, "argv", ["shown", *map(str, [*words, *flags])])
+    shown.main()
+
+
+@pytest.mark.slow
+def test_pairs_are_drawn_and_judged(films, monkeypatch, capsys):
+    monkeypatch.setattr(shown, "PAIRS", {"Pleural Effusion": "Large bilateral pleural effusions."})
+    monkeypatch.setattr(shown, "GUIDANCE", (2.0,))
+    command(monkeypatch, films, "--n", "4")
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Pleural Effusion"))
+    assert 0 <= float(line.split()[-1]) <= 1
+    assert Image.open(films / "out/pairs.png").height > 2 * 256
+
+
+def test_a_finding_that_no_film_has_is_named(films, monkeypatch):
+    with pytest.raises(UserError, match="fewer than 10 films with and without Cardiomegaly"):
+        labels_of(open_images(films, "train"), "Cardiomegaly", films)
