@@ -31,7 +31,22 @@ SERIES = 4  # as many colours are in STYLE
 # A cell of a table: text, a number, a number with its interval (value, low, high), or None where there is none.
 Cell = str | int | float | tuple[float, float, float] | None
 
-STYLE = """
+STYLE_OF_BARS = """
+.bars { display: grid; grid-template-columns: fit-content(40%) minmax(4rem, 1fr) auto; gap: 3px .8rem;
+  align-items: center; font-size: .88rem; line-height: 1.3; font-variant-numeric: tabular-nums }
+.first { margin-top: .5rem }
+.track { position: relative; height: .9rem; border-right: 1px solid var(--rule);
+  background: linear-gradient(90deg, var(--rule) 1px, transparent 1px) 0 0 / 25% }
+.track i { position: absolute; inset: 0 auto 0 0 }
+.track b { position: absolute; top: 25%; bottom: 25%; border: solid var(--ink); border-width: 0 1.5px }
+.track b::before { content: ""; position: absolute; inset: calc(50% - .75px) 0 auto;
+  border-top: 1.5px solid var(--ink) }
+.i0 { background: var(--c0) } .i1 { background: var(--c1) } .i2 { background: var(--c2) } .i3 { background: var(--c3) }
+"""
+
+STYLE = (
+    STYLE_OF_BARS
+    + """
 :root { color-scheme: light dark; --ink: #1b1e21; --paper: #fff; --quiet: #62686e; --rule: #d5d9dd; --ours: #e6f0f9;
   --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #cc79a7 }
 @media screen and (prefers-color-scheme: dark) {
@@ -68,16 +83,6 @@ td.long { white-space: normal; overflow-wrap: anywhere; min-width: 16rem }
 td.number small { display: block }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.5rem; font-size: .88rem; margin: 0 0 .5rem }
 .legend svg { width: 28px; height: 10px; margin-right: .4rem }
-.bars { display: grid; grid-template-columns: fit-content(40%) minmax(4rem, 1fr) auto; gap: 3px .8rem;
-  align-items: center; font-size: .88rem; line-height: 1.3; font-variant-numeric: tabular-nums }
-.first { margin-top: .5rem }
-.track { position: relative; height: .9rem; border-right: 1px solid var(--rule);
-  background: linear-gradient(90deg, var(--rule) 1px, transparent 1px) 0 0 / 25% }
-.track i { position: absolute; inset: 0 auto 0 0 }
-.track b { position: absolute; top: 25%; bottom: 25%; border: solid var(--ink); border-width: 0 1.5px }
-.track b::before { content: ""; position: absolute; inset: calc(50% - .75px) 0 auto;
-  border-top: 1.5px solid var(--ink) }
-.i0 { background: var(--c0) } .i1 { background: var(--c1) } .i2 { background: var(--c2) } .i3 { background: var(--c3) }
 .l0, .l1, .l2, .l3 { fill: none; stroke: var(--c0); stroke-width: 2 }
 .l1 { stroke: var(--c1); stroke-dasharray: 7 3 } .l2 { stroke: var(--c2); stroke-dasharray: 2 2 }
 .l3 { stroke: var(--c3); stroke-dasharray: 9 3 2 3 }
@@ -95,6 +100,7 @@ td.number small { display: block }
 @media print { body { max-width: none; padding: 0; font-size: 10pt } table { font-size: 8pt }
   .scroll { overflow: visible } }
 """
+)
 
 
 def page(title: str, blocks: Sequence[str], subtitle: str = "", footer: str = "") -> str:
