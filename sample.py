@@ -619,10 +619,12 @@ def read_command(args: argparse.Namespace, checkpoint: Checkpoint, images: Seque
     count, top_p = args.reports or 1, args.top_p or TOP_P
     seeds = range(args.seed, args.seed + count)
     if len(images) == count == 1:
-        print(args.image[0])
         choose = nucleus(args.temperature, top_p, seeds) if args.temperature else None
-        shown = ""
-        for text in read_aloud(checkpoint, images[0], args.question, choose=choose):
+        texts = read_aloud(checkpoint, images[0], args.question, choose=choose)
+        shown = next(texts)  # a bad question is refused before anything is printed
+        print(args.image[0])
+        print(shown, end="", flush=True)
+        for text in texts:
             print(text[len(shown) :], end="", flush=True)
             shown = text
         print("\n")

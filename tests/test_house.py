@@ -17,6 +17,7 @@ WAITS_FOR_NO_TORCH |= {"evaluation/phantom.py", "evaluation/results.py"}
 OPTIONAL = {  # file -> packages that a user may lack, or whose import costs something that few runs need
     "archives/records.py": {"pydicom"},
     "common/clock.py": {"resource"},
+    "demo.py": {"gradio", "starlette"},
     "evaluation/words.py": {"nltk", "punkt"},
     "common/errors.py": {"tempfile", "traceback"},  # start-up: only what nobody foresaw needs them
     "common/training_log.py": {"torch"},  # torch.utils.tensorboard

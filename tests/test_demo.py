@@ -1,0 +1,365 @@
+"""demo.py as a user meets it: a server, a headless Chromium, and what they make of good and bad input."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sample
+from phantoms.dataset import phantom
+
+ROOT = Path(__file__).parent.parent
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+IN_CI = os.environ.get("CI") == "true"
+SECONDS = 120_000  # ms that a click may take on a busy machine
+HTML = "<img src=x onerror='window.broken=1'><b>Edema.</b>"
+pytestmark = pytest.mark.slow
+
+if not IN_CI:  # in CI what is missing is a failure
+    pytest.importorskip("gradio", reason="the page needs gradio: pip install -e '.[demo]'")
+    pytest.importorskip("playwright", reason="playwright is not installed: pip install -e '.[test]'")
+    if BROWSER is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def address(micro_folder):
+    command = [sys.executable, ROOT / "demo.py", "--weights", micro_folder, "--port", "0", "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        line = server.stdout.readline().strip()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", line), line
+        yield line
+        server.terminate()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def open_page(browser, address):
+    """open_page(query, width) -> a page, and what it asked of anybody but the server."""
+    pages = []
+
+    def opened(query="", width=1400):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.set_default_timeout(SECONDS)
+        pages.append(page)
+        page.asked_elsewhere = []
+        page.on("request", lambda request: elsewhere(page, request.url))
+        page.goto(address + query)
+        page.get_by_role("tab", name="Draw").wait_for()
+        page.wait_for_load_state("networkidle")
+        return page
+
+    def elsewhere(page, url):
+        if not url.startswith((address, "data:", "blob:")):
+            page.asked_elsewhere.append(url)
+
+    yield opened
+    for page in pages:
+        page.close()
+
+
+@pytest.fixture
+def film(tmp_path):
+    """A phantom as a file, and as a picture."""
+    picture = Image.fromarray(phantom(1, 0, 256).image)
+    picture.save(tmp_path / "film.png")
+    return tmp_path / "film.png", picture
+
+
+def shown(page):
+    """The tab panel that is open."""
+    return page.locator('[role="tabpanel"]:visible')
+
+
+def tab(page, name):
+    page.get_by_role("tab", name=name, exact=True).click()
+    return shown(page)
+
+
+def click(panel, name):
+    panel.get_by_role("button", name=name, exact=True).click()
+
+
+def done(panel):
+    panel.get_by_text("Done in").wait_for()
+
+
+def pictures(page, panel):
+    """The pictures that a panel shows, as arrays."""
+    sources = panel.locator("img:visible").evaluate_all("images => images.map(image => image.src)")
+    sources = [source for source in dict.fromkeys(sources) if "/file=" in source]
+    return [np.asarray(Image.open(io.BytesIO(page.request.get(source).body()))) for source in sources]
+
+
+def set_number(panel, label, value):
+    """A slider's or a number's field."""
+    field = panel.get_by_label(re.compile(f"^(number input for )?{re.escape(label)}")).locator("visible=true").first
+    field.fill(str(value))
+    field.press("Tab")
+
+
+def test_draws_the_very_picture_of_the_command_and_asks_nobody_else(open_page, micro):
+    page = open_page()
+    panel = shown(page)
+    panel.get_by_label("Prompt").fill("Small left pleural effusion.")
+    set_number(panel, "Seed", 3)
+    click(panel, "Draw")
+    done(panel)
+    [drawn] = pictures(page, panel)
+    expected = sample.draw(micro, ["Small left pleural effusion."], [3])[0]
+    assert np.abs(np.asarray(Image.fromarray(drawn).convert("L")).astype(int) - expected).max() <= 1
+    command = panel.get_by_label("Command line").input_value()
+    assert command.startswith("python sample.py 'Small left pleural effusion.' --seed 3 ")
+    assert page.asked_elsewhere == []
+
+
+def test_reads_an_upload_and_says_how_sure_it_is(open_page, micro, film):
+    page = open_page()
+    panel = tab(page, "Read")
+    panel.locator("input[type=file]").set_input_files(film[0])
+    panel.locator("img[src*='/file=']").first.wait_for()
+    set_number(panel, "How sure?", 2)
+    click(panel, "Read")
+    done(panel)
+    report = panel.get_by_label("Report", exact=True).input_value()
+    assert report == sample.read(micro, [film[1]])[0]
+    panel.get_by_text("The sampled reports").click()
+    sampled = panel.get_by_label("Sampled reports").input_value()
+    assert "[seed 0] " in sampled and "[seed 1] " in sampled
+    assert panel.get_by_text(sample.DISCLAIMER).is_visible()
+
+
+def test_edits_in_a_box_and_keeps_the_rest(open_page, film):
+    page = open_page()
+    panel = tab(page, "Edit")
+    panel.locator("input[type=file]").first.set_input_files(film[0])
+    panel.locator("img[src*='/file=']").first.wait_for()
+    panel.get_by_label("Prompt").fill("Large left pleural effusion.")
+    for label, value in (("Left", 0), ("Top", 0), ("Right", 128), ("Bottom", 128)):
+        set_number(panel, label, value)
+    click(panel, "Edit")
+    done(panel)
+    panel.get_by_text("Difference").first.wait_for()
+    page.wait_for_timeout(500)
+    difference = next(p for p in pictures(page, panel) if p.ndim == 3 and (p[40:, 40:] == 255).all())
+    assert (difference[:32, :32] != 255).any()
+    assert "--mask 0,0,128,128" in panel.get_by_label("Command line").input_value()
+
+
+def test_the_closed_loop_reads_back_what_was_drawn(open_page):
+    page = open_page()
+    panel = tab(page, "Closed loop")
+    panel.get_by_label("Prompts").fill("Small left pleural effusion.\nSevere cardiomegaly.")
+    click(panel, "Draw and read back")
+    done(panel)
+    text = panel.locator(".results").inner_text()
+    assert "Pleural Effusion left" in text and "Cardiomegaly" in text
+    assert "control, the reports exchanged" in panel.inner_text()
+
+
+def test_cancel_stops_a_drawing_and_the_next_one_is_drawn(open_page):
+    page = open_page("?tab=draw&steps=100&number=4&size=128")
+    panel = shown(page)
+    click(panel, "Draw")
+    panel.get_by_text(re.compile(r"Drawing: \d+ of 99")).wait_for()
+    click(panel, "Cancel")
+    panel.get_by_text("Cancelled.").wait_for()
+    page.wait_for_timeout(1500)
+    assert panel.get_by_text("Cancelled.").is_visible()  # and no later step has written over it
+    panel.get_by_text("Sampler").click()
+    set_number(panel, "Steps", 3)
+    click(panel, "Draw")
+    done(panel)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("text.png", b"not a picture", "text.png: not an image"),
+        ("huge.png", None, "huge.png: 20000 x 6000 pixels is too large"),
+    ],
+)
+def test_a_bad_upload_is_refused_in_one_line(open_page, tmp_path, name, content, words):
+    file = tmp_path / name
+    if content is None:
+        Image.new("1", (20_000, 6_000)).save(file)
+    else:
+        file.write_bytes(content)
+    page = open_page()
+    panel = tab(page, "Read")
+    panel.locator("input[type=file]").set_input_files(file)
+    page.wait_for_timeout(2000)
+    click(panel, "Read")
+    page.get_by_text(words).wait_for()
+    said = page.locator("body").inner_text()
+    assert "Traceback" not in said and "/tmp" not in said
+
+
+def test_an_empty_prompt_is_refused_in_one_line(open_page):
+    page = open_page()
+    panel = shown(page)
+    panel.get_by_label("Prompt").fill("  ")
+    click(panel, "Draw")
+    page.get_by_text("the prompt is empty; say what to draw").wait_for()
+
+
+def test_html_stays_text_in_prompts_reports_errors_and_links(open_page):
+    page = open_page()
+    panel = shown(page)
+    panel.get_by_label("Prompt").fill(HTML)
+    click(panel, "Draw")
+    done(panel)
+    assert HTML.split("'")[0] in panel.get_by_label("Command line").input_value()
+    panel = tab(page, "Closed loop")
+    panel.get_by_label("Prompts").fill(f"{HTML}\n{HTML}")
+    click(panel, "Draw and read back")
+    done(panel)
+    assert HTML in panel.locator(".results").inner_text()
+    panel.get_by_label("Prompts").fill(HTML * 20)
+    click(panel, "Draw and read back")
+    page.get_by_text("give 2 to 4 prompts").wait_for()
+    assert page.evaluate("window.broken") is None
+    panel.get_by_role("link", name=re.compile("tab=loop")).click()
+    page.get_by_role("tab", name="Closed loop", selected=True).wait_for()
+    assert page.evaluate("window.broken") is None
+
+
+def test_a_link_opens_its_tab_and_fills_it_in(open_page):
+    page = open_page("?tab=edit&prompt=Edema.&strength=0.4&seed=9&x0=5&example=2")
+    page.get_by_role("tab", name="Edit", selected=True).wait_for()
+    panel = shown(page)
+    assert panel.get_by_label("Prompt").input_value() == "Edema."
+    assert panel.get_by_label("Seed").input_value() == "9" and panel.get_by_label("Left").input_value() == "5"
+    panel.locator("img[src*='/file=']").first.wait_for()  # the example film
+    page = open_page("?tab=draw&steps=-7&number=1e99&guidance=x&size=99999")  # no such inputs: the page's own stay
+    assert "Draw" in shown(page).inner_text()
+
+
+def test_two_users_each_get_their_own_picture(open_page, micro):
+    prompts = ["Edema.", "Large right pneumothorax."]
+    pages = [open_page(f"?prompt={prompt}&tab=draw") for prompt in prompts]
+    for page in pages:
+        click(shown(page), "Draw")
+    for page, prompt in zip(pages, prompts, strict=True):
+        done(shown(page))
+        [drawn] = pictures(page, shown(page))
+        expected = sample.draw(micro, [prompt], [0])[0]
+        assert np.abs(np.asarray(Image.fromarray(drawn).convert("L")).astype(int) - expected).max() <= 1
+
+
+def test_the_keyboard_alone_draws(open_page):
+    page = open_page()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        focused = page.evaluate("[document.activeElement.innerText, document.activeElement.getAttribute('role')]")
+        if focused == ["Draw", None]:
+            break
+    page.keyboard.press("Enter")
+    done(shown(page))
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_every_tab_fits_and_names_its_fields(open_page, width, tmp_path):
+    """SCREENSHOTS=DIR keeps the pictures."""
+    folder = Path(os.environ.get("SCREENSHOTS") or tmp_path)
+    page = open_page(width=width)
+    for name in ("Draw", "Read", "Edit", "Closed loop"):
+        if width < 600 and not page.get_by_role("tab", name=name, exact=True).is_visible():
+            page.locator(".overflow-menu button").first.click()
+            page.locator(".overflow-dropdown button", has_text=name).click()
+            panel = shown(page)
+        else:
+            panel = tab(page, name)
+        page.wait_for_timeout(500)
+        page.screenshot(path=folder / f"{name.lower().replace(' ', '_')}_{width}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        nameless = panel.locator("input:visible, textarea:visible, button:visible").evaluate_all(
+            """fields => fields.filter(field => !(field.labels?.length || field.innerText?.trim() || field.title
+                || field.ariaLabel || field.getAttribute("aria-labelledby") || field.type == "file"))
+                .map(field => field.outerHTML.slice(0, 200))"""
+        )
+        assert nameless == [], name
+
+
+# ---- the HTTP API, and what it must not do -----------------------------------------------------------------------
+
+
+def call(address, name, data):
+    """What `curl` does: start a call, then read its events to the last. -> (event, its data)"""
+    body = json.dumps({"data": data}).encode()
+    request = urllib.request.Request(f"{address}gradio_api/call/{name}", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        event = json.load(answer)["event_id"]
+    with urllib.request.urlopen(f"{address}gradio_api/call/{name}/{event}", timeout=120) as answer:
+        lines = answer.read().decode().strip().splitlines()
+    kind = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")][-1]
+    return kind, [line.removeprefix("data: ") for line in lines if line.startswith("data: ")][-1]
+
+
+def test_the_api_draws_and_reads(address, micro):
+    kind, data = call(address, "draw", ["Edema.", 5, 4, 2, 64, 1])
+    assert kind == "complete"
+    url = json.loads(data)[0][0]["image"]["url"]
+    with urllib.request.urlopen(url) as answer:
+        drawn = np.asarray(Image.open(io.BytesIO(answer.read())).convert("L"))
+    assert np.abs(drawn.astype(int) - sample.draw(micro, ["Edema."], [5], 64, steps=4)[0]).max() <= 1
+    kind, data = call(address, "read", [None, "", 0, 1, 0, "1"])
+    assert kind == "complete"
+    assert json.loads(data)[0] == sample.read(micro, [Image.fromarray(phantom(1, 0, 256).image)])[0]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ["Edema.", 5, 10**9, 2, 64, 1],
+        ["Edema.", 5, 4, 2, 64, 10**6],
+        ["Edema.", -5, 4, 2, 64, 1],
+        ["Edema.", 5, 4, "nan", 64, 1],
+        ["Edema.", 5, 4, 2, 100_000, 1],
+        ["Edema. " * 10_000, 5, 4, 2, 64, 1],
+        [{"path": "/etc/passwd"}, 5, 4, 2, 64, 1],
+    ],
+)
+def test_the_api_refuses_what_the_page_would_not_let_one_type(address, data):
+    kind, message = call(address, "draw", data)
+    assert kind == "error" and "Traceback" not in message
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", str(ROOT / "assets" / "drawn.png"), "http://127.0.0.1:1/x.png"])
+def test_no_file_of_the_machine_and_no_address_can_be_read(address, path):
+    kind, message = call(address, "read", [{"path": path, "meta": {"_type": "gradio.FileData"}}, "", 0, 1, 0, ""])
+    assert kind == "error" and "root:" not in message
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{address}gradio_api/file={path}", timeout=20)
+    assert refused.value.code in (400, 403, 404)
+
+
+def test_a_large_body_is_refused_and_every_answer_carries_the_policy(address):
+    with urllib.request.urlopen(address) as answer:
+        assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+    request = urllib.request.Request(f"{address}gradio_api/upload", b"0" * 20_000_001)
+    with contextlib.suppress(urllib.error.URLError, ConnectionError):  # it may hang up before all is sent
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=60)
+        assert refused.value.code == 413
