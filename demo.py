@@ -485,7 +485,7 @@ def ends(what: str) -> tuple[gr.Button, gr.Button, gr.HTML]:
 
 
 def footer_of_tab() -> tuple[gr.Textbox, gr.HTML]:
-    command = gr.Textbox(label="Command line: the same in a terminal", interactive=False, lines=2, buttons=["copy"])
+    command = gr.Textbox(label="Command line: the same in a terminal", interactive=False, lines=2)
     return command, gr.HTML(padding=False)
 
 
@@ -561,7 +561,7 @@ def read_tab(actions: Actions, session: gr.State, model: dict) -> dict:
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0)
                 start, cancel, progress = ends("Read")
             with gr.Column():
-                report = gr.Textbox(label="Report", lines=6, interactive=False, buttons=["copy"])
+                report = gr.Textbox(label="Report", lines=6, interactive=False)
                 gr.HTML(f'<p class="disclaimer" role="note">{escape(sample.DISCLAIMER)}</p>', padding=False)
                 sure = gr.HTML(label="How sure", padding=False)
                 with gr.Accordion("The sampled reports", open=False):
