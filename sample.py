@@ -38,7 +38,7 @@ DOWNSAMPLING = 16  # px a latent; a picture's side is a multiple of it
 SOLVERS = ("euler", "heun", "midpoint", "ab2")  # functions of flow.py
 SOLVER, STEPS = "ab2", 20
 GUIDED_ABOVE = 0.4  # time; below it guidance costs twice the work and does little (published)
-STRENGTH = 0.7  # time to which an edit goes back towards noise
+STRENGTH = 0.8  # time to which an edit goes back towards noise
 TEMPERATURE, TOP_P = 0.7, 0.9  # of several reports of one image; one alone is greedy
 
 
