@@ -2,6 +2,8 @@
 
 Of N sampled reports of a phantom, a share affirms each observation (`reports/agreement.py`). Where 7 of 10 affirm one,
 it should be drawn in 7 of 10 phantoms. One greedy report says 0 or 1: it is always sure.
+
+    python -m evaluation.calibration [--weights DIR] [--n 100] [--reports 10]      without the rest of evaluate.py
 """
 
 from __future__ import annotations
@@ -9,13 +11,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from PIL import Image
 
+from common import arguments
+from common.errors import run
+from common.files import SHIPPED, write_text
 from common.observations import OBSERVATIONS
+from common.ownership import own_file
 from evaluation import metrics, page
+from judges import classifier
 from reports.agreement import agreement
 from reports.labeler import POSITIVE, label_report
+from sample import DISCLAIMER, TEMPERATURE, TOP_P, load_model, read, read_often
+from weights import Checkpoint
 
 Dot = tuple[float, float, float, float, int]  # a confidence, how often it was true, the interval of that, how many
+
+
+def read_phantoms(
+    checkpoint: Checkpoint, images: np.ndarray, count: int, temperature: float, top_p: float, batch: int = 32
+) -> list[list[str]]:
+    """`count` sampled reports of each phantom (N, S, S); no two of all reports share a seed."""
+    seeds = np.arange(len(images) * count).reshape(len(images), count).tolist()
+    films = [Image.fromarray(image) for image in images]
+    return read_often(checkpoint, films, seeds, temperature, top_p, batch=batch, progress=True)
 
 
 def measure(truth: np.ndarray, greedy: Sequence[str], sampled: Sequence[Sequence[str]]) -> dict:
@@ -101,3 +121,38 @@ def calibration_blocks(found: dict, how: str) -> list[str]:
 def series_of(found: dict) -> dict[str, list[Dot]]:
     """For `page.reliability`."""
     return {f"share of {found['reports']} sampled": found["sampled"]["dots"], "one greedy": found["greedy"]["dots"]}
+
+
+def main() -> None:
+    parser = arguments.Parser(
+        description="Of several sampled reports of a phantom, is the share that affirms a finding as often right as it"
+        " says?",
+        epilog=DISCLAIMER,
+    )
+    add = parser.add_argument
+    weights = "weights folder (default: the shipped tiny model)"
+    add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)
+    add("--n", type=arguments.whole(2, 100_000), default=100, help="phantoms of seed 1 (default 100)")
+    add("--reports", type=arguments.whole(2, 1000), default=10, metavar="N", help="of each phantom (default 10)")
+    add("--temperature", type=arguments.number(0, 100, above=True), default=TEMPERATURE, help=f"default {TEMPERATURE}")
+    add("--top-p", type=arguments.top_p, default=TOP_P, help=f"default {TOP_P}")
+    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="to compute in (default float32)")
+    add("--out", type=arguments.output_file, metavar="FILE", help="an SVG with the reliability diagram")
+    args = parser.parse_args()
+    if args.out:
+        own_file(args.out)
+    checkpoint = load_model(args.weights, "cpu", getattr(torch, args.dtype))
+    phantoms = classifier.draw_phantoms(1, range(args.n), classifier.DRAWN_SIZE, progress=True)
+    images = np.stack([each.image for each in phantoms])
+    greedy = read(checkpoint, [Image.fromarray(image) for image in images], batch=32, progress=True)
+    sampled = read_phantoms(checkpoint, images, args.reports, args.temperature, args.top_p)
+    found = measure(classifier.truth_array(phantoms), greedy, sampled)
+    how = f"temperature {args.temperature:g}, top-p {args.top_p:g}"
+    print(f"{calibration_table(found, args.n, how)}\n\n{DISCLAIMER}")
+    if args.out:
+        write_text(args.out, page.reliability_svg(series_of(found), "Calibration", "affirmed", alone=True))
+        print(args.out)
+
+
+if __name__ == "__main__":
+    run(main)

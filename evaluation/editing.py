@@ -3,6 +3,8 @@
 A phantom can be drawn with and without one of its findings, all else equal to the pixel. The model is given the one and
 asked for the other (`sample.edit`), both ways, and the judge of drawings says what became of it. The control is the
 same edit with the unchanged prompt: what going towards noise and back does by itself.
+
+    python -m evaluation.editing [--weights DIR] [--n 2]      without the rest of evaluate.py
 """
 
 from __future__ import annotations
@@ -10,13 +12,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from PIL import Image
 
 import sample
+from common import arguments
+from common.errors import run
+from common.files import SHIPPED
 from common.observations import OBSERVATIONS
+from common.ownership import own_file
+from common.pictures import grid, save_png
 from evaluation import page
 from evaluation.autoencoder import OWN, patients, with_and_without
-from judges import classifier
+from judges import classifier, trained_classifier
 from judges.classifier import PhantomClassifier
 from phantoms.truth import KINDS, PATHOLOGIES, streams
 from phantoms.wording import write_report
@@ -160,3 +168,32 @@ def editing_blocks(found: dict, strength: float, sheet: Sequence[tuple[np.ndarra
     )
     small = [(np.asarray(Image.fromarray(picture).resize((160, 160))), words) for picture, words in sheet]
     return [page.heading("Editing: one finding removed or added"), table, page.pictures(small, columns=5)]
+
+
+def main() -> None:
+    parser = arguments.Parser(
+        description="Remove and add one finding in phantoms: does it change as asked, and nothing else?",
+        epilog=sample.DISCLAIMER,
+    )
+    add = parser.add_argument
+    weights = "weights folder (default: the shipped tiny model)"
+    add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)
+    add("--n", type=arguments.whole(1, 1000), default=2, help="phantoms of each kind, of seed 1 (default 2)")
+    add("--strength", type=arguments.strength, default=sample.STRENGTH, help=f"default {sample.STRENGTH}")
+    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="to compute in (default float32)")
+    add("--out", type=arguments.output_file, metavar="FILE", help="a sheet with the first phantom of each kind")
+    args = parser.parse_args()
+    if args.out:
+        own_file(args.out)
+    checkpoint = sample.load_model(args.weights, "cpu", getattr(torch, args.dtype))
+    sample.drawing_device(checkpoint)
+    judge, _ = trained_classifier.load_or_train()
+    found, sheet = measure(checkpoint, judge, 1, args.n, checkpoint.model.config.image_size, args.strength)
+    print(f"{editing_table(found, args.strength)}\n\n{sample.DISCLAIMER}")
+    if args.out:
+        save_png(grid([picture for picture, _ in sheet], [words for _, words in sheet], 5), args.out)
+        print(args.out)
+
+
+if __name__ == "__main__":
+    run(main)

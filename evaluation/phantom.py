@@ -170,10 +170,8 @@ def phantom_command(args: argparse.Namespace) -> None:
         "prompt_gain": {"n": gains_of, **{str(time): gain for time, gain in gains.items()}},
     }
     if args.reports:
-        seeds = np.arange(args.n * args.reports).reshape(args.n, args.reports).tolist()
-        films = [Image.fromarray(image) for image in real]
-        sampled = sample.read_often(
-            checkpoint, films, seeds, args.temperature, args.top_p, batch=args.batch or 32, progress=True
+        sampled = calibration.read_phantoms(
+            checkpoint, real, args.reports, args.temperature, args.top_p, args.batch or 32
         )
         results["confidence"] = calibration.measure(classifier.truth_array(phantoms), reports, sampled)
         results["confidence"] |= {"temperature": args.temperature, "top_p": args.top_p}
