@@ -434,7 +434,7 @@ def build(checkpoint: Checkpoint, weights: Path) -> gr.Blocks:
     model = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
     with gr.Blocks(title="UniX from scratch", analytics_enabled=False, delete_cache=KEPT) as blocks:
         session = gr.State("")
-        gr.Markdown("# UniX from scratch: one model that draws chest X-rays and reads them")
+        gr.Markdown("# UniX from scratch\nOne model that draws chest X-rays and reads them.")
         gr.HTML(f'<p class="disclaimer" role="note">{escape(sample.DISCLAIMER)} {escape(KNOWS)}</p>', padding=False)
         with gr.Tabs() as tabs:
             fields = {

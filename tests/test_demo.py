@@ -209,7 +209,7 @@ def test_a_bad_upload_is_refused_in_one_line(open_page, tmp_path, name, content,
     page = open_page()
     panel = tab(page, "Read")
     panel.locator("input[type=file]").set_input_files(file)
-    page.wait_for_timeout(2000)
+    panel.locator("img[src*='/file=']").first.wait_for(state="attached")  # the browser may not be able to show it
     click(panel, "Read")
     page.get_by_text(words).wait_for()
     said = page.locator("body").inner_text()

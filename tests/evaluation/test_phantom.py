@@ -153,3 +153,20 @@ def test_bad_input_is_refused_in_one_line(fake, flags, named, capsys, monkeypatc
     error = capsys.readouterr().err
     assert stopped.value.code == 2
     assert error.startswith("error: ") and named in error and error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_confidence_and_editing_stand_in_the_results_and_on_the_page(micro_folder, tmp_path, monkeypatch, capsys):
+    flags = ["--n", "2", "--steps", "2", "--reports", "3", "--temperature", "1.5", "--edit", "1", "--strength", "0.5"]
+    flags += ["--weights", str(micro_folder), "--out", str(tmp_path), "--probe", str(SHIPPED_CLASSIFIER)]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "phantom", *flags])
+    evaluate.main()
+    results = json.loads((tmp_path / "results.json").read_text())
+    confidence, kinds = results["confidence"], results["editing"]["kinds"]
+    assert (confidence["reports"], confidence["temperature"]) == (3, 1.5)
+    assert sum(dot[4] for dot in confidence["sampled"]["dots"]) == 2 * len(OBSERVATIONS)
+    assert list(kinds) == list(KINDS) and kinds["mass"]["n"] == 1 and results["editing"]["strength"] == 0.5
+    report, printed = (tmp_path / "report.html").read_text(), capsys.readouterr().out
+    assert "Confidence: 3 sampled reports" in report and "Editing: one finding removed or added" in report
+    assert "expected calibration error" in printed and "strength 0.5" in printed
+    assert (tmp_path / "calibration.svg").read_text().startswith("<svg xmlns=")
