@@ -480,7 +480,7 @@ def given_value(field: gr.components.Component, name: str, given: dict[str, str]
 def ends(what: str) -> tuple[gr.Button, gr.Button, gr.HTML]:
     """The button that starts, the one that cancels, and where the progress stands."""
     with gr.Row():
-        start, cancel = gr.Button(what, variant="primary"), gr.Button("Cancel", variant="stop")
+        start, cancel = gr.Button(what, variant="primary"), gr.Button("Cancel")
     return start, cancel, gr.HTML(elem_classes="progress", padding=False)
 
 
