@@ -58,6 +58,7 @@ PROMPTS = (
     "Severe pulmonary edema.",
     "No acute cardiopulmonary process.",
 )
+BUTTONS = ["download", "fullscreen"]  # of a picture; gradio's third would hand it to a site
 # The browser itself refuses whatever does not come from this page.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline';"
@@ -526,7 +527,9 @@ def draw_tab(actions: Actions, session: gr.State, model: dict) -> dict:
                     largest = checkpoint_size(actions)
                     size = gr.Slider(64, largest, actions.size, step=sample.DOWNSAMPLING, label="Size, pixels a side")
                 start, cancel, progress = ends("Draw")
-            pictures = gr.Gallery(label="Drawings", columns=2, format="png", object_fit="contain", height="auto")
+            pictures = gr.Gallery(
+                label="Drawings", columns=2, format="png", object_fit="contain", height="auto", buttons=BUTTONS
+            )
         command, address = footer_of_tab()
         inputs = [prompt, seed, steps, guidance, size, number, session]
         outputs = [pictures, progress, command, address]
@@ -593,8 +596,10 @@ def edit_tab(actions: Actions, session: gr.State, model: dict) -> dict:
                     ]
                 start, cancel, progress = ends("Edit")
             with gr.Column():
-                slider = gr.ImageSlider(label="Before | after", format="png", interactive=False, height=400)
-                changed = gr.Image(label="Difference: red brighter, blue darker", format="png", interactive=False)
+                slider = gr.ImageSlider(label="Before | after", format="png", interactive=False, buttons=BUTTONS)
+                changed = gr.Image(
+                    label="Difference: red brighter, blue darker", format="png", interactive=False, buttons=BUTTONS
+                )
                 gr.HTML(f'<p class="disclaimer" role="note">{escape(sample.DISCLAIMER)}</p>', padding=False)
         command, address = footer_of_tab()
         film.select(corner, box, box, api_visibility="private", show_progress="hidden")
@@ -621,7 +626,9 @@ def loop_tab(actions: Actions, session: gr.State, model: dict) -> dict:
         )
         seed = gr.Number(0, label="Seed", precision=0, minimum=0)
         start, cancel, progress = ends("Draw and read back")
-        pictures = gr.Gallery(label="Drawings", columns=4, format="png", object_fit="contain", height="auto")
+        pictures = gr.Gallery(
+            label="Drawings", columns=4, format="png", object_fit="contain", height="auto", buttons=BUTTONS
+        )
         found = gr.HTML(padding=False)
         gr.HTML(f'<p class="disclaimer" role="note">{escape(sample.DISCLAIMER)}</p>', padding=False)
         command, address = footer_of_tab()

@@ -93,6 +93,8 @@ def calibration_table(found: dict, n: int, how: str) -> str:
     doubt = f"{found['in_doubt']} of {n * len(OBSERVATIONS)} answers are neither 0 nor 1."
     names = f"{'':28}{'sampled':>11}{'greedy 0/1':>11}"
     lines = [f"{'expected calibration error':28}" + "".join(f"{column['ece'][0]:>11.4f}" for column in columns)]
+    for k, end in ((1, "from"), (2, "to")):
+        lines += [f"{f'  95 % interval, {end}':28}" + "".join(f"{column['ece'][k]:>11.4f}" for column in columns)]
     lines += [f"{'Brier score':28}" + "".join(f"{column['brier']:>11.4f}" for column in columns)]
     lines += [f"{'macro F1 (of the majority)':28}" + "".join(f"{column['f1']:>11.3f}" for column in columns)]
     dots = [
