@@ -88,7 +88,8 @@ td.number small { display: block }
 .l3 { stroke: var(--c3); stroke-dasharray: 9 3 2 3 }
 .d0 { fill: var(--c0) } .d1 { fill: var(--c1) } .d2 { fill: var(--c2) } .d3 { fill: var(--c3) }
 .legend .solid { stroke-width: 10; stroke-dasharray: none }
-.plot { display: block; width: 100%; min-width: 30rem; max-width: 48rem; font-size: 13px; fill: var(--quiet) }
+.plot { display: block; width: 100%; min-width: 30rem; max-width: 48rem; font: 13px system-ui, sans-serif;
+  fill: var(--quiet) }
 .square { max-width: 32rem }
 .plot line { stroke: var(--rule) }
 .pictures { display: grid; grid-template-columns: repeat(var(--columns), 1fr); gap: 1rem .8rem }
@@ -296,7 +297,9 @@ def reliability_svg(
     def y(value: float) -> float:
         return bottom - value * (bottom - top)
 
-    marks = [f'<line x1="{left}" y1="{bottom}" x2="{right}" y2="{top}" stroke-dasharray="4 4"/>']
+    marks = [
+        f'<line x1="{left}" y1="{bottom}" x2="{right}" y2="{top}" stroke-dasharray="4 4" style="stroke:var(--quiet)"/>'
+    ]
     for tick in (0, 0.25, 0.5, 0.75, 1):
         marks.append(f'<line x1="{left}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
         marks.append(f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.0%}</text>')
@@ -306,7 +309,8 @@ def reliability_svg(
     marks.append(f'<text {turned} text-anchor="middle">was true</text>')
     for k, (name, dots) in enumerate(series.items()):
         line = " ".join(f"{x(confidence):.1f},{y(true):.1f}" for confidence, true, *_ in dots)
-        marks.append(f'<polyline class="l{k}" points="{line}"/>')
+        if len(dots) > 2:  # a line of two would lie on the diagonal
+            marks.append(f'<polyline class="l{k}" points="{line}"/>')
         for confidence, true, low, high, n in dots:
             marks.append(f'<path class="l{k}" d="M{x(confidence):.1f} {y(low):.1f}V{y(high):.1f}"/>')
             radius = 2.5 + log10(n)
