@@ -50,7 +50,7 @@ LONGEST_TEXT = 2000  # characters
 UPLOAD = "16mb"
 LARGEST_BODY = 20_000_000  # bytes of any request
 KEPT = (600, 3600)  # seconds: how often uploads and pictures are looked through, and how old they may grow
-EXAMPLES = 6  # phantoms to read
+EXAMPLES = 12  # phantoms to read
 EXAMPLE_SEED = 1  # of the phantoms: the model was not trained on these
 PROMPTS = (
     "Moderate cardiomegaly. Small left pleural effusion.",

@@ -27,6 +27,7 @@ except ImportError:  # Windows
 LOCK = ".open-unix.lock"
 MARK = ".open-unix"  # lies in every folder that a command made
 PNG_MARK = b"Software\0open-unix"  # a tEXt chunk, as `pictures.save_png` writes it
+SVG_MARK = "<!-- Software: open-unix -->"
 MARK_TEXT = "A command of open-unix made this folder and may replace what it wrote here.\n"
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # file systems without locks
 
@@ -127,9 +128,10 @@ def own_file(path: str | Path, flag: str = "--out") -> None:
 
 
 def is_our_picture(path: Path) -> bool:
-    """Whether `pictures.save_png` wrote this file."""
+    """Whether `pictures.save_png` wrote this file, or it is an SVG with our mark."""
     try:
         with open(path, "rb") as file:
-            return PNG_MARK in file.read(4096)
+            start = file.read(4096)
+            return PNG_MARK in start or SVG_MARK.encode() in start
     except OSError:
         return False

@@ -23,6 +23,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from common.ownership import SVG_MARK
+
 PAPER = Path(__file__).parent.parent / "assets" / "paper.json"
 MISSING = "–"
 LONG = 60  # characters of a cell that is broken over lines
@@ -328,7 +330,7 @@ def reliability_svg(
         return f'<svg class="plot square" {box}>\n{body}\n</svg>'
     paper = '<rect width="100%" height="100%" style="fill:var(--paper)"/>'
     style = f"<style>{STYLE}</style>"
-    return f'<svg xmlns="http://www.w3.org/2000/svg" class="plot" {box}>\n{style}{paper}\n{body}\n</svg>\n'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" class="plot" {box}>{SVG_MARK}\n{style}{paper}\n{body}\n</svg>\n'
 
 
 def pictures(items: Sequence[tuple[np.ndarray, str]], caption: str = "", columns: int = 4) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from common.observations import OBSERVATIONS
+from common.ownership import own_file
 from evaluation import calibration, page
 
 
@@ -40,7 +41,7 @@ def test_wilson_interval_of_a_published_example():
     assert calibration.wilson(0, 20) == pytest.approx((0, 0.1611), abs=1e-4)
 
 
-def test_reports_become_shares_and_a_diagram():
+def test_reports_become_shares_and_a_diagram(tmp_path):
     truth = np.zeros((2, 14), dtype=bool)
     truth[0, OBSERVATIONS.index("Pleural Effusion")] = truth[1, OBSERVATIONS.index("No Finding")] = True
     effusion, normal = "Small left pleural effusion.", "No acute cardiopulmonary process."
@@ -49,6 +50,8 @@ def test_reports_become_shares_and_a_diagram():
     assert found["greedy"]["ece"][0] == found["greedy"]["brier"] == 0
     assert found["sampled"]["ece"][0] == pytest.approx(2 * 0.25 / 28)
     svg = page.reliability_svg(calibration.series_of(found), "A & B", "affirmed", alone=True)
+    (tmp_path / "x.svg").write_text(svg)
+    own_file(tmp_path / "x.svg")  # may be written over
     circles = ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}circle")
     assert len(list(circles)) == sum(len(found[column]["dots"]) for column in ("sampled", "greedy"))
     assert "A &amp; B" in page.reliability(calibration.series_of(found), "A & B")
