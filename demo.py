@@ -71,6 +71,8 @@ STYLE = """
 .status progress { width: 100%; height: .8rem }
 .link a { overflow-wrap: anywhere }
 .results { overflow-x: auto }
+.tab-wrapper { overflow-x: clip }
+@media (max-width: 40rem) { .tab-container button { padding-left: .5rem !important; padding-right: .5rem !important } }
 """
 
 
@@ -543,7 +545,8 @@ def checkpoint_size(actions: Actions) -> int:
 
 def film_input() -> tuple[gr.Image, gr.Dropdown]:
     """A film to upload, or an example to pick; a new upload is no example any more."""
-    film = gr.Image(label="Film: upload a PNG, JPEG or TIFF", type="filepath", sources=["upload"], height=320)
+    label = "Film: upload a PNG, JPEG or TIFF"  # format: an example film comes back as it was drawn
+    film = gr.Image(label=label, type="filepath", format="png", sources=["upload"], height=320, buttons=["fullscreen"])
     film.preprocess = open_upload  # gradio's own raises what Pillow says, with the path of a temporary file
     examples = [(f"phantom {k}", str(k)) for k in range(1, EXAMPLES + 1)]
     example = gr.Dropdown([("none", ""), *examples], value="", label="Or an example film, drawn by a program")
