@@ -72,7 +72,7 @@ STYLE = """
 .link a { overflow-wrap: anywhere }
 .results { overflow-x: auto }
 .tab-wrapper { overflow-x: clip }
-@media (max-width: 40rem) { .tab-container button { padding-left: .5rem !important; padding-right: .5rem !important } }
+@media (max-width: 40rem) { .tab-container button { padding-left: .3rem !important; padding-right: .3rem !important } }
 """
 
 
