@@ -166,9 +166,11 @@ def status(done: int, total: int, began: float, what: str = "Drawing") -> str:
     return f'<div class="status"><progress max="{total}" value="{done}">{done}</progress><br>{escape(words)}</div>'
 
 
-def finished(began: float, checkpoint: Checkpoint) -> str:
+def finished(began: float, checkpoint: Checkpoint, previewed: float | None = None) -> str:
     device = checkpoint.model.vae2llm.weight.device
-    return f'<div class="status">Done in {time.perf_counter() - began:.1f} s on {device}.</div>'
+    words = f"Done in {time.perf_counter() - began:.1f} s on {device}"
+    words += "" if previewed is None else f", first preview after {previewed - began:.1f} s"
+    return f'<div class="status">{words}.</div>'
 
 
 def read_whole(value: object, least: int, most: int, name: str) -> int:
@@ -268,7 +270,7 @@ class Actions:
         inputs = {"prompt": prompt, "seed": seed, "steps": steps, "guidance": guidance, "size": size, "number": number}
         words = ["sample.py", prompt, "--seed", seed, "--steps", steps, "--guidance", f"{guidance:g}", "--size", size]
         command = command_line(*words, "--n", number, weights=self.weights)
-        seeds, began = range(seed, seed + number), time.perf_counter()
+        seeds, began, previewed = range(seed, seed + number), time.perf_counter(), None
 
         def work(watch: flow.Watch) -> np.ndarray:
             how = {"batch": number, "watch": watch}
@@ -279,8 +281,10 @@ class Actions:
 
         for done, pictures in follow(work, self.checkpoint, self.stops.begin(session)):
             if done == -1:
-                yield captioned(pictures), finished(began, self.checkpoint), command, link("draw", **inputs)
+                ended = finished(began, self.checkpoint, previewed)
+                yield captioned(pictures), ended, command, link("draw", **inputs)
             else:
+                previewed = previewed or time.perf_counter()
                 shown = gr.skip() if pictures is None else captioned(pictures)
                 yield shown, status(done, steps - 1, began), command, link("draw", **inputs)
 
@@ -653,7 +657,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        length = dict(scope["headers"]).get(b"content-length", b"0")
+        received, length = 0, dict(scope["headers"]).get(b"content-length", b"0")
         if not length.isdigit() or int(length) > LARGEST_BODY:
             await send({"type": "http.response.start", "status": 413, "headers": []})
             await send({"type": "http.response.body", "body": b"too large"})
@@ -665,7 +669,13 @@ class Guard:
                 message = {**message, "headers": [*message.get("headers", []), *headers]}
             await send(message)
 
-        await self.app(scope, receive, guarded)
+        async def counted() -> dict:  # a body of no declared length
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message if received <= LARGEST_BODY else {"type": "http.disconnect"}
+
+        await self.app(scope, counted, guarded)
 
 
 async def fetch_nothing(url: str, *_: object, **__: object) -> str:

@@ -1,6 +1,7 @@
 """demo.py as a user meets it: a server, a headless Chromium, and what they make of good and bad input."""
 
 import contextlib
+import http.client
 import io
 import json
 import os
@@ -134,6 +135,7 @@ def test_draws_the_very_picture_of_the_command_and_asks_nobody_else(open_page, m
     assert np.abs(np.asarray(Image.fromarray(drawn).convert("L")).astype(int) - expected).max() <= 1
     command = panel.get_by_label("Command line").input_value()
     assert command.startswith("python sample.py 'Small left pleural effusion.' --seed 3 ")
+    assert re.search(r"Done in [\d.]+ s on cpu, first preview after [\d.]+ s", panel.inner_text())
     assert page.asked_elsewhere == []
 
 
@@ -365,3 +367,18 @@ def test_a_large_body_is_refused_and_every_answer_carries_the_policy(address):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(request, timeout=60)
         assert refused.value.code == 413
+
+
+def test_a_body_of_no_declared_length_ends_where_it_grows_too_large(address):
+    def endless():
+        for _ in range(30):
+            yield b"0" * 1_000_000
+
+    connection = http.client.HTTPConnection(address.removeprefix("http://").strip("/"), timeout=60)
+    try:
+        connection.request("POST", "/gradio_api/call/draw", endless(), {"Content-Type": "application/json"})
+        assert connection.getresponse().status >= 400
+    except (ConnectionError, http.client.HTTPException):
+        pass  # it hung up
+    with urllib.request.urlopen(address, timeout=60) as answer:  # and still serves the others
+        assert answer.status == 200
