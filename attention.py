@@ -39,6 +39,16 @@ def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.
     return x * cos + other * sin
 
 
+def attention_weights(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """The softmax of Eq. 5 as a tensor, to look at: what `scaled_dot_product_attention` multiplies the values by.
+
+    q: (B, heads, S, head_dim), k: (B, heads, K, head_dim), both turned; mask as in `JointAttention` -> (B, heads, S, K)
+    float32; rows sum to 1, 0 where the mask is False.
+    """
+    scores = q.float() @ k.float().transpose(2, 3) / q.shape[-1] ** 0.5
+    return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(dim=-1)
+
+
 class KVCache:
     """The keys and values that one layer has computed: (B, heads, capacity, head_dim), filled to `length`."""
 
@@ -114,11 +124,13 @@ class JointAttention(nn.Module):
         mask: torch.Tensor | None = None,
         cache: KVCache | None = None,
         update_cache: bool = False,
+        maps: list[torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """und: (B, U, width), gen: (B, G, width) or None -> the same shapes.
 
         rotary: `rotary_table` of the U + G new positions. mask: bool, broadcastable to (B, heads, U + G, cached + U +
-        G), True where a query may look; None for everywhere. cache: what the new tokens see before themselves.
+        G), True where a query may look; None for everywhere. cache: what the new tokens see before themselves. maps:
+        a list that gets this layer's `attention_weights`.
         """
         # Eq. 3 and 4: each token goes through the weights of its own modality. The layout [und | gen] is the selector.
         q, k, v = self.und(und)
@@ -131,6 +143,8 @@ class JointAttention(nn.Module):
 
         # Eq. 5: softmax(Q K^T / sqrt(d)) V over the unified sequence.
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        if maps is not None:
+            maps.append(attention_weights(q, k, mask))
         mixed = mixed.transpose(1, 2).flatten(2)  # (B, U + G, width)
 
         if gen is None:

@@ -123,10 +123,13 @@ class DecoderLayer(nn.Module):
         mask: torch.Tensor | None = None,
         cache: KVCache | None = None,
         update_cache: bool = False,
+        maps: list[torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """und: (B, U, width), gen: (B, G, width) or None -> the same shapes. The rest: see `JointAttention`."""
         normed_gen = None if gen is None else self.gen.attn_norm(gen)
-        attended_und, attended_gen = self.attn(self.und.attn_norm(und), normed_gen, rotary, mask, cache, update_cache)
+        attended_und, attended_gen = self.attn(
+            self.und.attn_norm(und), normed_gen, rotary, mask, cache, update_cache, maps
+        )
         und = und + attended_und
         und = und + self.und.mlp(self.und.mlp_norm(und))
         if gen is not None:
@@ -293,17 +296,19 @@ class UniX(nn.Module):
         caches: list[KVCache] | None = None,
         update_cache: bool = False,
         return_layer: int | None = None,
+        maps: list[torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Run [und | gen] through the layers, after what `caches` hold (one a layer).
 
         und: (B, U, width). gen: (B, G, width) or None. position_ids: (B or 1, U + G), or (B or 1, 1) if all are equal.
-        Returns the last hidden states of both, before the final norms, and gen's after `return_layer` layers.
+        maps: a list that gets the attention weights of each layer. Returns the last hidden states of both, before the
+        final norms, and gen's after `return_layer` layers.
         """
         config, returned = self.config, None
         head_dim = config.hidden_size // config.num_heads
         rotary = rotary_table(position_ids, head_dim, config.rope_theta, und.dtype)
         for i, layer in enumerate(self.layers):
-            arguments = (und, gen, rotary, mask, caches and caches[i], update_cache)
+            arguments = (und, gen, rotary, mask, caches and caches[i], update_cache, maps)
             if self.checkpoint_activations and torch.is_grad_enabled() and not update_cache:
                 und, gen = checkpoint(layer, *arguments, use_reentrant=False)
             else:
@@ -318,18 +323,13 @@ class UniX(nn.Module):
 
     # ---- drawing -----------------------------------------------------------------------------------------------
 
-    def forward(
-        self,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        prompts: Sequence[Sequence[int] | None],
-        return_layer: int | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """v_t(x) from the whole sequence at once: [BOS prompt EOS padding BOI EOI | latents]. No cache.
+    def drawing_sequence(
+        self, x: torch.Tensor, t: torch.Tensor, prompts: Sequence[Sequence[int] | None]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Embeddings, positions and mask of [BOS prompt EOS padding BOI EOI | latents], as `forward` runs it.
 
-        x: (B, latent_channels, h, w) noisy latents; t: (B,) in [0, 1]; prompts: B lists of token ids without special
-        tokens, None for no prompt -> (B, latent_channels, h, w) float32; with `return_layer`, also the latent tokens'
-        hidden states after so many layers, (B, h * w, width).
+        With U = T + 2 und tokens, T those of the longest prompt, and G = h * w latents: (B, U, width), (B, G, width),
+        (B, U + G), (B, 1, U + G, U + G).
         """
         ids, lengths = self.prompt_ids(prompts)
         B, T = ids.shape
@@ -343,9 +343,29 @@ class UniX(nn.Module):
         mask[:, :, :T, :T] = torch.ones(T, T, dtype=torch.bool, device=x.device).tril()  # the prompt is causal
         mask[:, :, T:, :T] = self.padding_mask(lengths, T)  # the block sees the whole prompt, but no padding
         mask[:, :, T:, T:] = True  # and all of itself; the prompt never sees the block
-        _, latents, hidden = self.run_layers(und, latents, position_ids, mask, return_layer=return_layer)
+        return und, latents, position_ids, mask
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        prompts: Sequence[Sequence[int] | None],
+        return_layer: int | None = None,
+        attention_maps: bool = False,
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """v_t(x) from the whole sequence at once: [BOS prompt EOS padding BOI EOI | latents]. No cache.
+
+        x: (B, latent_channels, h, w) noisy latents; t: (B,) in [0, 1]; prompts: B lists of token ids without special
+        tokens, None for no prompt -> (B, latent_channels, h, w) float32; with `return_layer`, also the latent tokens'
+        hidden states after so many layers, (B, h * w, width); with `attention_maps`, also the softmax of Eq. 5 of
+        every layer, (layers, B, heads, S, S) float32, where S counts the whole sequence.
+        """
+        und, latents, position_ids, mask = self.drawing_sequence(x, t, prompts)
+        maps = [] if attention_maps else None
+        _, latents, hidden = self.run_layers(und, latents, position_ids, mask, return_layer=return_layer, maps=maps)
         v = self.to_velocity(latents, x.shape)
-        return v if return_layer is None else (v, hidden)
+        extras = [*([] if return_layer is None else [hidden]), *([torch.stack(maps)] if attention_maps else [])]
+        return (v, *extras) if extras else v
 
     def read_prompt(self, prompts: Sequence[Sequence[int] | None], multiple: int = 1) -> Prompt:
         """Token ids of each prompt, without special tokens -> its keys and values. None in the list: unconditional.
@@ -443,10 +463,29 @@ class UniX(nn.Module):
         text_ids: (B, T), [BOS question EOS BOS answer EOS] padded on the right. targets: (B, T), at each place the
         token that should come next, IGNORE outside the answer.
         """
+        return self.token_loss(self.text_states(pixels, text_ids), targets)
+
+    def text_states(
+        self, pixels: torch.Tensor, text_ids: torch.Tensor, maps: list[torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """[BOI patches EOI text] through all layers at once -> the text's last hidden states, (B, T, width)."""
         image = self.embed_image(pixels)
         x, position_ids, mask = self.prefix(image, text_ids)
-        hidden, _, _ = self.run_layers(x, None, position_ids, mask)
-        return self.token_loss(hidden[:, image.shape[1] :], targets)
+        hidden, _, _ = self.run_layers(x, None, position_ids, mask, maps=maps)
+        return hidden[:, image.shape[1] :]
+
+    def read_forward(
+        self, pixels: torch.Tensor, text_ids: torch.Tensor, attention_maps: bool = False
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """The whole reading sequence at once, [BOI patches EOI | text]: what follows each token of the text? No cache.
+
+        pixels: (B, 3, S, S), normalised; text_ids: (B, T), as in `report_loss` -> logits (B, T, vocab_size) float32;
+        with `attention_maps`, also the softmax of Eq. 5 of every layer, (layers, B, heads, S, S) float32, where S
+        counts the image block too.
+        """
+        maps = [] if attention_maps else None
+        logits = self.lm_head(self.norm["und"](self.text_states(pixels, text_ids, maps))).float()
+        return (logits, torch.stack(maps)) if attention_maps else logits
 
     def text_loss(self, text_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Eq. 1 without an image: the text stands as a prompt does, causal from position 0.

@@ -1,0 +1,292 @@
+"""Where a word looks: the attention between words and places of the picture, as maps and as a number.
+
+- reading: how much of a word's attention lies on each image patch, while the report is written
+- drawing: how much of each latent's attention lies on a word of the prompt, at a time t
+
+On phantoms the place of every finding is known, so the maps get a number: the share of a finding word's attention that
+lies inside the finding, against the share that the same maps have inside other phantoms' findings of that kind.
+
+**Attention is no explanation.** A map says which keys a softmax weighed in one layer. What the model would have written
+without them is another question, and many layers mix every token's content long before the word is chosen.
+
+    python -m evaluation.attention                              the number, on phantoms
+    python -m evaluation.attention --image FILE --out out.png   the words of the report, each over the film
+    python -m evaluation.attention --prompt TEXT --out out.png  the words of the prompt, each over the drawing
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+import data
+import flow
+from common import arguments
+from common.errors import UserError, run
+from common.files import SHIPPED
+from common.images import load_image, to_square
+from common.ownership import own_file
+from common.pictures import grid, save_png
+from evaluation.autoencoder import OWN, with_and_without
+from evaluation.phantom import derangement
+from phantoms.dataset import phantom
+from phantoms.truth import KINDS
+from sample import DISCLAIMER, draw, load_model, prompt_ids, read
+from weights import Checkpoint
+
+TIME = 0.7  # of the noise at which a drawing is looked at: the large shapes are being decided
+SEED = 1  # of the phantoms; training uses 0
+NOUNS = {  # kind of finding -> the words that name it in phantoms/wording.py
+    "widened mediastinum": "mediastinum|mediastinal|widening",
+    "cardiomegaly": "cardiomegaly|cardiac|heart",
+    "lung opacity": "opacity|haziness",
+    "rib fracture": "rib|fractures",
+    "endotracheal tube": "endotracheal|tube",
+    "central venous catheter": "venous|catheter|line",
+    "pleural effusion": "effusions?",
+    "pleural thickening": "thickening",
+}
+
+
+# ---- the maps ----------------------------------------------------------------------------------------------------
+
+
+def words_of(checkpoint: Checkpoint, text: str) -> tuple[list[int], list[tuple[str, list[int]]]]:
+    """Token ids of a text, and its words, each with the places of its pieces among the ids."""
+    encoding = checkpoint.tokenizer.encode(text, add_special_tokens=False)
+    words = []
+    for match in re.finditer(r"\S+", text):
+        pieces = [i for i, (start, end) in enumerate(encoding.offsets) if start < match.end() and end > match.start()]
+        words.append((match.group(), pieces))
+    return encoding.ids, words
+
+
+@torch.inference_mode()
+def report_maps(
+    checkpoint: Checkpoint, image: Image.Image, report: str, question: str | None = None
+) -> list[tuple[str, np.ndarray]]:
+    """Words of a report -> the attention of each on the image's patches: [(word, (layers, h, w) float32), ...].
+
+    The whole report is read at once, as in training. A map is the mean over heads and over the word's pieces; it sums
+    to the share of attention that the image gets. It is taken where each piece is predicted, one token before its own
+    place: there the model looks for what to write. At its own place it looks for what comes next, and on phantoms half
+    of what `shares` finds is gone. image: 8-bit grey, of any size.
+    """
+    model, config = checkpoint.model, checkpoint.model.config
+    if config.causal:
+        raise UserError("these weights are Janus-Pro's, whose sequence has another layout; name a UniX")
+    question = data.default_question(config) if question is None else question
+    ids, words = words_of(checkpoint, report)
+    before = [config.bos, *prompt_ids(checkpoint, question, "the question"), config.eos, config.bos]
+    square = to_square(image, config.vit.image_size, config.vit.padding, config.vit.scaling)
+    device = model.vae2llm.weight.device
+    pixels = model.vit.preprocess(torch.from_numpy(square)[None].to(device))
+    _, maps = model.read_forward(pixels, torch.tensor([[*before, *ids]], device=device), attention_maps=True)
+    side = config.vit.image_size // config.vit.patch_size
+    first = side**2 + 2 + len(before) - 1  # where the report's first piece is predicted
+    on_patches = maps[:, 0, :, first:, 1 : 1 + side**2].mean(dim=1).cpu()  # (layers, T, patches); BOI comes first
+    return [(word, on_patches[:, pieces].mean(dim=1).unflatten(1, (side, side)).numpy()) for word, pieces in words]
+
+
+def word_maps(
+    checkpoint: Checkpoint, image: Image.Image, report: str, layer: int | None = None
+) -> list[tuple[str, np.ndarray]]:
+    """`report_maps` to look at: [(word, (h, w) float32 that sums to 1), ...] of one layer, or averaged over all."""
+    return [(word, flattened(maps, layer)) for word, maps in report_maps(checkpoint, image, report)]
+
+
+@torch.inference_mode()
+def prompt_maps(checkpoint: Checkpoint, prompt: str, x: torch.Tensor, t: float) -> list[tuple[str, np.ndarray]]:
+    """Words of a prompt -> the share of each latent's attention on each: [(word, (layers, h, w) float32), ...].
+
+    x: (1, latent_channels, h, w) noisy latents at time t. The mean over heads, the sum over the word's pieces.
+    """
+    ids, words = words_of(checkpoint, prompt)
+    h, w = x.shape[2:]
+    _, maps = checkpoint.model(x, torch.tensor([t], device=x.device), [ids], attention_maps=True)
+    on_words = maps[:, 0, :, -h * w :, 1 : 1 + len(ids)].mean(dim=1).cpu()  # (layers, latents, T); BOS comes first
+    return [(word, on_words[:, :, pieces].sum(dim=2).unflatten(1, (h, w)).numpy()) for word, pieces in words]
+
+
+def flattened(maps: np.ndarray, layer: int | None = None) -> np.ndarray:
+    """(layers, h, w) -> one layer's map, or their average, made to sum to 1: (h, w)."""
+    flat = maps.mean(axis=0) if layer is None else maps[layer]
+    return flat / flat.sum()
+
+
+@torch.inference_mode()
+def noised(checkpoint: Checkpoint, picture: np.ndarray, t: float, seed: int = 0) -> torch.Tensor:
+    """A picture on its way to noise: (S, S) uint8 -> x_t, (1, latent_channels, S / 16, S / 16)."""
+    pixels = checkpoint.vae.preprocess(torch.from_numpy(picture.copy())[None]).to(next(checkpoint.vae.parameters()))
+    latents = checkpoint.vae.encode(pixels).float()
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents.device)
+    return flow.interpolate(latents, noise, torch.tensor([t], device=latents.device))
+
+
+def over(film: np.ndarray, word_map: np.ndarray) -> np.ndarray:
+    """A map over its film, orange where the word looks more than evenly: (S, S) uint8, (h, w) -> (S, S, 3) uint8."""
+    excess = np.maximum(word_map - word_map.mean(), 0)
+    small = Image.fromarray((excess / max(excess.max(), 1e-12)).astype(np.float32))
+    strength = 0.65 * np.asarray(small.resize(film.shape[::-1], Image.Resampling.BILINEAR))[..., None]
+    mixed = (1 - strength) * film[..., None].astype(np.float32) + strength * np.array([255, 120, 0], dtype=np.float32)
+    return mixed.round().astype(np.uint8)
+
+
+# ---- the number --------------------------------------------------------------------------------------------------
+
+
+def place(seed: int, index: int, kind: str, cells: int, size: int = 256) -> np.ndarray | None:
+    """How much of each cell of a cells x cells grid belongs to the finding, (cells, cells) in 0..1.
+
+    None if the phantom has no such finding, or two that cannot be told apart. A pixel is the finding's own if it
+    changes when the same chest is drawn without it.
+    """
+    pair = with_and_without(seed, index, kind, size)
+    if pair is None:
+        return None
+    own = np.abs(pair[0].astype(np.float32) - pair[1]) > OWN
+    each = size // cells
+    return own.reshape(cells, each, cells, each).mean(axis=(1, 3))
+
+
+def names(kind: str, word: str) -> bool:
+    return re.fullmatch(NOUNS.get(kind, kind), word.strip(".,:").lower()) is not None
+
+
+def named_map(words: Sequence[tuple[str, np.ndarray]], kind: str) -> np.ndarray | None:
+    """The mean map of the words that name a kind of finding, (layers, h, w); None if none does."""
+    maps = [maps for word, maps in words if names(kind, word)]
+    return np.mean(maps, axis=0) if maps else None
+
+
+def inside(maps: np.ndarray, finding: np.ndarray) -> np.ndarray:
+    """The share of each layer's map that lies in the finding, then of their average.
+
+    maps: (layers, h, w), finding: (h, w) in 0..1 -> (layers + 1,).
+    """
+    all_maps = np.concatenate([maps, maps.mean(axis=0, keepdims=True)])
+    return (all_maps * finding).sum(axis=(1, 2)) / all_maps.sum(axis=(1, 2))
+
+
+def shares(checkpoint: Checkpoint, kind: str, count: int, reading: bool, seed: int = SEED) -> dict[str, np.ndarray]:
+    """`inside` over `count` phantoms with this kind of finding, each (count, layers + 1) but `area`, (count, 1).
+
+    inside: in the finding's own place. others: the same maps in other phantoms' findings of this kind; a model that
+    knows only where such findings lie in general scores the same in both. area: the place's share of the picture.
+    """
+    maps, places, index = [], [], 0
+    config = checkpoint.model.config
+    cells = config.vit.image_size // config.vit.patch_size if reading else config.image_size // 16
+    while len(maps) < count:
+        finding = place(seed, index, kind, cells)
+        if finding is not None:
+            patient = phantom(seed, index, 256)
+            if reading:
+                words = report_maps(checkpoint, Image.fromarray(patient.image), patient.report)
+            else:
+                x = noised(checkpoint, phantom(seed, index, config.image_size).image, TIME, seed=index)
+                words = prompt_maps(checkpoint, patient.impression, x, TIME)
+            named = named_map(words, kind)
+            if named is not None:
+                maps.append(named)
+                places.append(finding)
+        index += 1
+    partner = derangement(count, seed)
+    return {
+        "inside": np.stack([inside(each, finding) for each, finding in zip(maps, places, strict=True)]),
+        "others": np.stack([inside(each, places[other]) for each, other in zip(maps, partner, strict=True)]),
+        "area": np.stack([finding.mean(keepdims=True)[0] for finding in places]),
+    }
+
+
+def side_share(checkpoint: Checkpoint, side: str, count: int, seed: int = SEED) -> np.ndarray:
+    """While drawing: of all latents' attention on the word "left" or "right", the share on that side, (count,).
+
+    The patient's left is on the right of the picture. An even map scores 0.5. Impressions that
+    name one side, once.
+    """
+    found, index, size = [], 0, checkpoint.model.config.image_size
+    while len(found) < count:
+        patient = phantom(seed, index, size)
+        sides = re.findall(r"\b(?:left|right|bilateral)\b", patient.impression.lower())
+        if sides == [side]:
+            words = prompt_maps(checkpoint, patient.impression, noised(checkpoint, patient.image, TIME, index), TIME)
+            word_map = next(maps for word, maps in words if word.lower().strip(".") == side).mean(axis=0)
+            right, left = np.array_split(word_map, 2, axis=1)
+            found.append((left if side == "left" else right).sum() / word_map.sum())
+        index += 1
+    return np.array(found)
+
+
+def print_shares(checkpoint: Checkpoint, count: int) -> None:
+    """Both directions, every kind of finding, averaged over layers; then the gain over `others` of each layer."""
+    for reading in (True, False):
+        what = "Reading: of a finding word's attention on the image"
+        if not reading:
+            what = f"Drawing at t = {TIME:g}: of all latents' attention on a finding word"
+        print(f"{what}, the share inside the finding ({count} phantoms each).\n")
+        print(f"{'':<26}{'inside':>8}{'others':>8}{'area':>8}")
+        gains = []
+        for kind in KINDS:
+            scores = {name: values.mean(axis=0) for name, values in shares(checkpoint, kind, count, reading).items()}
+            print(f"{kind:<26}" + "".join(f"{values[-1]:>8.3f}" for values in scores.values()), flush=True)
+            with np.errstate(divide="ignore", invalid="ignore"):  # few phantoms: nothing may lie in the others' places
+                gains.append(scores["inside"] / scores["others"])
+        *layers, average = np.exp(np.log(gains).mean(axis=0))
+        by_layer = " ".join(f"{gain:.2f}" for gain in layers)
+        print(f"\ninside / others, geometric mean over the kinds: {average:.2f}; by layer: {by_layer}")
+        print("others: the same maps in other phantoms' findings of this kind. area: what an even map scores.\n")
+    left, right = (side_share(checkpoint, side, count).mean() for side in ("left", "right"))
+    print(f"Of the attention on 'left' {left:.3f} lies on that side, on 'right' {right:.3f}; of an even map 0.5.\n")
+    print("Attention is no explanation: it says what a softmax weighed. " + DISCLAIMER)
+
+
+def main() -> None:
+    parser = arguments.Parser(description="Where a word looks. Attention is no explanation.", epilog=DISCLAIMER)
+    add = parser.add_argument
+    add("--image", type=arguments.existing_file, metavar="FILE", help="show the words of this film's report over it")
+    add("--report", type=arguments.text, help="with --image: these words; default: what the model writes")
+    add("--prompt", type=arguments.text, help="draw this, and show its words over the drawing")
+    add("--layer", type=arguments.whole(1, 1000), help="show one layer, the first is 1; default: the average of all")
+    add("--out", type=arguments.output_file, default="attention.png", help="picture to write (default attention.png)")
+    add("--n", type=arguments.whole(2, 1000), default=16, help="phantoms of each kind, without --image and --prompt")
+    add("--weights", type=arguments.weights_folder, default=SHIPPED, help="weights folder (default: the shipped model)")
+    args = parser.parse_args()
+    if args.image and args.prompt:
+        raise UserError("--image and --prompt: give one of them")
+    if args.report and not args.image:
+        raise UserError("--report goes with --image FILE")
+    if args.image or args.prompt:
+        own_file(args.out)
+    checkpoint = load_model(args.weights, "cpu", torch.float32)
+    if checkpoint.model.config.causal:
+        raise UserError(f"--weights {args.weights}: a Janus-Pro, whose sequence has another layout; name a UniX")
+    layers = checkpoint.model.config.num_layers
+    if args.layer and args.layer > layers:
+        raise UserError(f"--layer {args.layer}: the model has {layers}")
+    if not (args.image or args.prompt):
+        print_shares(checkpoint, args.n)
+        return
+    if args.image:
+        image = load_image(args.image)
+        report = args.report or read(checkpoint, [image])[0]
+        vit = checkpoint.model.config.vit
+        film = to_square(image, 256, vit.padding, vit.scaling)
+        words = report_maps(checkpoint, image, report)
+    else:
+        film = draw(checkpoint, [args.prompt], [0])[0]
+        words = prompt_maps(checkpoint, args.prompt, noised(checkpoint, film, TIME), TIME)
+    if not words:
+        raise UserError("there is no word to show; give another --report or --prompt")
+    pictures = [over(film, flattened(maps, args.layer and args.layer - 1)) for _, maps in words]
+    small = [np.asarray(Image.fromarray(picture).resize((160, 160))) for picture in pictures]
+    save_png(grid(small, [word for word, _ in words], columns=min(8, len(small))), args.out)
+    print(f"{args.out}\nAttention is no explanation. {DISCLAIMER}")
+
+
+if __name__ == "__main__":
+    run(main)
