@@ -585,7 +585,7 @@ def choose_recipe(args: argparse.Namespace, preset_name: str, model: UniX, earli
     if earlier:  # what is not asked for again stays as it was
         recipe = replace(recipe, **earlier.settings["recipe"])
     asked = {"learning_rate": args.lr, "size": args.size, "batch": args.batch, "steps": args.steps}
-    asked |= {"micro_batch": args.micro_batch, "augment": args.augment}
+    asked |= {"micro_batch": args.micro_batch, "augment": args.augment, "repa_weight": args.repa_weight}
     recipe = replace(recipe, **{name: value for name, value in asked.items() if value is not None})
     check(args, recipe, model)
     return recipe
@@ -759,6 +759,8 @@ def parse_args() -> argparse.Namespace:
     )
     repa = "RadDino, stage 2's target; default: the model's own ViT"
     add("--repa", type=arguments.weights_folder, metavar="FOLDER", help=repa)
+    repa_weight = "of REPA in stage 2's loss; 0: without REPA; default: the recipe's, 0.5"
+    add("--repa-weight", type=arguments.number(0, 100), metavar="WEIGHT", help=repa_weight)
     gen_from = "stage 2: whose und branch the gen branch starts from, such as Janus-Pro's; default: the model's own"
     add("--gen-from", type=arguments.weights_folder, metavar="FOLDER", help=gen_from)
     add("--require", choices=["findings"], help="leave out reports without this section, as UniX's own data does")
@@ -831,6 +833,10 @@ def parse_args() -> argparse.Namespace:
         raise UserError(f"--validate-every {args.validate_every}: validate on what? add --validate SRC")
     if args.repa and args.stage != "2":
         raise UserError(f"--repa {args.repa}: only stage 2 trains with REPA")
+    if args.repa_weight is not None and args.stage != "2":
+        raise UserError(f"--repa-weight {args.repa_weight:g}: only stage 2 trains with REPA")
+    if args.repa and args.repa_weight == 0:
+        raise UserError(f"--repa {args.repa}: --repa-weight 0 trains without REPA; leave one of them out")
     if args.gen_from and args.stage != "2":
         raise UserError(f"--gen-from {args.gen_from}: only stage 2 starts a gen branch")
     if args.require and arguments.names_phantoms(args.data):

@@ -108,6 +108,22 @@ def test_the_ablation_trains_both_branches(micro, micro_folder, tmp_path, mix):
 
 
 @pytest.mark.slow
+def test_without_repa_stage_2_sees_the_same_examples(micro_folder, tmp_path):
+    """One start, one order of examples, one noise: the first step's error of the velocity is the same, REPA or not."""
+    first = {}
+    for weight in ("0.5", "0"):
+        flags = ["--repa-weight", weight, "--steps", 1, "--batch", 4, "--size", 64, "--out", weight]
+        result = run("--stage", "2", "--init", micro_folder, *flags, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        first[weight] = json.loads((tmp_path / weight / "metrics.jsonl").read_text().splitlines()[0])
+    assert "repa" not in first["0"] and "mse" not in first["0"]
+    assert first["0"]["loss"] == pytest.approx(first["0.5"]["mse"], rel=1e-6)
+    assert first["0.5"]["loss"] == pytest.approx(first["0.5"]["mse"] + 0.5 * first["0.5"]["repa"])
+    result = run("--stage", "2", "--resume", "--steps", 2, "--repa-weight", "0.25", "--out", "0.5", cwd=tmp_path)
+    assert result.returncode == 2 and "repa_weight 0.5" in result.stderr, result.stderr
+
+
+@pytest.mark.slow
 def test_profile_prints_where_a_steps_time_goes_and_writes_nothing(micro_folder, tmp_path):
     flags = ["--profile", "--steps", 2, "--batch", 4, "--size", 64]
     result = run("--stage", "2", "--init", micro_folder, *flags, cwd=tmp_path)
@@ -278,6 +294,8 @@ def test_the_gen_branch_may_start_from_another_models_und_branch(micro, janus, t
         (["--stage", "1", "--train", "both"], ["--train both", "stage 2 and 3"]),
         (["--stage", "2", "--repa", "nowhere"], ["--repa nowhere", "no such folder"]),
         (["--stage", "1", "--repa", "."], ["--repa .", "stage 2"]),
+        (["--stage", "3", "--repa-weight", "0"], ["--repa-weight 0", "stage 2"]),
+        (["--stage", "2", "--repa", ".", "--repa-weight", "0"], ["--repa .", "--repa-weight 0"]),
         (["--stage", "3", "--gen-from", "."], ["--gen-from .", "stage 2"]),
         (["--stage", "1", "--require", "findings"], ["--require findings", "phantom"]),
         (["--stage", "1", "--batch", "7", "--micro-batch", "0"], ["--micro-batch 0"]),
