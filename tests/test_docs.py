@@ -14,7 +14,8 @@ from weights import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "workshop" / "README.md"]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 WRITTEN = {  # made by commands, not ours
     "sample.png",
     "loss.png",

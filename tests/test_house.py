@@ -121,6 +121,12 @@ def test_nobody_imports_a_command_that_is_only_run():
     )
 
 
+def test_nobody_imports_the_workshop():
+    lessons = {"workshop", *(file.stem for file in (ROOT / "workshop").glob("*.py")), "checks"}
+    wrong = [found for found in IMPORTS if found.target in lessons]
+    assert not wrong, f"the workshop uses the project, never the other way round: {listed(wrong)}"
+
+
 def test_no_circle_among_files():
     """A file at the end of all chains imports none of the files that are left; what has no such end is a circle."""
     needs = {module: set() for module in MODULES}

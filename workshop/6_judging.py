@@ -1,0 +1,284 @@
+# %% [markdown]
+# # Lesson 6: does it show what was asked?
+#
+# A picture can look like a chest and still show something else than its prompt. In this lesson you judge 48 drawings
+# with a judge that knows the truth, and then you judge the judge: controls, ceilings, intervals, and your own eyes. You
+# fool a famous measure of reports. You look for pictures that were learnt by heart.
+#
+# *A research and teaching tool, not a medical device. The model here knows drawings of chests only.*
+
+# %% setup
+import classroom
+
+import re
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from PIL import Image
+
+from checks import lesson_6 as check
+from common.observations import OBSERVATIONS
+from evaluation import metrics
+from evaluation.baselines import constant_text, shuffled
+from evaluation.image import memorisation
+from evaluation.phantom import derangement
+from judges.classifier import judge, shown, truth_array
+from judges.trained_classifier import load_or_train
+from phantoms.dataset import Phantoms, phantom
+from reports.labeler import label_reports
+from sample import draw, read
+
+# %% [markdown]
+# ## Prompts whose truth is known
+#
+# A phantom is drawn by a program, so we know what it shows. 48 of them, seed 1, lend us their impressions as prompts.
+# The model never trained on this seed.
+
+# %%
+phantoms = [phantom(1, index) for index in range(48)]
+prompts = [p.impression for p in phantoms]
+real = np.stack([p.image for p in phantoms])
+truth = truth_array(phantoms)  # (48, 14) bool
+lines = [prompt.replace(". ", ".\n") for prompt in prompts]
+classroom.show(real[:4], lines[:4], inches=2.2)
+
+# %% [markdown]
+# Now the model draws from the same words. It never sees the phantoms' pictures. About two minutes.
+
+# %%
+unix = classroom.checkpoint()
+drawn = draw(unix, prompts, seeds=range(48), size=256)
+classroom.show(drawn[:12], lines[:12], columns=4, inches=2.1)
+
+# %% [markdown]
+# **Before any number:** go through the twelve, and write down for each whether it shows all of its prompt. Keep the
+# list.
+#
+# ## A judge
+#
+# A small convolutional network was trained on phantoms of seed 2, and never saw a picture of the model. For each
+# picture it gives 14 probabilities, and each of the 14 observations has a threshold.
+
+# %%
+classifier, _ = load_or_train()
+probabilities, features = judge(classifier, drawn)
+seen = shown(classifier, probabilities)  # (48, 14) bool
+real_probabilities, real_features = judge(classifier, real)
+seen_in_real = shown(classifier, real_probabilities)
+
+# %% [markdown]
+# ### Exercise 1
+#
+# Most films lack most findings, so a judge that never sees anything would be right nine times in ten. F1 forgives no
+# silence: for each observation $F_1 = 2TP / (2TP + FP + FN)$. Write the macro F1: the mean over the observations. An
+# observation that was neither asked for nor seen has no F1 (0 / 0) and does not count.
+
+
+# %% exercise: macro f1
+def macro_f1(truth, seen):
+    """truth and seen: (N, observations) bool -> a number in [0, 1]."""
+    ...
+
+
+# %%
+print(check.macro_f1(macro_f1))
+
+# %% [markdown]
+# One number alone says nothing. It needs two others beside it:
+#
+# - the *control*: the same pictures, held against other prompts. What is left when nobody listens?
+# - the *ceiling*: the judge on the phantoms themselves. Nobody can be scored above what the judge can see.
+
+# %%
+partner = derangement(48, seed=1)  # a permutation that leaves nobody in place
+print(f"accuracy of a judge that never sees anything: {(~truth).mean():.3f}")
+print(f"macro F1: drawn {macro_f1(truth, seen):.3f}, control {macro_f1(truth, seen[partner]):.3f},", end=" ")
+print(f"ceiling {macro_f1(truth, seen_in_real):.3f}")
+
+# %% [markdown]
+# ### Exercise 2
+#
+# Would 48 other prompts give the same number? The bootstrap asks the 48 that we have: draw 48 of them with replacement,
+# score, repeat, and take the middle 95 % of the scores. `rng.integers(N, size=N)` gives N numbers below N.
+
+
+# %% exercise: interval
+def interval(score, truth, seen, rng, repeats=500):
+    """score(truth, seen) -> a number. Returns the 2.5th and the 97.5th percentile of the resampled scores."""
+    ...
+
+
+# %%
+print(check.interval(interval))
+
+# %%
+rng = np.random.default_rng(0)
+rows = {"drawn": seen, "control": seen[partner], "ceiling": seen_in_real}
+scores = {name: (macro_f1(truth, row), interval(macro_f1, truth, row, rng)) for name, row in rows.items()}
+plt.figure(figsize=(5, 1.8))
+for height, (name, (value, (low, high))) in enumerate(scores.items()):
+    plt.plot([low, high], [height, height], color="grey")
+    plt.plot(value, height, "o")
+    print(f"{name:8} {value:.3f}, 95 % interval {low:.3f} to {high:.3f}")
+plt.yticks(range(3), scores)
+plt.ylim(-0.6, 2.6)
+plt.xlabel("macro F1")
+plt.show()
+
+# %% [markdown]
+# **Question:** the interval is wide. How many prompts make it half as wide? `docs/results.md` has 500: compare.
+#
+# Which observations are drawn as asked, and which are not?
+
+# %%
+each = metrics.f1_scores(truth, seen).per_class
+for name, value, count in sorted(zip(OBSERVATIONS, each, truth.sum(axis=0)), key=lambda row: -row[1]):
+    print(f"{name:28} {value:5.2f}  ({count} asked for)")
+
+# %% [markdown]
+# ## Fool BLEU
+#
+# Reports are often scored by the words that they share with the true one. BLEU-4 counts common runs of one to four
+# words. Here are the reports that the model writes about the phantoms, and two that see nothing: the same reports,
+# exchanged between films, and one text for every film, chosen from training reports for its BLEU.
+
+# %%
+reports = [p.report for p in phantoms]
+written = read(unix, [Image.fromarray(image) for image in real])
+training = Phantoms(400)
+one_text = constant_text([training.text(i)[0] for i in range(400)], metrics.tokenize)
+print("one text for every film:", one_text)
+
+# %% [markdown]
+# ### Exercise 3
+#
+# Fool it. Change a true report so that it says the opposite in almost the same words: its findings gone, BLEU-4 above
+# 0.7. The labeler (`reports/labeler.py`) reads what a report claims. Two reports to practise on:
+
+# %% setup
+practice = [Phantoms(100, seed=1).text(index)[0] for index in (0, 8)]
+print(*practice, sep="\n\n")
+
+
+# %% exercise: lie
+def lie(report):
+    """A true report -> one of almost the same words that denies what is there."""
+    ...
+
+
+# %%
+print(check.lie(lie))
+
+
+# %%
+def report_scores(texts):
+    """BLEU-4, and micro F1 of what the texts claim."""
+    bleu = metrics.bleu_from_counts(metrics.bleu_counts(reports, texts))[:, 3].mean()
+    claimed = np.isin(label_reports(texts), (1, -1))
+    return bleu, metrics.f1_scores(truth, claimed).micro
+
+
+answers = {
+    "the model": written,
+    "the model, films exchanged": shuffled(written),
+    "one text for every film": [one_text] * 48,
+    "your lie": [lie(report) for report in reports],
+}
+print(f"{'':28}{'BLEU-4':>8}{'micro F1':>10}")
+for name, texts in answers.items():
+    bleu, f1 = report_scores(texts)
+    print(f"{name:28}{bleu:8.2f}{f1:10.2f}")
+
+# %% [markdown]
+# **Question:** by BLEU alone, whom would you hire? And what does one text score on real films, most of which show
+# nothing? (`python -m evaluation.baselines` makes that table for a real data set; the project prints it beside every
+# score of reports.)
+#
+# ## Judge against eye
+#
+# The judge is a network as well. Three pictures, each beside the phantom that lent the prompt. Above them stands what
+# the judge misses and what it sees that nobody asked for. Look first: do you agree?
+
+
+# %%
+def verdict(i):
+    """What the judge says of picture `i` that the prompt does not, in words."""
+    missed = [OBSERVATIONS[k] for k in np.flatnonzero(truth[i] & ~seen[i])]
+    extra = [f"{OBSERVATIONS[k]} ({probabilities[i, k]:.2f})" for k in np.flatnonzero(seen[i] & ~truth[i])]
+    return f"missed: {', '.join(missed) or 'nothing'}\nunasked: {', '.join(extra) or 'nothing'}"
+
+
+for i in (22, 18, 45):
+    classroom.show([drawn[i], real[i]], [f"{i}: {lines[i]}\n{verdict(i)}", "the phantom"], inches=2.5)
+
+# %% [markdown]
+# What we saw in the run that is printed here:
+#
+# - **22.** The judge is nearly sure of pulmonary edema. We see none: the lungs are as dark as in a normal film. What it
+#   does not complain about is the edge of the collapsed lung, which comes in two pieces with nothing between them.
+# - **18.** The judge is content. The edema is there. But the left apex is smooth: the calcified thickening that was
+#   asked for there is missing, and a bright blotch sits at the *right* apex, beside a second tube. The judge's label
+#   "Pleural Other" has no side, and "Support Devices" no number.
+# - **45.** The judge is content: "Lung Lesion". We see a small ragged smudge where the phantom has a round mass several
+#   times as large. A list of fourteen words cannot tell them apart.
+#
+# One kind of disagreement shows in the score, and it cost the model a point that it had earned. The other two do not,
+# and the model got points that it had not. **Look for another one**, for example at 26, 36 and 42, or in your own list
+# from the beginning.
+
+# %% [markdown]
+# ## Learnt by heart?
+#
+# A model that stores its training pictures would score well everywhere above. So look for the nearest training
+# picture, in the judge's features. Unseen phantoms tell what is near: one in a hundred of them is nearer to a training
+# picture than `near`. And a *planted* copy, a training picture that only went through the autoencoder, shows that the
+# search finds what it looks for.
+
+# %%
+train = np.stack([phantom(0, index).image for index in range(600)])
+_, train_features = judge(classifier, train)
+with torch.no_grad():
+    pixels = unix.vae.preprocess(torch.from_numpy(train[7:8]))
+    copy = unix.vae.postprocess(unix.vae.decode(unix.vae.encode(pixels))).numpy()
+suspects = np.concatenate([drawn, copy])
+_, suspect_features = judge(classifier, suspects)
+found = memorisation(real_features, suspect_features, train_features)
+print(
+    f"near is {found['near']:.2f}; median of unseen {found['median_unseen']:.2f}, of drawn {found['median_drawn']:.2f}"
+)
+print(f"nearer than that: {[int(i) for i in np.flatnonzero(found['drawn'] < found['near'])]} (48 is the planted copy)")
+closest = np.argsort(found["drawn"])[:4]
+pairs = np.stack([suspects[closest], train[found["index"][closest]]])
+captions = [f"picture {i}, at {found['drawn'][i]:.2f}" for i in closest]
+captions += [f"training picture {found['index'][i]}" for i in closest]
+classroom.show(pairs.reshape(-1, 256, 256), captions, columns=4, inches=1.8)
+
+# %% [markdown]
+# In the run that is printed here the planted copy is found, and nothing else: no drawing is nearer to a training
+# picture than an unseen phantom may be. The nearest ones are normal chests, which are alike because they are normal.
+# Two limits: we looked at 600 of 16,000 training phantoms, and a program draws these without end. On a few thousand
+# real films, shown many times, the answer may be another.
+#
+# ## What none of this says about patients
+#
+# - The films are drawings by a program. It knows seventeen kinds of finding, each drawn by one rule. A patient follows
+#   no rule, often has several diseases at once, and some that have no name here.
+# - Judge, labeler and model know the same phantoms. They may share a mistake, and then every score is high.
+# - The truth of a phantom is a list. The truth of a film is what becomes of the patient, and two radiologists differ.
+# - F1 weighs a missed pneumothorax like a missed healing fracture. A patient does not.
+# - A high score on 48 prompts says nothing about the prompt you will type next.
+#
+# **For the room:** what would you have to measure before a drawn film may be used to train somebody else's model?
+#
+# ## Experiment: does the judge like what you like?
+#
+# Guidance pushes a picture towards its prompt. Draw 8 prompts with guidance 1, 2 and 5. Does the judge's score rise?
+# And do the pictures get better, to your eye? Choose blind: let a neighbour shuffle them. Nobody wrote down the answer.
+
+# %%
+for guidance in (1.0, 2.0, 5.0):
+    pictures = draw(unix, prompts[:8], seeds=range(8), size=256, guidance=guidance, steps=12)
+    seen_now = shown(classifier, judge(classifier, pictures)[0])
+    print(f"guidance {guidance:g}: micro F1 of 8 {metrics.f1_scores(truth[:8], seen_now).micro:.2f}")
+    classroom.show(pictures, columns=8, inches=1.3)

@@ -1,0 +1,93 @@
+"""How lessons 4 and 5 train: with `train.py`, as a user types it, from a start that cannot read or draw yet.
+
+Everything lies in out/workshop. A run that was finished there is not run again; delete the folder to train anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from classroom import ROOT
+from common.errors import UserError
+from common.files import SHIPPED
+from model import UniX
+from weights import Checkpoint, load_checkpoint, save_checkpoint
+
+OUT = ROOT / "out" / "workshop"
+DRAWING, READING = ("2", "3"), ("1", "2", "3")  # the stages that a start has not seen
+
+
+def before_reading() -> Path:
+    """Weights with the shipped model's eye (its ViT) and a language model that knows no word. Returns their folder."""
+    trained = load_checkpoint(SHIPPED)
+    fresh = fresh_model(trained)
+    fresh.vit.load_state_dict(trained.model.vit.state_dict())
+    return save_start("before-reading", trained, fresh, READING)
+
+
+def before_drawing() -> Path:
+    """Weights with the shipped model's und branch, which reads, and a gen branch that is its copy."""
+    trained = load_checkpoint(SHIPPED)
+    fresh = fresh_model(trained)
+    fresh.load_state_dict(dict(trained.model.und_parameters()), strict=False)
+    fresh.copy_und_to_gen()
+    return save_start("before-drawing", trained, fresh, DRAWING)
+
+
+def fresh_model(trained: Checkpoint) -> UniX:
+    """A model of the same sizes that has learnt nothing."""
+    fresh = UniX(trained.model.config)
+    fresh.init_weights(torch.Generator().manual_seed(0))
+    return fresh
+
+
+def save_start(name: str, trained: Checkpoint, model: UniX, stages: Sequence[str]) -> Path:
+    """Save `model` as one that has not been through these stages: a gen branch that has is not made anew."""
+    history = [entry for entry in trained.history if entry["stage"] not in stages]
+    save_checkpoint(OUT / name, Checkpoint(model, trained.vae, trained.tokenizer, history))
+    return OUT / name
+
+
+def train(runs: dict[str, Sequence[object]]) -> dict[str, list[dict]]:
+    """Run `train.py` once for each name, into its `run_folder`, two at a time if there are two cores.
+
+    runs: name -> flags. Returns for each name the lines of its metrics.jsonl, one a step. Raises UserError with what a
+    run says if it fails.
+    """
+
+    def one(name: str) -> list[dict]:
+        folder = run_folder(name)
+        flags = ["--out", folder, "--cache", OUT / "cache", "--resume", "--device", "cpu", "--workers", 0]
+        command = [sys.executable, ROOT / "train.py", *runs[name], *flags]
+        ran = subprocess.run(
+            [str(word) for word in command],
+            cwd=ROOT,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
+        )
+        if ran.returncode:
+            raise UserError(f"{name}: {ran.stderr.strip().splitlines()[-1]}")
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    logs = {}
+    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+        for name, log in zip(runs, pool.map(one, runs), strict=True):
+            logs[name] = log
+            print(f"{name}: {len(log)} steps, loss {log[0]['loss']:.2f} -> {log[-1]['loss']:.2f}", flush=True)
+    return logs
+
+
+def run_folder(name: str) -> Path:
+    """Where `train` leaves a run: it serves as weights."""
+    return OUT / name.replace(":", "-")  # Windows knows no colon in a name
