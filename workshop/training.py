@@ -1,6 +1,7 @@
 """How lessons 4 and 5 train: with `train.py`, as a user types it, from a start that cannot read or draw yet.
 
-Everything lies in out/workshop. A run that was finished there is not run again; delete the folder to train anew.
+Everything lies in out/workshop. A run that was finished there is not run again; delete the folder to train anew. With
+STEPS=20 in the environment every run has 20 steps, only to see that it works, and a folder of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from common.files import SHIPPED
 from model import UniX
 from weights import Checkpoint, load_checkpoint, save_checkpoint
 
-OUT = ROOT / "out" / "workshop"
+STEPS = os.environ.get("STEPS")
+OUT = ROOT / "out" / ("workshop-look" if STEPS else "workshop")
 DRAWING, READING = ("2", "3"), ("1", "2", "3")  # the stages that a start has not seen
 
 
@@ -66,7 +68,8 @@ def train(runs: dict[str, Sequence[object]]) -> dict[str, list[dict]]:
     def one(name: str) -> list[dict]:
         folder = run_folder(name)
         flags = ["--out", folder, "--cache", OUT / "cache", "--resume", "--device", "cpu", "--workers", 0]
-        command = [sys.executable, ROOT / "train.py", *runs[name], *flags]
+        look = ["--steps", STEPS, "--sample-every", STEPS] if STEPS else []  # of a flag, the last one counts
+        command = [sys.executable, ROOT / "train.py", *runs[name], *look, *flags]
         ran = subprocess.run(
             [str(word) for word in command],
             cwd=ROOT,

@@ -140,7 +140,8 @@ def test_the_same_source_makes_the_same_notebook(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LESSONS)
-def test_a_lesson_runs_with_its_solutions(name):
+def test_a_lesson_runs_with_its_solutions(name, monkeypatch):
+    monkeypatch.setenv("STEPS", "24")  # of each training: CI has other things to do
     costs = notebooks.execute(notebooks.solve(lesson_source(name), solutions(name)))
     assert costs["cpu"] < LIMIT
     assert not costs["memory"] > 4  # nan on Windows
