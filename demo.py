@@ -32,7 +32,7 @@ from common.errors import UserError, explain, run
 from common.files import SHIPPED
 from common.images import load_image, to_square
 from common.pictures import difference
-from evaluation import page
+from evaluation import attention, page
 from evaluation.phantom import derangement
 from phantoms.dataset import phantom
 from reports.agreement import agreement
@@ -396,6 +396,24 @@ class Actions:
         reports = sample.read(self.checkpoint, [Image.fromarray(picture) for picture in pictures])
         yield shown, loop_table(lines, reports, seed), finished(began, self.checkpoint), command, address
 
+    def inside(self, film: Image.Image | None, layer: int, example: str | None, session: str) -> Iterator:
+        """-> the film under each word of its report, report, status, command, link"""
+        film, began, stop = needs_film(film, example), time.perf_counter(), self.stops.begin(session)
+        layer = read_whole(layer, 0, self.checkpoint.model.config.num_layers, "layer")
+        make, file = example_command(example)
+        command = make + command_line(
+            "-m", "evaluation.attention", "--image", file, "--out", "words.png", weights=self.weights
+        )
+        address = link("inside", layer=layer, **({"example": example} if example else {}))
+        yield gr.skip(), "", '<div class="status">Reading ...</div>', command, address
+        report = sample.read(self.checkpoint, [film])[0]
+        if stop.is_set():
+            raise StoppedError
+        square = to_square(film, self.checkpoint.model.config.vit.image_size)
+        words = attention.word_maps(self.checkpoint, film, report, layer - 1 if layer else None)
+        shown = [(attention.over(square, word_map), word) for word, word_map in words]
+        yield shown, report, finished(began, self.checkpoint), command, address
+
 
 def affirmed(text: str) -> set[str]:
     """What a text says is there, with its side: {"Pleural Effusion left", ...}."""
@@ -449,6 +467,7 @@ def build(checkpoint: Checkpoint, weights: Path) -> gr.Blocks:
                 "read": read_tab(actions, session, model),
                 "edit": edit_tab(actions, session, model),
                 "loop": loop_tab(actions, session, model),
+                "inside": inside_tab(actions, session, model),
             }
         every = {(tab, name): field for tab, named in fields.items() for name, field in named.items()}
 
@@ -642,6 +661,34 @@ def loop_tab(actions: Actions, session: gr.State, model: dict) -> dict:
         outputs = [pictures, found, progress, command, address]
         connect(actions, model, actions.closed_loop, start, cancel, progress, [prompts, seed, session], outputs)
     return {"prompts": prompts, "seed": seed}
+
+
+def inside_tab(actions: Actions, session: gr.State, model: dict) -> dict:
+    with gr.Tab("Look inside", id="inside"):
+        gr.Markdown(
+            "Where does each word of the report look? Orange: more than evenly. Attention is no explanation: a map says"
+            " what a layer weighed, not what the report would be without it."
+        )
+        with gr.Row():
+            with gr.Column():
+                film, example = film_input()
+                layers = actions.checkpoint.model.config.num_layers
+                layer = gr.Slider(0, layers, 0, step=1, label="Layer (0: the mean of all)")
+                start, cancel, progress = ends("Look inside")
+                report = gr.Textbox(label="Report", lines=4, interactive=False)
+                gr.HTML(f'<p class="disclaimer" role="note">{escape(sample.DISCLAIMER)}</p>', padding=False)
+            maps = gr.Gallery(
+                label="Words of the report",
+                columns=3,
+                format="png",
+                object_fit="contain",
+                height="auto",
+                buttons=BUTTONS,
+            )
+        command, address = footer_of_tab()
+        outputs = [maps, report, progress, command, address]
+        connect(actions, model, actions.inside, start, cancel, progress, [film, layer, example, session], outputs)
+    return {"layer": layer, "example": example}
 
 
 # ---- the server --------------------------------------------------------------------------------------------------

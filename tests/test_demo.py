@@ -183,6 +183,18 @@ def test_the_closed_loop_reads_back_what_was_drawn(open_page):
     assert "control, the reports exchanged" in panel.inner_text()
 
 
+def test_looks_inside_word_by_word(open_page, micro):
+    page = open_page("?tab=inside&example=1")
+    panel = shown(page)
+    panel.locator("img[src*='/file=']").first.wait_for()
+    click(panel, "Look inside")
+    done(panel)
+    film = Image.fromarray(phantom(1, 0, 256).image)
+    report = panel.get_by_label("Report", exact=True).input_value()
+    assert report == sample.read(micro, [film])[0]
+    panel.get_by_text(report.split()[0], exact=True).first.wait_for()
+
+
 def test_cancel_stops_a_drawing_and_the_next_one_is_drawn(open_page):
     page = open_page("?tab=draw&steps=100&number=4&size=128")
     panel = shown(page)
@@ -289,7 +301,7 @@ def test_every_tab_fits_and_names_its_fields(open_page, width, tmp_path):
     """SCREENSHOTS=DIR keeps the pictures."""
     folder = Path(os.environ.get("SCREENSHOTS") or tmp_path)
     page = open_page(width=width)
-    for name in ("Draw", "Read", "Edit", "Closed loop"):
+    for name in ("Draw", "Read", "Edit", "Closed loop", "Look inside"):
         if width < 600 and not page.get_by_role("tab", name=name, exact=True).is_visible():
             page.locator(".overflow-menu button").first.click()
             page.locator(".overflow-dropdown button", has_text=name).click()
