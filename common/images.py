@@ -61,8 +61,9 @@ def to_square(image: Image.Image, size: int, padding: int = 0, scaling: str = "f
     "janus"   as "fit", with sides cut to whole pixels and at least 14 of them: Janus-Pro's own processor
     """
     if scaling == "shrink":
-        resized = image.copy()
+        resized = image.convert("LA")  # as published, with an alpha channel: Pillow 12 shrinks a bare "L" otherwise
         resized.thumbnail((size, size), Image.Resampling.LANCZOS)
+        resized = resized.getchannel("L")
     else:
         longest = max(image.size)
         if scaling == "fit":
