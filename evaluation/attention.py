@@ -35,7 +35,7 @@ from evaluation.autoencoder import OWN, with_and_without
 from evaluation.phantom import derangement
 from phantoms.dataset import phantom
 from phantoms.truth import KINDS
-from sample import DISCLAIMER, draw, load_model, prompt_ids, read
+from sample import DISCLAIMER, draw, load_model, pixels_of, prompt_ids, read
 from weights import Checkpoint
 
 TIME = 0.7  # of the noise at which a drawing is looked at: the large shapes are being decided
@@ -82,10 +82,8 @@ def report_maps(
     question = data.default_question(config) if question is None else question
     ids, words = words_of(checkpoint, report)
     before = [config.bos, *prompt_ids(checkpoint, question, "the question"), config.eos, config.bos]
-    square = to_square(image, config.vit.image_size, config.vit.padding, config.vit.scaling)
-    device = model.vae2llm.weight.device
-    pixels = model.vit.preprocess(torch.from_numpy(square)[None].to(device))
-    _, maps = model.read_forward(pixels, torch.tensor([[*before, *ids]], device=device), attention_maps=True)
+    pixels = pixels_of(checkpoint, [image])
+    _, maps = model.read_forward(pixels, torch.tensor([[*before, *ids]], device=pixels.device), attention_maps=True)
     side = config.vit.image_size // config.vit.patch_size
     first = side**2 + 2 + len(before) - 1  # where the report's first piece is predicted
     on_patches = maps[:, 0, :, first:, 1 : 1 + side**2].mean(dim=1).cpu()  # (layers, T, patches); BOI comes first

@@ -174,12 +174,16 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
     return write_generated(folder, names, fitting), f"{args.weights} ({version})"
 
 
-def score_images(real: np.ndarray, fake: np.ndarray, real_set: Images, fake_set: Images) -> dict:
-    """Tables 3 and 4, of features (N, width) and (M, width)."""
+def table_3(real: np.ndarray, fake: np.ndarray) -> dict[str, float | Scored]:
+    """The measures of Table 3 but for the alignment, of features (N, width) and (M, width)."""
     scores = {"fd": metrics.frechet_distance(real, fake), "kd": metrics.kernel_distance(real, fake)}
     each = metrics.prdc_samples(real, fake, NEIGHBOURS)
-    for name, values in each.items():
-        scores[name] = mean_and_interval(values)
+    return scores | {name: mean_and_interval(values) for name, values in each.items()}
+
+
+def score_images(real: np.ndarray, fake: np.ndarray, real_set: Images, fake_set: Images) -> dict:
+    """Tables 3 and 4, of features (N, width) and (M, width)."""
+    scores = table_3(real, fake)
     per_class = {}
     for k, name in enumerate(OBSERVATIONS):
         if real_set.labels is None or fake_set.labels is None:
@@ -199,9 +203,7 @@ def floor_of(real: np.ndarray, train: np.ndarray, count: int) -> dict[str, float
     real, train: features (N, width), (M, width).
     """
     chosen = np.random.default_rng(0).permutation(len(train))[:count]
-    scores = {"fd": metrics.frechet_distance(real, train[chosen]), "kd": metrics.kernel_distance(real, train[chosen])}
-    each = metrics.prdc_samples(real, train[chosen], NEIGHBOURS)
-    return scores | {name: mean_and_interval(values) for name, values in each.items()}
+    return table_3(real, train[chosen])
 
 
 def shown_by_prompts(
@@ -316,8 +318,7 @@ def image_text(results: dict, about: dict) -> str:
     if "shards" in results:
         lines.append(f"{'this run, mean of parts':<26}" + "".join(cell(value) for value in shard_cells(results)))
     if "floor" in results:
-        floor = {"alignment": None, **results["floor"]}
-        lines.append(f"{'real training films':<26}" + "".join(cell(floor[name]) for name in TABLE3))
+        lines.append(f"{'real training films':<26}" + "".join(cell(value) for value in floor_cells(results)))
     for entry in paper["rows"]:
         label = f"paper: {entry['model']} {entry['resolution']}"
         lines.append(f"{label:<26}" + "".join(cell(value) for value in entry["values"]))
@@ -370,6 +371,11 @@ def table3_cells(results: dict) -> list[float | Scored | None]:
     return [{**results["table_3"], "alignment": results["alignment"]}[name] for name in TABLE3]
 
 
+def floor_cells(results: dict) -> list[float | Scored | None]:
+    """As `table3_cells`, of training films in the place of drawings; they have no prompts to agree with."""
+    return [results["floor"].get(name) for name in TABLE3]
+
+
 def shard_cells(results: dict) -> list[float | Scored | None]:
     """As `table3_cells`, of the parts' mean; the alignment is that of the whole, as theirs is."""
     return [{**results["shards"], "alignment": results["alignment"]}[name] for name in TABLE3]
@@ -393,8 +399,7 @@ def image_page(results: dict, about: dict) -> list[str]:
         ),
     ]
     if "floor" in results:
-        floor = {"alignment": None, **results["floor"]}
-        rows = [["this run", *table3_cells(results)], ["real training films", *(floor[name] for name in TABLE3)]]
+        rows = [["this run", *table3_cells(results)], ["real training films", *floor_cells(results)]]
         note = "The second row puts as many training films in the place of the drawings: the floor of both distances."
         blocks.append(page.table(["", *TABLE3], rows, note=note))
     if results.get("shown"):

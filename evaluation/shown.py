@@ -26,12 +26,12 @@ from common.observations import OBSERVATIONS
 from common.ownership import own_folder
 from common.pictures import grid, save_png
 from evaluation import metrics
+from evaluation.baselines import LEAST_POSITIVES
 from evaluation.phantom import derangement
 from evaluation.results import Scored, scored
 from judges.features import Images, features, load_feature_extractor, open_images
 from sample import DISCLAIMER, draw, load_model
 
-LEAST_POSITIVES = 10  # of an observation, to be judged: with fewer it is chance
 WITHOUT = "No acute cardiopulmonary abnormality."
 PAIRS = {"Pleural Effusion": "Bilateral pleural effusions.", "Cardiomegaly": "Cardiomegaly."}
 GUIDANCE = (1.0, 2.0, 4.0)
