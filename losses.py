@@ -59,7 +59,7 @@ class StageLoss(nn.Module):
     """The loss of any stage as one module, which is what DistributedDataParallel wraps.
 
     heads: "phrases" (stage vit) or "repa" (stage 2), trained with the stage and dropped at its end. train_und: whether
-    the prompt is read with a graph (the paper's ablation).
+    the prompt is read with a graph (the paper's ablation). time_shift: of Eq. 2's times, `flow.training_time`.
     """
 
     def __init__(
@@ -70,10 +70,12 @@ class StageLoss(nn.Module):
         frozen_features: FrozenFeatures,
         repa_weight: float,
         train_und: bool = False,
+        time_shift: float = 1.0,
     ) -> None:
         super().__init__()
         self.model, self.vae, self.heads = model, vae, heads
         self.frozen_features, self.repa_weight, self.train_und = frozen_features, repa_weight, train_und
+        self.time_shift = time_shift
 
     def forward(
         self, batches: dict[str, Batch], totals: dict[str, float]
@@ -112,7 +114,7 @@ class StageLoss(nn.Module):
         model = self.model
         mean, log_variance, *repa_target = self.frozen_features(batch.index, batch.image)
         latents = self.vae.normalise(sample_posterior(mean.float(), log_variance.float(), batch.posterior_noise))
-        t = flow.training_time(batch.t_normal)
+        t = flow.training_time(batch.t_normal, self.time_shift)
         x_t = flow.interpolate(latents, batch.noise, t)
         with torch.set_grad_enabled(self.train_und):
             prompt = model.read_prompt(batch.prompts, multiple=32)

@@ -69,6 +69,7 @@ class Recipe:
     warmup: int  # steps
     steps: int
     repa_weight: float = 0.0
+    time_shift: float = 1.0  # above 1, stages 2 and 3 train more on noisy times (flow.shift_time); the paper: 1
     micro_batch: int = 8  # at most, at a time on one GPU
     augment: bool = False  # vary the films that are read: thousands are soon known by heart; phantoms never run out
 
@@ -113,6 +114,7 @@ def schedule(step: int, recipe: Recipe, decay: float) -> float:
 def train(args: argparse.Namespace, team: Team) -> int:
     """The exit code: 0, or 128 and the signal that stopped the run, so that no script goes on to the next stage."""
     device, dtype = team.device, pick_dtype(args.dtype, team.device)
+    args.dtype = str(dtype).removeprefix("torch.")
     out = args.out
     earlier = read_state(out) if args.resume else None
     if args.resume and not earlier:
@@ -129,7 +131,8 @@ def train(args: argparse.Namespace, team: Team) -> int:
     model = prepare_model(args, checkpoint, recipe, state, dtype, team)
     trained, heads, frozen_features = what_trains(args, checkpoint, recipe, source, vocabulary, dtype, team)
     originals = freeze([model, checkpoint.vae], trained, dtype)
-    losses = StageLoss(model, checkpoint.vae, heads, frozen_features, recipe.repa_weight, args.train == "both")
+    objective = {"repa_weight": recipe.repa_weight, "time_shift": recipe.time_shift}
+    losses = StageLoss(model, checkpoint.vae, heads, frozen_features, train_und=args.train == "both", **objective)
     if team.size > 1:
         # What is trained but has no part in the loss (ablation only) must not be waited for.
         unused = args.train == "both"
@@ -143,7 +146,7 @@ def train(args: argparse.Namespace, team: Team) -> int:
     if held_out is not None and team.is_main and not args.profile:  # the others wait at their next sum
         features = FeatureCache(frozen_features.compute, len(held_out))
         examples = make_examples(args, checkpoint, recipe, held_out, vocabulary, seed=0, prompt_dropout=0.0)
-        measured = StageLoss(model, checkpoint.vae, heads, features, recipe.repa_weight)
+        measured = StageLoss(model, checkpoint.vae, heads, features, **objective)
         validation = Validation(checkpoint, measured, examples, micro_batch)
     how = f"batch {recipe.batch} = {team.size} processes x {micro_batch} at a time x {accumulation} accumulated"
     count = sum(parameter.numel() for parameter in trained.values())
@@ -585,7 +588,8 @@ def choose_recipe(args: argparse.Namespace, preset_name: str, model: UniX, earli
     if earlier:  # what is not asked for again stays as it was
         recipe = replace(recipe, **earlier.settings["recipe"])
     asked = {"learning_rate": args.lr, "size": args.size, "batch": args.batch, "steps": args.steps}
-    asked |= {"micro_batch": args.micro_batch, "augment": args.augment, "repa_weight": args.repa_weight}
+    asked |= {"micro_batch": args.micro_batch, "augment": args.augment}
+    asked |= {"repa_weight": args.repa_weight, "time_shift": args.time_shift}
     recipe = replace(recipe, **{name: value for name, value in asked.items() if value is not None})
     check(args, recipe, model)
     return recipe
@@ -780,6 +784,8 @@ def parse_args() -> argparse.Namespace:
     add("--batch", type=arguments.batch, help="examples a step, over all processes")
     add("--lr", type=arguments.number(0, 10, above=True), help="learning rate")
     add("--size", type=arguments.size, help="image side in px")
+    shift = "stages 2 and 3, above 1: train more on noisy times, where a drawing is laid out (default: the paper's 1)"
+    add("--time-shift", type=arguments.number(0, 100, above=True), metavar="SHIFT", help=shift)
     varied = "vary real films that are read (a little rotation, shift, scale, exposure); default: the recipe of small"
     add("--augment", action=argparse.BooleanOptionalAction, help=varied)
     add(
@@ -799,8 +805,9 @@ def parse_args() -> argparse.Namespace:
     add("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
     add(
         "--dtype",
-        choices=["float32", "bfloat16"],
-        help="compute dtype (what trains stays float32); default: bfloat16 on cuda, float32 on cpu",
+        choices=["float32", "bfloat16", "fast"],
+        help="compute dtype (what trains stays float32); default: bfloat16 on cuda, float32 on cpu; fast: bfloat16"
+        " also on a cpu that multiplies it fast",
     )
     micro_batch = "examples at a time on one process; --batch is reached by accumulation"
     add("--micro-batch", type=arguments.batch, help=micro_batch)
@@ -835,6 +842,8 @@ def parse_args() -> argparse.Namespace:
         raise UserError(f"--repa {args.repa}: only stage 2 trains with REPA")
     if args.repa_weight is not None and args.stage != "2":
         raise UserError(f"--repa-weight {args.repa_weight:g}: only stage 2 trains with REPA")
+    if args.time_shift is not None and args.stage not in DRAWING:
+        raise UserError(f"--time-shift {args.time_shift:g}: only stages 2 and 3 train on noise; leave it out")
     if args.repa and args.repa_weight == 0:
         raise UserError(f"--repa {args.repa}: --repa-weight 0 trains without REPA; leave one of them out")
     if args.gen_from and args.stage != "2":

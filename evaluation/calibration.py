@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from common import arguments
+from common.devices import pick_dtype
 from common.errors import run
 from common.files import SHIPPED, write_text
 from common.observations import OBSERVATIONS
@@ -138,12 +139,13 @@ def main() -> None:
     add("--reports", type=arguments.whole(2, 1000), default=10, metavar="N", help="of each phantom (default 10)")
     add("--temperature", type=arguments.number(0, 100, above=True), default=TEMPERATURE, help=f"default {TEMPERATURE}")
     add("--top-p", type=arguments.top_p, default=TOP_P, help=f"default {TOP_P}")
-    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="to compute in (default float32)")
+    dtype = "to compute in (default float32); fast: bfloat16 where this machine multiplies it fast, else float32"
+    add("--dtype", choices=["float32", "bfloat16", "fast"], default="float32", help=dtype)
     add("--out", type=arguments.output_file, metavar="FILE", help="an SVG with the reliability diagram")
     args = parser.parse_args()
     if args.out:
         own_file(args.out)
-    checkpoint = load_model(args.weights, "cpu", getattr(torch, args.dtype))
+    checkpoint = load_model(args.weights, "cpu", pick_dtype(args.dtype, torch.device("cpu")))
     phantoms = classifier.draw_phantoms(1, range(args.n), classifier.DRAWN_SIZE, progress=True)
     images = np.stack([each.image for each in phantoms])
     greedy = read(checkpoint, [Image.fromarray(image) for image in images], batch=32, progress=True)

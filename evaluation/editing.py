@@ -17,6 +17,7 @@ from PIL import Image
 
 import sample
 from common import arguments
+from common.devices import pick_dtype
 from common.errors import run
 from common.files import SHIPPED
 from common.observations import OBSERVATIONS
@@ -180,12 +181,13 @@ def main() -> None:
     add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)
     add("--n", type=arguments.whole(1, 1000), default=2, help="phantoms of each kind, of seed 1 (default 2)")
     add("--strength", type=arguments.strength, default=sample.STRENGTH, help=f"default {sample.STRENGTH}")
-    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="to compute in (default float32)")
+    dtype = "to compute in (default float32); fast: bfloat16 where this machine multiplies it fast, else float32"
+    add("--dtype", choices=["float32", "bfloat16", "fast"], default="float32", help=dtype)
     add("--out", type=arguments.output_file, metavar="FILE", help="a sheet with the first phantom of each kind")
     args = parser.parse_args()
     if args.out:
         own_file(args.out)
-    checkpoint = sample.load_model(args.weights, "cpu", getattr(torch, args.dtype))
+    checkpoint = sample.load_model(args.weights, "cpu", pick_dtype(args.dtype, torch.device("cpu")))
     sample.drawing_device(checkpoint)
     judge, _ = trained_classifier.load_or_train()
     found, sheet = measure(checkpoint, judge, 1, args.n, checkpoint.model.config.image_size, args.strength)

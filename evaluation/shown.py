@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from common import arguments
-from common.devices import pick_device
+from common.devices import pick_device, pick_dtype
 from common.errors import UserError, run
 from common.observations import OBSERVATIONS
 from common.ownership import own_folder
@@ -136,13 +136,14 @@ def main() -> None:
     add("--n", type=arguments.whole(4, 10_000), default=32, help="pairs of each finding (default 32)")
     add("--out", type=arguments.output_folder, default="out/shown", help="folder for the pairs (default out/shown)")
     add("--cache", type=arguments.output_folder, default="out/cache", help="where features are kept")
-    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="to compute in (default float32)")
+    dtype = "to compute in (default float32); fast: bfloat16 where this machine multiplies it fast, else float32"
+    add("--dtype", choices=["float32", "bfloat16", "fast"], default="float32", help=dtype)
     add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
     args = parser.parse_args()
     own_folder(args.out)
     device = pick_device(args.device)
     train = open_images(args.train, "train", args.cache)
-    checkpoint = load_model(args.weights, device, getattr(torch, args.dtype))
+    checkpoint = load_model(args.weights, device, pick_dtype(args.dtype, device))
     extractor = load_feature_extractor(None, device, args.vit)
     found = features(train, extractor, args.cache, progress=True)
     rows = []

@@ -5,11 +5,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${START:=out/stage-1}" "${OUT:=out/ablation}" "${CACHE:=out/cache}"
-flags=(--stage 2 --init "$START" --steps 500 --decay 0.4 --data phantom:4000 --cache "$CACHE" --dtype bfloat16 --compile --resume)
+flags=(--stage 2 --init "$START" --steps 500 --decay 0.4 --data phantom:4000 --cache "$CACHE" --dtype fast --compile --resume)
 
 run() { # name, examples a step, and what trains
     python train.py "${flags[@]}" --out "$OUT/$1" --batch "$2" --micro-batch 64 "${@:3}"
-    python evaluate.py phantom --weights "$OUT/$1" --out "$OUT/$1/evaluate" --n 200 --size 128 --dtype bfloat16 --resume
+    python evaluate.py phantom --weights "$OUT/$1" --out "$OUT/$1/evaluate" --n 200 --size 128 --dtype fast --resume
 }
 run gen 16 --train gen
 run both-1-1 32 --train both --mix 1:1

@@ -21,7 +21,7 @@ done
 [ -f "$cleaned" ] || python data.py clean "$DATA" --out "$cleaned" --hold-out 0.1
 python data.py stats "$cleaned" --out "$OUT/films.png"
 
-flags=(--data "$cleaned" --validate "$cleaned" --device "${DEVICE:-cpu}" --dtype "${DTYPE:-bfloat16}")
+flags=(--data "$cleaned" --validate "$cleaned" --device "${DEVICE:-cpu}" --dtype "${DTYPE:-fast}")
 flags+=(--seed "${SEED:-0}" --cache "$OUT/cache" --resume) # go on where it was stopped
 flags+=(${BATCH:+--batch "$BATCH"})
 
@@ -43,7 +43,7 @@ stage 3 "$(best 2)" 600 --decay 0.5
 
 truth=$cleaned # the reports as they were written, where the set itself says which are for validation
 if python data.py stats "$DATA" --split validate --out "$OUT/validation.png" >/dev/null 2>&1; then truth=$DATA; fi
-judge=(--weights "$(best 3)" --split validate --device "${DEVICE:-cpu}" --dtype "${DTYPE:-bfloat16}")
+judge=(--weights "$(best 3)" --split validate --device "${DEVICE:-cpu}" --dtype "${DTYPE:-fast}")
 judge+=(--cache "$OUT/cache" --resume)
 python evaluate.py report --data "$truth" --train "$cleaned" --literature-bleu "${judge[@]}" --out "$OUT/report"
 python evaluate.py image --real "$cleaned" --train "$cleaned" --n "$N" --vit "$(best 1)" "${judge[@]}" --out "$OUT/image"
@@ -51,4 +51,4 @@ python evaluate.py image --real "$cleaned" --train "$cleaned" --n "$N" --vit "$(
 # What the autoencoder keeps of a film, and whether the judge sees a finding that was asked for.
 python -m evaluation.autoencoder --weights "$(best 3)" --data "$cleaned" --split validate --n "$N" --out "$OUT/rebuilt.png"
 [ -n "${STEPS:-}" ] || python -m evaluation.shown --weights "$(best 3)" --vit "$(best 1)" --train "$cleaned" \
-    --device "${DEVICE:-cpu}" --dtype "${DTYPE:-bfloat16}" --cache "$OUT/cache" --out "$OUT/shown"
+    --device "${DEVICE:-cpu}" --dtype "${DTYPE:-fast}" --cache "$OUT/cache" --out "$OUT/shown"

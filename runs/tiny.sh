@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Remakes the shipped weights (assets/tiny): the autoencoder and the ViT from nothing, then the paper's three stages, on
 # drawn X-rays only. Its time on the machine that made them is in docs/training.md. Each finished stage stays under out/.
-# DEVICE=cuda and DTYPE=float32 are the knobs worth turning. A look at all of it in a few minutes, leaving the shipped
-# weights alone: STEPS=20 bash runs/tiny.sh
+# DEVICE=cuda is the knob worth turning; DTYPE is bfloat16 where the machine multiplies it fast. A look at all of it in a
+# few minutes, leaving the shipped weights alone: STEPS=20 bash runs/tiny.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${OUT:=out${STEPS:+/look}}"
 : "${TO:=${STEPS:+$OUT/tiny}}" "${TO:=assets/tiny}"
-flags=(--device "${DEVICE:-cpu}" --dtype "${DTYPE:-bfloat16}" --seed 0 --resume) # go on where it was stopped
+flags=(--device "${DEVICE:-cpu}" --dtype "${DTYPE:-fast}" --seed 0 --resume) # go on where it was stopped
 flags+=(${STEPS:+--steps "$STEPS"})
 
 stage() { # name, what it starts from, more flags

@@ -22,7 +22,7 @@ checkpoint.model, checkpoint.history = UniX(checkpoint.model.config), []
 checkpoint.model.init_weights(torch.Generator().manual_seed(0))
 save_checkpoint(Path(sys.argv[1]), checkpoint)
 END
-flags=(--data "$DATA" --validate "$DATA" --dtype "${DTYPE:-bfloat16}" --seed "${SEED:-0}" --cache "$OUT/cache" --resume)
+flags=(--data "$DATA" --validate "$DATA" --dtype "${DTYPE:-fast}" --seed "${SEED:-0}" --cache "$OUT/cache" --resume)
 flags+=(--augment --decay 0.4)
 for start in shipped untrained; do
     init=assets/tiny
@@ -30,5 +30,5 @@ for start in shipped untrained; do
     python train.py --stage vit --init "$init" --out "$OUT/$start-vit" --steps "$STEPS" --validate-every $((STEPS / 4 + 1)) "${flags[@]}"
     python train.py --stage 1 --init "$OUT/$start-vit" --out "$OUT/$start-read" --steps "$READ" --validate-every $((READ / 3 + 1)) "${flags[@]}"
     python evaluate.py report --weights "$OUT/$start-read" --data "$DATA" --split validate --literature-bleu \
-        --dtype "${DTYPE:-bfloat16}" --cache "$OUT/cache" --resume --out "$OUT/$start-report"
+        --dtype "${DTYPE:-fast}" --cache "$OUT/cache" --resume --out "$OUT/$start-report"
 done

@@ -86,6 +86,25 @@ def test_what_a_report_leaves_uncertain_has_no_part_in_the_loss(micro):
     assert batch.terms() == 4 and loss.item() == pytest.approx(-np.log(right).mean(), rel=1e-5)
 
 
+def test_a_shift_of_the_times_is_one_of_their_logits(micro):
+    """s t / (1 + (s - 1) t) with t = sigmoid(n) is sigmoid(n + ln s): the same examples, nearer to the noise."""
+    checkpoint, stream = fresh(micro), examples_of(micro, "3", 4)[1]
+    with torch.no_grad():  # a fresh gen branch says 0 at every time
+        for _, parameter in checkpoint.model.gen_parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    batch = data.Collate(checkpoint.model.config)([stream[i] for i in range(4)])["draw"]
+    later = Batch(**{**batch.__dict__, "t_normal": batch.t_normal + np.log(2)})
+    features = frozen_features(checkpoint, torch.float32)
+    shifted, plain = (
+        StageLoss(checkpoint.model, checkpoint.vae, torch.nn.ModuleDict(), features, 0.0, time_shift=shift)
+        for shift in (2.0, 1.0)
+    )
+    with torch.no_grad():
+        loss = shifted({"draw": batch}, {"draw": 4})[0].item()
+        assert loss == pytest.approx(plain({"draw": later}, {"draw": 4})[0].item(), rel=1e-5)
+        assert loss != pytest.approx(plain({"draw": batch}, {"draw": 4})[0].item(), rel=1e-3)
+
+
 @pytest.mark.parametrize("stage", ["1", "2"])
 def test_the_order_inside_a_step_changes_its_padding_and_not_its_loss(micro, stage):
     losses = StageLoss(micro.model, micro.vae, torch.nn.ModuleDict(), frozen_features(micro, torch.float32), 0.0)

@@ -14,7 +14,7 @@ import torch
 import data
 from common import arguments
 from common.arguments import Parser
-from common.devices import pick_device
+from common.devices import pick_device, pick_dtype
 from common.errors import UserError
 from phantoms.dataset import phantom
 
@@ -311,6 +311,19 @@ def test_a_device_that_cannot_compute_is_refused(name):
     with pytest.raises(UserError, match=r"(?s)^--device .*: not available here; cpu always is$"):
         pick_device(name)
     assert str(pick_device("cpu")) == "cpu" and pick_device("cpu:0").type == "cpu"
+
+
+@pytest.mark.parametrize("amx", [True, False])
+@pytest.mark.parametrize("avx512", [True, False])
+def test_a_cpu_computes_in_bfloat16_only_if_asked_and_fast(monkeypatch, amx, avx512):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert pick_dtype("fast", cpu) == (torch.bfloat16 if amx or avx512 else torch.float32)
+    assert pick_dtype("bfloat16", cpu) == torch.bfloat16
+    assert pick_dtype(None, cpu) == torch.float32
+    assert pick_dtype("fast", cuda) == pick_dtype(None, cuda) == torch.bfloat16
+    assert pick_dtype("fast", torch.device("mps")) == torch.float32
 
 
 def test_the_largest_seed_draws_and_loads():
