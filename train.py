@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -30,6 +29,7 @@ import flow
 from archives.opening import open_source
 from archives.records import Records
 from checkpoints.folders import CHECKPOINT, find_checkpoint
+from checkpoints.same_run import check_no_run_is_lost, check_same_run
 from checkpoints.training_state import State, name_run, read_state, restore, write_state
 from common import arguments
 from common.average import MovingAverage
@@ -39,14 +39,13 @@ from common.distributed import StopSignal, Team, joined_team
 from common.errors import UserError, run
 from common.files import SHIPPED
 from common.ownership import lock_folder, own_folder
-from common.pictures import curves, grid, save_png
 from common.training_log import TrainingLog
+from evaluation.progress import show
 from evaluation.validation import Validation, heeding, validation_source
 from judges.raddino import load_raddino
 from losses import Batch, StageLoss
 from model import PRESETS, UniX, preset
 from phantoms.dataset import Phantoms, named
-from sample import draw, read
 from speed import cost, cpu
 from speed.feature_cache import FeatureCache
 from vae import VAE, VAEConfig, tiny_vae
@@ -209,7 +208,7 @@ def train(args: argparse.Namespace, team: Team) -> int:
                 log.add({"step": state.step, **record, "grad_norm": grad_norm, "lr": learning_rate}, state.seconds)
                 if looking:
                     with as_saved(average):
-                        show(args.stage, checkpoint, source, recipe, log.records, out)
+                        show(args.stage, checkpoint, source, recipe.size, log.records, out)
             if done and args.stage == "vae" and args.train != "decoder" and team.is_main:  # which alone saves
                 with as_saved(average):
                     measure_latents(checkpoint.vae, source, recipe, device)
@@ -489,53 +488,6 @@ def measure_latents(vae: VAE, source: Phantoms | Records, recipe: Recipe, device
     print(f"latents: shift {vae.config.shift_factor:.4f}, scale {vae.config.scale_factor:.4f}")
 
 
-def show(
-    stage: str, checkpoint: Checkpoint, source: Phantoms | Records, recipe: Recipe, log: list[dict], out: Path
-) -> None:
-    """The loss curve, and what the model makes of the same few examples each time."""
-    save_png(loss_curve(stage, log), out / "loss.png")
-    vae, step = checkpoint.vae, log[-1]["step"]
-    path = out / "samples" / f"step-{step:06d}.png"
-    chosen, originals = data.squares(source, 8, recipe.size)
-    if stage == "vae":
-        images = vae.preprocess(torch.from_numpy(np.stack(originals))).to(next(vae.parameters()).device)
-        with torch.no_grad():
-            rebuilt = vae.postprocess(vae.decode(vae.encode(images))).cpu().numpy()
-        save_png(
-            grid([*originals, *rebuilt], ["original"] * len(chosen) + ["rebuilt"] * len(chosen), columns=len(chosen)),
-            path,
-        )
-    elif stage == "vit":
-        return  # nothing to look at yet
-    elif stage == "1":
-        reports = read(checkpoint, [Image.fromarray(image) for image in originals], max_new_tokens=128)
-        truths = [source.text(i)[1] for i in chosen]
-        captions = [f"{report} [truth: {truth}]" for report, truth in zip(reports, truths, strict=True)]
-        save_png(grid([np.kron(image, np.ones((2, 2), np.uint8)) for image in originals], captions, columns=4), path)
-    else:
-        room = checkpoint.model.config.context_length - 2
-        chosen = [i for i in chosen if len(checkpoint.encode(source.text(i)[1])) <= room]
-        prompts = [source.text(i)[1] for i in chosen]
-        if prompts:
-            save_png(grid(draw(checkpoint, prompts, chosen, size=recipe.size, steps=25), prompts, columns=4), path)
-
-
-def loss_curve(stage: str, log: list[dict]) -> Image.Image:
-    """The losses over the steps; under them, if the run validates, its measure, which has a scale of its own."""
-    names = [name for name in ("loss", "mse", "repa", "l1", "square", "detail") if name in log[0]]
-    names += sorted({name for record in log for name in record if name.startswith("validate_")})
-    lines = {name: [(r["step"], r[name]) for r in log if name in r] for name in names}
-    measure = {name: lines.pop(name) for name in names if name.startswith("validate_") and name != "validate_loss"}
-    losses = curves(lines, f"stage {stage}")
-    if not measure:
-        return losses
-    below = curves(measure, "on the validation split", (losses.width, losses.height // 2))
-    both = Image.new("RGB", (losses.width, losses.height + below.height))
-    both.paste(losses, (0, 0))
-    both.paste(below, (0, losses.height))
-    return both
-
-
 # ---- starting, checking, saving ----------------------------------------------------------------------------------
 
 
@@ -611,10 +563,9 @@ def begin(args: argparse.Namespace, recipe: Recipe, out: Path, earlier: State | 
     }
     if earlier:
         check_same_run(out, earlier.settings, settings)
-    else:
-        check_no_run_is_lost(args, out)
-        if not args.profile:
-            own_folder(out)
+    elif not args.profile:
+        check_no_run_is_lost(out)
+        own_folder(out)
     if not args.profile:
         (out / "samples").mkdir(exist_ok=True)
     return replace(earlier or State(), settings=settings)
@@ -625,32 +576,6 @@ def check(args: argparse.Namespace, recipe: Recipe, model: UniX) -> None:
         raise UserError(f"--size {recipe.size}: must be a multiple of 16 up to {16 * model.config.max_latent_size}")
     if args.stage in ("vit", "1") and recipe.size != model.config.vit.image_size:
         raise UserError(f"--size {recipe.size}: this model's ViT sees {model.config.vit.image_size} px; leave it out")
-
-
-def check_same_run(out: Path, before: dict, now: dict) -> None:
-    """Raises UserError if a flag would make --resume another run. More steps are welcome if the rate never falls."""
-    for name, value in before["recipe"].items():
-        longer = name == "steps" and not before["decay"] and now["recipe"]["steps"] >= value
-        if now["recipe"][name] != value and name != "micro_batch" and not longer:
-            raise UserError(f"--resume: {out} was started with {name} {value}, not {now['recipe'][name]}; leave it out")
-    names = ("stage", "seed", "data", "decay", "ema", "train", "mix", "repa", "gen_from", "require")
-    for name in (*names, "validate", "validate_every"):
-        there, flag = before.get(name, 0.0 if name == "ema" else None), name.replace("_", "-")
-        if there != now[name] and there is None:
-            raise UserError(f"--resume: {out} was started without --{flag}; leave it out")
-        if there != now[name]:
-            raise UserError(f"--resume: {out} was started with --{flag} {there}; give that again")
-
-
-def check_no_run_is_lost(args: argparse.Namespace, out: Path) -> None:
-    """Raises UserError if OUT holds a run that is not finished, or a damaged one: forgetting --resume must not cost a
-    week."""
-    there = read_state(out)
-    steps = there.settings["recipe"]["steps"] if there else 0
-    if there and there.step < steps and not args.profile:
-        raise UserError(
-            f"--out {out}: holds a run at step {there.step} of {steps}; add --resume, or name another --out"
-        )
 
 
 def save(
