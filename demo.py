@@ -257,7 +257,7 @@ class Actions:
 
     def __init__(self, checkpoint: Checkpoint, weights: Path) -> None:
         self.checkpoint, self.weights, self.stops = checkpoint, weights, Stops()
-        self.size = checkpoint.model.config.image_size
+        self.size, self.guidance = checkpoint.model.config.image_size, checkpoint.model.config.guidance
 
     def draw(
         self, prompt: str, seed: int, steps: int, guidance: float, size: int, number: int, session: str
@@ -548,7 +548,8 @@ def draw_tab(actions: Actions, session: gr.State, model: dict) -> dict:
                     number = gr.Slider(1, MOST_PICTURES, 1, step=1, label="Pictures")
                 with gr.Accordion("Sampler", open=False):
                     steps = gr.Slider(2, MOST_STEPS, sample.STEPS, step=1, label="Steps")
-                    guidance = gr.Slider(1, 8, 2, step=0.1, label="Guidance: how hard to follow the prompt")
+                    words = "Guidance: how hard to follow the prompt"
+                    guidance = gr.Slider(1, 8, actions.guidance, step=0.1, label=words)
                     largest = checkpoint_size(actions)
                     size = gr.Slider(64, largest, actions.size, step=sample.DOWNSAMPLING, label="Size, pixels a side")
                 start, cancel, progress = ends("Draw")

@@ -117,8 +117,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         steps = f"times the sampler visits, at least 2 (default {STEPS})"
         add("--steps", type=arguments.sampler_steps, default=STEPS, help=steps)
         add("--solver", choices=SOLVERS, default=SOLVER, help=f"default {SOLVER}; euler with 50 steps was published")
-        guidance = "how hard to follow the prompt; 1: off (default 2)"
-        add("--guidance", type=arguments.guidance, default=2.0, help=guidance)
+        guidance = "how hard to follow the prompt; 1: off; default: what the weights draw best with"
+        add("--guidance", type=arguments.guidance, help=guidance)
         size = "pixels a side to draw, a multiple of 16; default: what the weights know best"
         add("--size", type=arguments.size, help=size)
     report.add_argument("--require", choices=["findings"], help="leave out reports without this section")

@@ -61,7 +61,7 @@ def draw(
     seeds: Sequence[int],
     size: int | None = None,
     steps: int = STEPS,
-    guidance: float = 2.0,
+    guidance: float | None = None,
     batch: int | None = None,
     progress: bool = False,
     solver: str = SOLVER,
@@ -71,9 +71,10 @@ def draw(
     """Text to image: (len(prompts), size, size) grey uint8.
 
     seeds: one a picture; it alone decides the noise, so a picture does not depend on its batch. size: px, default the
-    size the weights were last trained at. steps: times of the schedule, first and last included. batch: pictures at a
-    time. solver: one of SOLVERS; "euler" with 50 steps is what was published. clock: notes the seconds of each
-    part. watch: is shown the latents that each batch is heading for, and the time (`flow.watched`).
+    size the weights were last trained at. steps: times of the schedule, first and last included. guidance: 1 is none,
+    default what the weights' config says. batch: pictures at a time. solver: one of SOLVERS; "euler" with 50 steps is
+    what was published. clock: notes the seconds of each part. watch: is shown the latents that each batch is heading
+    for, and the time (`flow.watched`).
     Raises UserError for an empty prompt, one beyond the model's context, or a size the model has no positions for.
     """
     import numpy as np
@@ -83,6 +84,7 @@ def draw(
 
     device, batch = drawing_device(checkpoint), batch or pictures_at_a_time(checkpoint)
     model, vae, config = checkpoint.model, checkpoint.vae, checkpoint.model.config
+    guidance = config.guidance if guidance is None else guidance
     clock = clock or Clock(device, on=False)
     size = config.image_size if size is None else size
     check_size(size, config.max_latent_size)
@@ -109,7 +111,7 @@ def edit(
     strength: float = STRENGTH,
     masks: np.ndarray | None = None,
     steps: int = STEPS,
-    guidance: float = 2.0,
+    guidance: float | None = None,
     batch: int | None = None,
     progress: bool = False,
     solver: str = SOLVER,
@@ -131,6 +133,7 @@ def edit(
 
     device, batch = drawing_device(checkpoint), batch or pictures_at_a_time(checkpoint)
     model, vae, config = checkpoint.model, checkpoint.vae, checkpoint.model.config
+    guidance = config.guidance if guidance is None else guidance
     check_size(squares.shape[-1], config.max_latent_size)
     ids = [prompt_ids(checkpoint, prompt) for prompt in prompts]
     times = flow.times_from(schedule(solver, steps), strength)
@@ -171,7 +174,7 @@ def between(
     count: int,
     size: int | None = None,
     steps: int = STEPS,
-    guidance: float = 2.0,
+    guidance: float | None = None,
     batch: int | None = None,
     progress: bool = False,
     solver: str = SOLVER,
@@ -188,6 +191,7 @@ def between(
 
     device, batch = drawing_device(checkpoint), batch or pictures_at_a_time(checkpoint)
     model, vae, config = checkpoint.model, checkpoint.vae, checkpoint.model.config
+    guidance = config.guidance if guidance is None else guidance
     size = config.image_size if size is None else size
     check_size(size, config.max_latent_size)
     first, second = (prompt_ids(checkpoint, prompt) for prompt in prompts)
@@ -489,7 +493,8 @@ def parse_args() -> argparse.Namespace:
         default=SOLVER,
         help=f"default {SOLVER}; --solver euler --steps 50 is what was published",
     )
-    add("--guidance", type=arguments.guidance, default=2.0, help="how hard to follow the prompt; 1: off (default 2)")
+    guidance = "how hard to follow the prompt; 1: off; default: what the weights draw best with (the tiny ones: 3)"
+    add("--guidance", type=arguments.guidance, help=guidance)
     add("--size", type=arguments.size, help="pixels a side, a multiple of 16; default: what the weights know best")
     weights = "weights folder (default: the shipped tiny model)"
     add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)

@@ -37,6 +37,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "max_latent_size": (1, 256),
     "repa_layer": (1, 1024),
     "image_size": (1, 2**13),
+    "guidance": (1e-3, 100.0),
     "patch_size": (1, 256),
     "width": (1, 2**16),
     "layers": (1, 1024),

@@ -144,6 +144,7 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
     if team.is_main and len(fitting) < len(prompts):
         print(f"{len(prompts) - len(fitting)} of {len(prompts)} prompts are too long for the model; left out")
     settings = {name: getattr(args, name) for name in ("seed", "steps", "solver", "guidance", "size", "dtype")}
+    settings["guidance"] = checkpoint.model.config.guidance if args.guidance is None else args.guidance
     digest = hashlib.sha256("\n".join(fitting).encode()).hexdigest()[:12]
     settings = json.dumps({**settings, "weights": version, "prompts": digest})
     folder, names = args.out / "generated", [f"{index:06d}.png" for index in range(len(fitting))]

@@ -38,8 +38,8 @@ class Protocol:
     # Pictures.
     solver: str = "ab2"
     steps: int = 20
-    guidance: float = 2.0
-    size: int | None = None  # px; None: what the weights know best
+    guidance: float | None = None  # None, here as below: what the weights draw best with
+    size: int | None = None  # px
     shards: int = 1  # print the mean over so many parts of the set, too
     aligner: str = "BioViL or BioViL-T"
 

@@ -18,5 +18,5 @@ stage vae scratch --data "$even" --decay 0.4 --ema 0.998
 stage vit "$OUT/stage-vae" --decay 0.3
 stage 1 "$OUT/stage-vit" --data "$even" --mix 1:3 --decay 0.4 --ema 0.99 # one text alone to three films
 stage 2 "$OUT/stage-1" --data "$even" --ema 0.999 --compile
-stage 3 "$OUT/stage-2" --data "$even" --decay 0.5 --ema 0.999 --compile
+stage 3 "$OUT/stage-2" --data "$even" --decay 0.5 --ema 0.999 --time-shift 2 --compile
 python weights.py convert "$OUT/stage-3" "$TO" --dtype bfloat16

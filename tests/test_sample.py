@@ -1,6 +1,7 @@
 """`python sample.py` as a user types it: pictures, reports, and one-line refusals."""
 
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import sample
 from phantoms.dataset import phantom
 from speed.reference import guided_velocity
 from vae import VAE
+from weights import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parent.parent
 
@@ -168,6 +170,26 @@ def test_an_edit_keeps_what_lies_outside_the_mask_to_the_byte(micro):
     assert changed[:, 20:28, 2:38].mean() > 0.5
     whole = sample.edit(micro, squares, ["Edema."] * 2, [3, 4], strength=0.8, masks=np.ones_like(masks), steps=4)
     assert np.array_equal(whole, sample.edit(micro, squares, ["Edema."] * 2, [3, 4], strength=0.8, steps=4))
+
+
+def test_weights_say_how_hard_to_follow_a_prompt(micro, tmp_path):
+    """Their config's guidance is the default of every way to draw; a config without one means the published 2."""
+    save_checkpoint(tmp_path / "weights", micro)
+    file = tmp_path / "weights/config.json"
+    values = json.loads(file.read_text())
+    assert values["model"].pop("guidance") == 2.0
+    file.write_text(json.dumps(values))
+    kept = load_checkpoint(tmp_path / "weights", verify=False)
+    for guidance in (2.0, 3.5):
+        kept.model.config.guidance = guidance
+        drawn = sample.draw(kept, ["Edema."], [1], steps=4)
+        assert np.array_equal(drawn, sample.draw(micro, ["Edema."], [1], steps=4, guidance=guidance))
+        strip = sample.between(kept, ("Edema.", "Mass."), 1, 2, steps=4)
+        assert np.array_equal(strip, sample.between(micro, ("Edema.", "Mass."), 1, 2, steps=4, guidance=guidance))
+        edited = sample.edit(kept, drawn, ["Mass."], [1], steps=4)
+        assert np.array_equal(edited, sample.edit(micro, drawn, ["Mass."], [1], steps=4, guidance=guidance))
+    kept.model.config.guidance = 2.0
+    assert not np.array_equal(drawn, sample.draw(kept, ["Edema."], [1], steps=4))
 
 
 def test_a_strip_ends_at_the_pictures_of_either_prompt(micro):
