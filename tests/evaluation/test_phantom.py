@@ -54,7 +54,7 @@ def fake(tmp_path, monkeypatch):
     folder = tmp_path / "weights"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"weights")
-    config = SimpleNamespace(image_size=256, max_latent_size=32)
+    config = SimpleNamespace(image_size=256, guidance=2.0, max_latent_size=32)
     vae = SimpleNamespace(psnr=40.0)
     checkpoint = SimpleNamespace(model=SimpleNamespace(config=config), vae=vae, encode=lambda text: text)
     calls = []
