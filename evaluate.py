@@ -128,8 +128,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for command in (phantom, report, image):
         add = command.add_argument
         add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
-        dtype = "to compute in (default float32); fast: bfloat16 where this machine multiplies it fast, else float32"
-        add("--dtype", choices=["float32", "bfloat16", "fast"], default="float32", help=dtype)
+        add("--dtype", choices=arguments.DTYPES, default="float32", help=arguments.DTYPES_HELP)
         batch = "images at a time; default: 32 to read, what is fastest on the device to draw"
         add("--batch", type=arguments.batch, help=batch)
         add("--cache", type=result, default="out/cache", help="where indexes and features are kept")
@@ -146,11 +145,11 @@ def main() -> None:
         from evaluation.report import report_command as command
     else:
         from evaluation.image import image_command as command
-    from common.devices import pick_device, pick_dtype
+    from common.devices import dtype_name, pick_device, pick_dtype
     from common.ownership import lock_folder
 
     device = pick_device(args.device)
-    args.device, args.dtype = str(device), str(pick_dtype(args.dtype, device)).removeprefix("torch.")
+    args.device, args.dtype = str(device), dtype_name(pick_dtype(args.dtype, device))
     with lock_folder(args.out):
         command(args)
 

@@ -84,7 +84,6 @@ def draw(
 
     device, batch = drawing_device(checkpoint), batch or pictures_at_a_time(checkpoint)
     model, vae, config = checkpoint.model, checkpoint.vae, checkpoint.model.config
-    guidance = config.guidance if guidance is None else guidance
     clock = clock or Clock(device, on=False)
     size = config.image_size if size is None else size
     check_size(size, config.max_latent_size)
@@ -133,7 +132,6 @@ def edit(
 
     device, batch = drawing_device(checkpoint), batch or pictures_at_a_time(checkpoint)
     model, vae, config = checkpoint.model, checkpoint.vae, checkpoint.model.config
-    guidance = config.guidance if guidance is None else guidance
     check_size(squares.shape[-1], config.max_latent_size)
     ids = [prompt_ids(checkpoint, prompt) for prompt in prompts]
     times = flow.times_from(schedule(solver, steps), strength)
@@ -191,11 +189,11 @@ def between(
 
     device, batch = drawing_device(checkpoint), batch or pictures_at_a_time(checkpoint)
     model, vae, config = checkpoint.model, checkpoint.vae, checkpoint.model.config
-    guidance = config.guidance if guidance is None else guidance
     size = config.image_size if size is None else size
     check_size(size, config.max_latent_size)
     first, second = (prompt_ids(checkpoint, prompt) for prompt in prompts)
     times, weights = schedule(solver, steps), torch.linspace(0, 1, count, device=device)
+    guidance = chosen_guidance(config, guidance)
     pictures = []
     with torch.inference_mode(), bar_of_steps(times, count, batch, progress) as bar:
         for w in weights.split(batch):
@@ -274,15 +272,20 @@ def schedule(solver: str, steps: int) -> torch.Tensor:
     return flow.timesteps(steps) if solver == "euler" else flow.timesteps(steps, shift=2.0, through=GUIDED_ABOVE)
 
 
+def chosen_guidance(config: UniXConfig, asked: float | None) -> float:
+    """What is asked for; None: what the weights' config says."""
+    return config.guidance if asked is None else asked
+
+
 def prompted_velocities(
-    model: UniX, prompts: Sequence[Sequence[int]], guidance: float
+    model: UniX, prompts: Sequence[Sequence[int]], guidance: float | None
 ) -> tuple[flow.Velocity, flow.Velocity]:
     """The guided velocity(x, t) and the conditional one; the prompts' keys and values are computed here, once."""
     import torch
 
     import flow
 
-    prompt = model.read_prompt(prompts)
+    prompt, guidance = model.read_prompt(prompts), chosen_guidance(model.config, guidance)
 
     def conditional(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return model.velocity(x, t, prompt)
@@ -548,12 +551,12 @@ def main() -> None:
         own_file(args.out)
     began = time.perf_counter()
     from common.clock import Clock
-    from common.devices import pick_device, pick_dtype
+    from common.devices import dtype_name, pick_device, pick_dtype
     from common.images import load_image
 
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
-    by = f"by {args.weights} on {device} in {str(dtype).removeprefix('torch.')}"
+    by = f"by {args.weights} on {device} in {dtype_name(dtype)}"
     clock = Clock(device, args.profile)
     clock.seconds["imports"] = time.perf_counter() - began
     images = [load_image(path) for path in args.image or ()]

@@ -34,7 +34,7 @@ from checkpoints.training_state import State, name_run, read_state, restore, wri
 from common import arguments
 from common.average import MovingAverage
 from common.clock import Clock, memory_used
-from common.devices import pick_device, pick_dtype
+from common.devices import dtype_name, pick_device, pick_dtype
 from common.distributed import StopSignal, Team, joined_team
 from common.errors import UserError, run
 from common.files import SHIPPED
@@ -113,7 +113,7 @@ def schedule(step: int, recipe: Recipe, decay: float) -> float:
 def train(args: argparse.Namespace, team: Team) -> int:
     """The exit code: 0, or 128 and the signal that stopped the run, so that no script goes on to the next stage."""
     device, dtype = team.device, pick_dtype(args.dtype, team.device)
-    args.dtype = str(dtype).removeprefix("torch.")
+    args.dtype = dtype_name(dtype)
     out = args.out
     earlier = read_state(out) if args.resume else None
     if args.resume and not earlier:
@@ -730,7 +730,7 @@ def parse_args() -> argparse.Namespace:
     add("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
     add(
         "--dtype",
-        choices=["float32", "bfloat16", "fast"],
+        choices=arguments.DTYPES,
         help="compute dtype (what trains stays float32); default: bfloat16 on cuda, float32 on cpu; fast: bfloat16"
         " also on a cpu that multiplies it fast",
     )

@@ -121,6 +121,9 @@ def size(text: str) -> int:
     return value
 
 
+DTYPES = ("float32", "bfloat16", "fast")  # of --dtype; what they mean: common/devices.py
+DTYPES_HELP = "to compute in (default float32); fast: bfloat16 where this machine multiplies it fast, else float32"
+
 seed = whole(0, MOST_SEED)
 steps = whole(1, MOST_STEPS)
 batch = whole(1, MOST_BATCH)

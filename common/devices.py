@@ -21,6 +21,11 @@ def pick_device(name: str | None) -> torch.device:
     return device
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """torch.bfloat16 -> "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
 def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
     """`--dtype`; without it bfloat16 on cuda, else float32; "fast" is bfloat16 on every device that multiplies it fast.
 

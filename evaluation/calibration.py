@@ -139,8 +139,7 @@ def main() -> None:
     add("--reports", type=arguments.whole(2, 1000), default=10, metavar="N", help="of each phantom (default 10)")
     add("--temperature", type=arguments.number(0, 100, above=True), default=TEMPERATURE, help=f"default {TEMPERATURE}")
     add("--top-p", type=arguments.top_p, default=TOP_P, help=f"default {TOP_P}")
-    dtype = "to compute in (default float32); fast: bfloat16 where this machine multiplies it fast, else float32"
-    add("--dtype", choices=["float32", "bfloat16", "fast"], default="float32", help=dtype)
+    add("--dtype", choices=arguments.DTYPES, default="float32", help=arguments.DTYPES_HELP)
     add("--out", type=arguments.output_file, metavar="FILE", help="an SVG with the reliability diagram")
     args = parser.parse_args()
     if args.out:

@@ -181,8 +181,7 @@ def main() -> None:
     add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)
     add("--n", type=arguments.whole(1, 1000), default=2, help="phantoms of each kind, of seed 1 (default 2)")
     add("--strength", type=arguments.strength, default=sample.STRENGTH, help=f"default {sample.STRENGTH}")
-    dtype = "to compute in (default float32); fast: bfloat16 where this machine multiplies it fast, else float32"
-    add("--dtype", choices=["float32", "bfloat16", "fast"], default="float32", help=dtype)
+    add("--dtype", choices=arguments.DTYPES, default="float32", help=arguments.DTYPES_HELP)
     add("--out", type=arguments.output_file, metavar="FILE", help="a sheet with the first phantom of each kind")
     args = parser.parse_args()
     if args.out:

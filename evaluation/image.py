@@ -96,7 +96,7 @@ def image_command(args: argparse.Namespace) -> None:
         "fake": f"{fake.name} ({len(fake)})",
         "train": train and f"{train.name} ({len(train)})",
         "weights": weights,
-        "protocol": heading(protocol, image_sets(protocol, bool(weights)), lacks),
+        "protocol": heading(protocol, image_sets(protocol, bool(weights)) if protocol is not OURS else [], lacks),
         "seconds": {"scoring": time.perf_counter() - took},
     }
     write_results(args.out, {**about, **results})
@@ -143,8 +143,8 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
     fitting = [prompt for prompt in prompts if len(checkpoint.encode(prompt)) <= room]
     if team.is_main and len(fitting) < len(prompts):
         print(f"{len(prompts) - len(fitting)} of {len(prompts)} prompts are too long for the model; left out")
-    settings = {name: getattr(args, name) for name in ("seed", "steps", "solver", "guidance", "size", "dtype")}
-    settings["guidance"] = checkpoint.model.config.guidance if args.guidance is None else args.guidance
+    settings = {name: getattr(args, name) for name in ("seed", "steps", "solver", "size", "dtype")}
+    settings["guidance"] = sample.chosen_guidance(checkpoint.model.config, args.guidance)
     digest = hashlib.sha256("\n".join(fitting).encode()).hexdigest()[:12]
     settings = json.dumps({**settings, "weights": version, "prompts": digest})
     folder, names = args.out / "generated", [f"{index:06d}.png" for index in range(len(fitting))]

@@ -129,7 +129,7 @@ def phantom_command(args: argparse.Namespace) -> None:
         "seed": args.seed,
         "steps": args.steps,
         "solver": args.solver,
-        "guidance": checkpoint.model.config.guidance if args.guidance is None else args.guidance,
+        "guidance": sample.chosen_guidance(checkpoint.model.config, args.guidance),
         "size": size,
         "dtype": args.dtype,
         "weights": str(args.weights),

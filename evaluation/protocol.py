@@ -116,7 +116,7 @@ def set_drawing_flags(protocol: Protocol, args: argparse.Namespace) -> list[str]
 
 def image_sets(protocol: Protocol, drawn_here: bool) -> list[str]:
     """What the protocol sets for pictures: how they are drawn, if that was done here, and how they are scored."""
-    drawn = f"drawn by {protocol.solver} at {protocol.steps} times, guidance {protocol.guidance}, {protocol.size} px"
+    drawn = f"drawn by {protocol.solver} at {protocol.steps} times, guidance {protocol.guidance:g}, {protocol.size} px"
     return [
         drawn if drawn_here else "pictures as they were given, however they were drawn",
         "the first image of every prompt, stretched to 299 px; k = 5",

@@ -136,8 +136,7 @@ def main() -> None:
     add("--n", type=arguments.whole(4, 10_000), default=32, help="pairs of each finding (default 32)")
     add("--out", type=arguments.output_folder, default="out/shown", help="folder for the pairs (default out/shown)")
     add("--cache", type=arguments.output_folder, default="out/cache", help="where features are kept")
-    dtype = "to compute in (default float32); fast: bfloat16 where this machine multiplies it fast, else float32"
-    add("--dtype", choices=["float32", "bfloat16", "fast"], default="float32", help=dtype)
+    add("--dtype", choices=arguments.DTYPES, default="float32", help=arguments.DTYPES_HELP)
     add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
     args = parser.parse_args()
     own_folder(args.out)

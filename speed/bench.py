@@ -43,6 +43,7 @@ import flow
 import sample
 from common import arguments
 from common.clock import memory_used
+from common.devices import dtype_name
 from common.errors import UserError, run
 from common.files import SHIPPED
 from losses import Batch, StageLoss
@@ -515,7 +516,7 @@ def drawing_rows(model: UniX, prompt: list[int], batch: int, name: str, args: ar
     scale = passes_of_50 / passes / batch
     median = {way: scale * statistics.median(seconds[way]) for way in ways}
     ratio, fraction = times(seconds["theirs"], seconds["ours"]), times(seconds["matrix"], seconds["ours"])
-    short = str(dtype).removeprefix("torch.")
+    short = dtype_name(dtype)
     of = matrix_speed(flops, seconds["matrix"])
     title = f"drawing, {name}, batch {batch}, {short}"
     yield Row(title, "s/picture", median["ours"], median["theirs"], ratio, fraction, of)

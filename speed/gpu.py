@@ -33,7 +33,7 @@ from checkpoints.layouts import PUBLISHED, translate_unix
 from checkpoints.plan import empty, load_tensors
 from checkpoints.tensors import Tensors
 from common import arguments
-from common.devices import pick_device
+from common.devices import dtype_name, pick_device
 from common.errors import run
 from common.files import SHIPPED, write_text
 from losses import Batch, StageLoss
@@ -111,7 +111,7 @@ def golden(bench: Bench) -> None:
                 worst = max(worst, error.item())
             limit = 1e-3 if dtype == torch.float32 else 5e-2
             verdict = "right" if worst < limit else f"WRONG, at most {limit:g} was expected"
-            bench.add("golden velocities", short(dtype), "largest relative error", f"{worst:.1e}", verdict)
+            bench.add("golden velocities", dtype_name(dtype), "largest relative error", f"{worst:.1e}", verdict)
 
 
 # ---- how fast, how much memory? ----------------------------------------------------------------------------------
@@ -122,7 +122,9 @@ def matrix_rate(bench: Bench) -> float:
     n = 256 if bench.tiny else 8192
     a, b = (torch.randn(n, n, device=bench.device, dtype=bench.dtype) for _ in range(2))
     rate = 2 * n**3 / bench.time(lambda: a @ b)
-    bench.add("matrix products", f"{n} x {n}, {short(bench.dtype)}", "TFLOP/s", f"{rate / 1e12:.1f}", "the ceiling")
+    bench.add(
+        "matrix products", f"{n} x {n}, {dtype_name(bench.dtype)}", "TFLOP/s", f"{rate / 1e12:.1f}", "the ceiling"
+    )
     return rate
 
 
@@ -209,7 +211,7 @@ def step_row(bench: Bench, stage: str, size: int, count: int, compiled: bool, ra
     formula = cost.memory_per_gpu(model.config, stage, count, size, processes=1, text=TEXT)["total"]
     name = f"stage {stage}, {size} px, micro-batch {count}{', compiled' if compiled else ''}"
     share = f"{100 * flops / seconds / rate:.0f} % of matrix products; {peak:.1f} GB, formula {formula:.1f}"
-    bench.add(name, short(bench.dtype), "samples/s", f"{count / seconds:.2f}", share)
+    bench.add(name, dtype_name(bench.dtype), "samples/s", f"{count / seconds:.2f}", share)
 
 
 @torch.inference_mode()
@@ -227,7 +229,7 @@ def using(bench: Bench) -> None:
         first, whole = (bench.time(partial(read, max_new_tokens=count)) for count in (1, tokens + 1))
         speed = batch * tokens / (whole - first)
         bench.add(
-            f"reading, batch {batch}", short(bench.dtype), "tokens/s", f"{speed:.1f}", f"first token {first:.3f} s"
+            f"reading, batch {batch}", dtype_name(bench.dtype), "tokens/s", f"{speed:.1f}", f"first token {first:.3f} s"
         )
     side = 128 if bench.tiny else 512
     for batch in (1, 4):
@@ -235,7 +237,11 @@ def using(bench: Bench) -> None:
             lambda batch=batch: sample.draw(checkpoint, ["Small effusion."] * batch, range(batch), size=side)
         )
         bench.add(
-            f"drawing {side} px, {batch} at a time", short(bench.dtype), "s/picture", f"{seconds / batch:.2f}", "ab2 20"
+            f"drawing {side} px, {batch} at a time",
+            dtype_name(bench.dtype),
+            "s/picture",
+            f"{seconds / batch:.2f}",
+            "ab2 20",
         )
     folder = Path(tempfile.mkdtemp())
     try:
@@ -248,7 +254,11 @@ def using(bench: Bench) -> None:
         loaded = time.perf_counter() - began
         gigabytes = sum(file.stat().st_size for file in (folder / "full").iterdir()) / 1e9
         bench.add(
-            "checkpoint", short(bench.dtype), "s to save", f"{saved:.1f}", f"{gigabytes:.2f} GB; {loaded:.1f} s to load"
+            "checkpoint",
+            dtype_name(bench.dtype),
+            "s to save",
+            f"{saved:.1f}",
+            f"{gigabytes:.2f} GB; {loaded:.1f} s to load",
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -264,10 +274,6 @@ def free(bench: Bench) -> None:
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
-
-
-def short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def page(bench: Bench, name: str, command: str) -> str:

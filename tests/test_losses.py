@@ -88,10 +88,7 @@ def test_what_a_report_leaves_uncertain_has_no_part_in_the_loss(micro):
 
 def test_a_shift_of_the_times_is_one_of_their_logits(micro):
     """s t / (1 + (s - 1) t) with t = sigmoid(n) is sigmoid(n + ln s): the same examples, nearer to the noise."""
-    checkpoint, stream = fresh(micro), examples_of(micro, "3", 4)[1]
-    with torch.no_grad():  # a fresh gen branch says 0 at every time
-        for _, parameter in checkpoint.model.gen_parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    checkpoint, stream = stirred(fresh(micro)), examples_of(micro, "3", 4)[1]
     batch = data.Collate(checkpoint.model.config)([stream[i] for i in range(4)])["draw"]
     later = Batch(**{**batch.__dict__, "t_normal": batch.t_normal + np.log(2)})
     features = frozen_features(checkpoint, torch.float32)
@@ -137,14 +134,19 @@ def fresh(micro, seed=0):
     return Checkpoint(model, vae, micro.tokenizer)
 
 
+@torch.no_grad()
+def stirred(checkpoint):
+    """The same with noise in its gen branch, which says 0 at every time when it is fresh."""
+    for _, parameter in checkpoint.model.gen_parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    return checkpoint
+
+
 @pytest.mark.slow
 def test_gradients_of_the_gen_branch_are_the_losss_slope(micro):
     """Central differences in float64-like steps along random directions of every gen tensor; und has no gradient."""
-    checkpoint = fresh(micro)
+    checkpoint = stirred(fresh(micro))
     model = checkpoint.model
-    with torch.no_grad():
-        for _, parameter in model.gen_parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
     model.double(), checkpoint.vae.double()
     model.compute_dtype = torch.float64
     gen = dict(model.gen_parameters())
