@@ -131,6 +131,8 @@ def follow(
     try:
         while True:
             item = news.get()
+            if stop.is_set():  # also of steps that wait here: the page takes them slower than the model makes them
+                raise StoppedError
             if isinstance(item, Exception):
                 raise item
             yield item

@@ -9,14 +9,17 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import demo
 import sample
 from phantoms.dataset import phantom
 
@@ -208,6 +211,22 @@ def test_cancel_stops_a_drawing_and_the_next_one_is_drawn(open_page):
     set_number(panel, "Steps", 3)
     click(panel, "Draw")
     done(panel)
+
+
+def test_no_step_is_shown_after_a_cancel_though_the_drawing_is_ahead_of_the_page(micro):
+    stop, ahead = threading.Event(), threading.Event()
+
+    def work(watch):
+        for _ in range(3):
+            watch(torch.zeros(1, 16, 16, 16), 0.5)
+        ahead.set()
+
+    news = demo.follow(work, micro, stop)
+    assert next(news)[0] == 1
+    assert ahead.wait(60)
+    stop.set()
+    with pytest.raises(demo.StoppedError):
+        next(news)
 
 
 @pytest.mark.parametrize(
