@@ -481,7 +481,13 @@ def build(checkpoint: Checkpoint, weights: Path) -> gr.Blocks:
             return [os.urandom(8).hex(), gr.Tabs(selected=tab) if tab in fields else gr.skip(), *values]
 
         opened.__annotations__["request"] = gr.Request  # gradio looks for the class, not for its name
-        blocks.load(opened, outputs=[session, tabs, *every.values()], api_visibility="private", show_progress="hidden")
+        blocks.load(
+            opened,
+            outputs=[session, tabs, *every.values()],
+            queue=False,
+            api_visibility="private",
+            show_progress="hidden",
+        )
     return blocks
 
 

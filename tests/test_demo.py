@@ -61,8 +61,6 @@ def browser():
 @pytest.fixture
 def open_page(browser, address):
     """open_page(query, width) -> a page; page.asked_elsewhere is what it asked of anybody but the server."""
-    from playwright.sync_api import TimeoutError as TooLong
-
     pages = []
 
     def opened(query="", width=1400):
@@ -71,10 +69,11 @@ def open_page(browser, address):
         pages.append(page)
         page.asked_elsewhere = []
         page.on("request", lambda request: elsewhere(page, request.url))
-        page.goto(address + query)
+        with page.expect_response("**/run/predict*") as filled_in:  # with what a link names
+            page.goto(address + query)
+        filled_in.value.finished()
         page.get_by_role("tab", name="Draw").wait_for()
-        with contextlib.suppress(TooLong):  # the load event fills in what a link names
-            page.wait_for_load_state("networkidle", timeout=20_000)
+        page.wait_for_timeout(300)
         return page
 
     def elsewhere(page, url):
