@@ -25,6 +25,7 @@ from weights import load_checkpoint, save_checkpoint
 ROOT = Path(__file__).parents[2]
 COMMON = ["--data", "phantom:12", "--workers", "0", "--batch", "8", "--size", "64", "--device", "cpu"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+KILLS = 6 if os.environ.get("CI") == "true" else 20
 
 
 def command(micro_folder, *arguments, processes=0):
@@ -123,13 +124,13 @@ def test_a_run_goes_on_with_another_number_of_processes(micro_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_change_nothing(micro_folder, tmp_path):
+def test_kills_at_random_moments_change_nothing(micro_folder, tmp_path):
     flags = ["--stage", "2", "--steps", "40", "--save-every", "1", "--sample-every", "100"]
     began = time.time()
     run(micro_folder, *flags, "--out", "straight", cwd=tmp_path)
     whole = time.time() - began
     chance, reached = random.Random(0), []
-    for _ in range(20):
+    for _ in range(KILLS):
         process = subprocess.Popen(
             command(micro_folder, *flags, "--out", "killed", "--resume"),
             cwd=tmp_path,

@@ -141,16 +141,16 @@ def test_the_same_source_makes_the_same_notebook(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LESSONS)
 def test_a_lesson_runs_with_its_solutions(name, monkeypatch):
-    monkeypatch.setenv("STEPS", "24")  # of each training: CI has other things to do
+    monkeypatch.setenv("STEPS", "8")  # of each training: CI has other things to do
     costs = notebooks.execute(notebooks.solve(lesson_source(name), solutions(name)))
     assert costs["cpu"] < LIMIT
     assert not costs["memory"] > 4  # nan on Windows
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LESSONS)
-def test_an_unsolved_lesson_stops_at_a_clear_message(name):
-    assert re.match(r"NotYet: Exercise 1 is not solved yet: .{10,}", notebooks.first_complaint(name))
+def test_an_unsolved_lesson_stops_at_a_clear_message():
+    """One of them: what each check says of a gap is looked at above, and the cells before it run with the solutions."""
+    assert re.match(r"NotYet: Exercise 1 is not solved yet: .{10,}", notebooks.first_complaint(LESSONS[0]))
 
 
 def test_a_film_keeps_its_greys_beside_coloured_lines():
