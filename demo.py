@@ -778,8 +778,9 @@ def parse_args() -> object:
     add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)
     add("--port", type=arguments.whole(0, 65535), default=7860, help="of 127.0.0.1; 0: any free one (default 7860)")
     add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
-    types = ["float32", "bfloat16", "float16"]
-    add("--dtype", choices=types, help="to compute in; default: bfloat16 on cuda, else float32")
+    types = ["float32", "bfloat16", "float16", "fast"]
+    words = "to compute in; default: bfloat16 on cuda, else float32; fast: bfloat16 on a fast processor too"
+    add("--dtype", choices=types, help=words)
     return parser.parse_args()
 
 

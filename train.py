@@ -616,7 +616,9 @@ def history_entry(args: argparse.Namespace, state: State) -> dict:
     entry = {"stage": args.stage, "steps": state.step, "batch": recipe["batch"], "size": recipe["size"]}
     entry |= {"seed": args.seed, "learning_rate": recipe["learning_rate"], "decay": args.decay, "ema": args.ema}
     entry |= {"seconds": round(state.seconds), "data": args.data, "dtype": args.dtype, "torch": torch.__version__}
-    return entry
+    if args.stage in DRAWING:
+        entry |= {"repa_weight": recipe["repa_weight"], "time_shift": recipe["time_shift"]}
+    return entry if args.mix == "0:1" else entry | {"mix": args.mix}
 
 
 def keep_best(

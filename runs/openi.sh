@@ -5,13 +5,14 @@
 # the evaluation. docs/real.md says what comes out. Nothing is written into DATA, and what is finished is not done again.
 #   QUICK=1 bash runs/openi.sh DATA                          a short run of everything
 #   STEPS=20 BATCH=4 VOCAB=600 bash runs/openi.sh DATA       only to see that it works
+#   START=assets/tiny bash runs/openi.sh DATA                from weights that know phantoms: less to learn (docs/real.md)
 #   DEVICE=cuda bash runs/openi.sh DATA
 # SEED, DTYPE, OUT; VOCAB: pieces of the tokenizer, where the reports are too few for the preset's 2,048; N: films drawn.
 set -euo pipefail
 DATA=$(realpath "${1:?give the folder of the data set: bash runs/openi.sh DATA}")
 [ -d "$DATA" ] || { echo "error: $DATA: is not a folder; give the folder that holds the reports and the films" >&2; exit 2; }
 cd "$(dirname "$0")/.."
-: "${OUT:=out/openi${QUICK:+-quick}${STEPS:+-look}}" "${N:=${STEPS:+8}}" "${N:=376}"
+: "${OUT:=out/openi${START:+-transfer}${QUICK:+-quick}${STEPS:+-look}}" "${N:=${STEPS:+8}}" "${N:=376}"
 films=$OUT/data cleaned=$OUT/data/cleaned.jsonl
 
 mkdir -p "$films" # the films where the cleaned table looks for them, as links
@@ -35,9 +36,13 @@ stage() { # name, what it starts from, steps of QUICK, more flags
     python train.py --stage "$1" --init "$2" --out "$OUT/stage-$1" "${flags[@]}" "${more[@]}" "${@:4}"
 }
 best() { echo "$OUT/stage-$1/checkpoint.best"; }
-stage vae scratch 2000 --preset small ${VOCAB:+--vocab "$VOCAB"} --decay 0.4
-stage vit "$(best vae)" 800 --decay 0.3
-stage 1 "$(best vit)" 450 --decay 0.4
+if [ -n "${START:-}" ]; then # its latents stay what they were, so that its gen branch still knows them
+    stage vae "$START" 2000 --train decoder --decay 0.4
+else
+    stage vae scratch 2000 --preset small ${VOCAB:+--vocab "$VOCAB"} --decay 0.4
+fi
+stage vit "$(best vae)" 800 --augment --decay 0.3
+stage 1 "$(best vit)" 450 --augment --decay 0.4
 stage 2 "$(best 1)" 1200
 stage 3 "$(best 2)" 600 --decay 0.5
 

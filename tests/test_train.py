@@ -155,6 +155,7 @@ def test_a_run_leaves_metrics_pictures_and_its_history(trained):
         assert sorted(p.name for p in (run_folder / "samples").iterdir()) == pictures
     checkpoint = load_checkpoint(run_folder)
     assert [entry["stage"] for entry in checkpoint.history] == list(STAGES)
+    assert [entry["repa_weight"] for entry in checkpoint.history[-2:]] == [0.5, 0]
     assert checkpoint.model.config.image_size == 128
 
 
