@@ -48,7 +48,7 @@ from losses import Batch
 from model import IGNORE, UniXConfig, pad
 from phantoms.dataset import Phantoms
 from reports import cleaning
-from reports.labeler import POSITIVE, UNCERTAIN, label_report
+from reports.labeler import POSITIVE, UNCERTAIN, label_report, label_reports
 
 DEFAULT_QUESTION = "Write the FINDINGS and the IMPRESSION of this chest X-ray."
 SHORT_QUESTION = "Write the IMPRESSION of this chest X-ray."
@@ -183,6 +183,16 @@ def common_targets(found: Sequence[dict[str, float]], least: int) -> list[str]:
     return sorted(name for name, count in counts.items() if least <= count <= len(found) - least)
 
 
+def repeat_factors(source: Records, threshold: float) -> np.ndarray:
+    """How many times each film comes up in an epoch, (N,) >= 1: repeat factor sampling (Gupta et al. 2019, LVIS).
+
+    max(1, sqrt(threshold / frequency)) of the rarest observation that its report calls positive; "No Finding" counts.
+    """
+    shown = label_reports([source.text(i)[0] for i in range(len(source))]) == POSITIVE
+    frequency = shown.mean(axis=0).clip(min=1 / max(1, len(shown)))
+    return np.where(shown, np.sqrt(threshold / frequency), 1).clip(min=1).max(axis=1)
+
+
 # ---- pictures ----------------------------------------------------------------------------------------------------
 
 
@@ -222,6 +232,7 @@ KINDS = {"vae": "rebuild", "vit": "see", "1": "read", "text": "recite", "2": "dr
 
 class Examples(Dataset):
     """The run as one long sequence: position p is example permutation(epoch)[p mod count] with its own randomness.
+    With repeats, (N,) >= 1, an epoch is their sum long, and example i comes up repeats[i] times in it on average.
 
     stage "vae": image crop; "vit": image and what is `visible` in it; "1": image, question and answer;
     "2", "3": image, prompt, noise and time; "text": an impression alone, as a prompt. With mix (other, own), of each
@@ -243,8 +254,10 @@ class Examples(Dataset):
         prompt_dropout: float = 0.1,
         mix: tuple[int, int] = (0, 1),
         augmented: bool = False,
+        repeats: np.ndarray | None = None,
     ) -> None:
         self.mix, self.augmented = mix, augmented
+        self.cumulative = np.cumsum(np.ones(len(source)) if repeats is None else repeats)
         self.source, self.stage, self.size, self.seed, self.batch = source, stage, size, seed, batch
         self.encode, self.config, self.downsampling = encode, config, downsampling
         self.vocabulary, self.prompt_dropout = vocabulary, prompt_dropout
@@ -253,9 +266,15 @@ class Examples(Dataset):
         self._lengths: dict[int, int] = {}  # hash of a text -> its tokens
 
     def index(self, position: int) -> int:
-        epoch, offset = divmod(position, len(self.source))
+        total = self.cumulative[-1]
+        count = math.ceil(total)
+        epoch, offset = divmod(position, count)
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, position_rng(self.seed, 1, epoch).permutation(len(self.source))
+            rng = position_rng(self.seed, 1, epoch)
+            order = rng.permutation(count)
+            # Systematic sampling: marks at equal distances along the sum; without repeats one on each example.
+            marks = (order + rng.random()) * (total / count)
+            self._epoch, self._order = epoch, np.searchsorted(self.cumulative, marks, side="right")
         return int(self._order[offset])
 
     def picture(self, position: int) -> tuple[int, Image.Image]:

@@ -1,6 +1,8 @@
 """Images of every kind become squares, text survives the tokenizer, and examples belong to their position."""
 
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -210,6 +212,27 @@ def test_each_epoch_visits_every_image_once_in_its_own_order(micro):
     visits = [examples(micro, "2").index(position) for position in range(24)]
     assert sorted(visits[:12]) == sorted(visits[12:]) == list(range(12))
     assert visits[:12] != visits[12:]
+
+
+def test_rare_films_come_up_as_often_as_they_should_and_none_is_left_out(micro):
+    repeats = np.array([1, 1, 1, 2.25, 1, 1, 4.5, 1, 1, 1, 1, 1.5])
+    stream = data.Examples(Phantoms(12), "2", 64, 5, micro.encode, micro_config(), 16, 8, repeats=repeats)
+    count = math.ceil(repeats.sum())
+    epochs = np.array(
+        [np.bincount([stream.index(count * e + p) for p in range(count)], minlength=12) for e in range(40)]
+    )
+    exact = repeats * count / repeats.sum()
+    assert (np.abs(epochs - exact) < 1).all()
+    assert np.abs(epochs.mean(axis=0) - exact).max() < 0.25  # three standard deviations of a mean of 40
+
+
+def test_repeat_factors_are_those_of_the_rarest_observation():
+    texts = ["Cardiomegaly."] * 4 + ["Cardiomegaly. Pneumothorax."] + ["The lungs are clear."] * 15
+    records = [Record(f"{i}.png", text, "") for i, text in enumerate(texts)]
+    source = Records(Path(), "ours", records, Problems(), {})
+    factors = data.repeat_factors(source, 0.5)
+    cardiomegaly, pneumothorax = (0.5 / (5 / 20)) ** 0.5, (0.5 / (1 / 20)) ** 0.5  # LVIS's formula
+    assert factors == pytest.approx([cardiomegaly] * 4 + [pneumothorax] + [1] * 15)
 
 
 def test_a_tenth_of_the_prompts_is_dropped(micro, monkeypatch):
