@@ -183,14 +183,16 @@ def common_targets(found: Sequence[dict[str, float]], least: int) -> list[str]:
     return sorted(name for name, count in counts.items() if least <= count <= len(found) - least)
 
 
-def repeat_factors(source: Records, threshold: float) -> np.ndarray:
-    """How many times each film comes up in an epoch, (N,) >= 1: repeat factor sampling (Gupta et al. 2019, LVIS).
+def repeat_factors(source: Records, most: float) -> np.ndarray:
+    """How many times each film comes up in an epoch so that rare observations come up as often as the commonest one,
+    but none more than `most` times: (N,) >= 1.
 
-    max(1, sqrt(threshold / frequency)) of the rarest observation that its report calls positive; "No Finding" counts.
+    By the rarest observation that its report calls positive; "No Finding" is one. (Class-balanced sampling; phantoms
+    have `phantoms.dataset.evened`.)
     """
     shown = label_reports([source.text(i)[0] for i in range(len(source))]) == POSITIVE
-    frequency = shown.mean(axis=0).clip(min=1 / max(1, len(shown)))
-    return np.where(shown, np.sqrt(threshold / frequency), 1).clip(min=1).max(axis=1)
+    frequency = shown.mean(axis=0).clip(min=1 / len(shown))
+    return np.where(shown, frequency.max() / frequency, 1).max(axis=1).clip(max=most)
 
 
 # ---- pictures ----------------------------------------------------------------------------------------------------

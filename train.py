@@ -71,7 +71,7 @@ class Recipe:
     time_shift: float = 1.0  # above 1, stages 2 and 3 train more on noisy times (flow.shift_time); the paper: 1
     micro_batch: int = 8  # at most, at a time on one GPU
     augment: bool = False  # vary the films that are read: thousands are soon known by heart; phantoms never run out
-    repeat_rare: float = 0.0  # real films of observations rarer than this share come up oftener (data.repeat_factors)
+    even: float = 1.0  # real films of rare observations come up to so many times as often (data.repeat_factors)
 
 
 # The paper trains neither autoencoder nor ViT from nothing (it takes kl-f16 and SigLIP): "vae" and "vit" are ours.
@@ -457,7 +457,7 @@ def load_batches(
     """This process's micro-batches from `first_step` on: kind of example -> its batch."""
     real = isinstance(source, Records)
     how = {"augmented": recipe.augment and real}
-    how["repeats"] = data.repeat_factors(source, recipe.repeat_rare) if recipe.repeat_rare and real else None
+    how["repeats"] = data.repeat_factors(source, recipe.even) if recipe.even > 1 and real else None
     examples = make_examples(args, checkpoint, recipe, source, vocabulary, args.seed, **how)
     workers = data.default_workers() if args.workers is None else args.workers
     share = data.Share(recipe.batch, micro_batch, team.rank, team.size, first_step, recipe.steps, examples.by_length)
@@ -543,7 +543,7 @@ def choose_recipe(args: argparse.Namespace, preset_name: str, model: UniX, earli
     if earlier:  # what is not asked for again stays as it was
         recipe = replace(recipe, **earlier.settings["recipe"])
     asked = {"learning_rate": args.lr, "size": args.size, "batch": args.batch, "steps": args.steps}
-    asked |= {"micro_batch": args.micro_batch, "augment": args.augment, "repeat_rare": args.repeat_rare}
+    asked |= {"micro_batch": args.micro_batch, "augment": args.augment, "even": args.even}
     asked |= {"repa_weight": args.repa_weight, "time_shift": args.time_shift}
     recipe = replace(recipe, **{name: value for name, value in asked.items() if value is not None})
     check(args, recipe, model)
@@ -718,9 +718,10 @@ def parse_args() -> argparse.Namespace:
     add("--time-shift", type=arguments.number(0, 100, above=True), metavar="SHIFT", help=shift)
     varied = "vary real films that are read (a little rotation, shift, scale, exposure); default: the recipe of small"
     add("--augment", action=argparse.BooleanOptionalAction, help=varied)
-    rare = "real films of an observation that less than this share of them has come up sqrt(SHARE / its share) times as"
-    rare += " often (repeat factor sampling); default: the recipe's, 0"
-    add("--repeat-rare", type=arguments.number(0, 1), metavar="SHARE", help=rare)
+    even = (
+        "real films of rare observations come up to MOST times as often, so that all are alike common (default 1: not)"
+    )
+    add("--even", type=arguments.number(1, 1000), metavar="MOST", help=even)
     add(
         "--decay",
         type=arguments.number(0, 1),
@@ -766,8 +767,8 @@ def parse_args() -> argparse.Namespace:
     parse_mix(args)
     if args.augment and (args.stage not in data.READING or arguments.names_phantoms(args.data)):
         raise UserError("--augment: only for real films, in stages vit and 1; leave it out")
-    if args.repeat_rare and arguments.names_phantoms(args.data):
-        raise UserError("--repeat-rare: only for real films; phantoms come evened out by --data phantom:COUNT:even")
+    if args.even and arguments.names_phantoms(args.data):
+        raise UserError("--even: only for real films; phantoms come evened out by --data phantom:COUNT:even")
     for flag in ("preset", "vocab"):
         if getattr(args, flag) and args.init != "scratch":
             raise UserError(f"--{flag} {getattr(args, flag)}: only with --init scratch; weights bring their own sizes")

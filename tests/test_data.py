@@ -226,13 +226,12 @@ def test_rare_films_come_up_as_often_as_they_should_and_none_is_left_out(micro):
     assert np.abs(epochs.mean(axis=0) - exact).max() < 0.25  # three standard deviations of a mean of 40
 
 
-def test_repeat_factors_are_those_of_the_rarest_observation():
+def test_rare_observations_come_up_as_often_as_the_commonest_up_to_a_limit():
     texts = ["Cardiomegaly."] * 4 + ["Cardiomegaly. Pneumothorax."] + ["The lungs are clear."] * 15
     records = [Record(f"{i}.png", text, "") for i, text in enumerate(texts)]
     source = Records(Path(), "ours", records, Problems(), {})
-    factors = data.repeat_factors(source, 0.5)
-    cardiomegaly, pneumothorax = (0.5 / (5 / 20)) ** 0.5, (0.5 / (1 / 20)) ** 0.5  # LVIS's formula
-    assert factors == pytest.approx([cardiomegaly] * 4 + [pneumothorax] + [1] * 15)
+    assert data.repeat_factors(source, 100) == pytest.approx([15 / 5] * 4 + [15] + [1] * 15)
+    assert data.repeat_factors(source, 10) == pytest.approx([15 / 5] * 4 + [10] + [1] * 15)
 
 
 def test_a_tenth_of_the_prompts_is_dropped(micro, monkeypatch):

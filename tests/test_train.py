@@ -303,7 +303,7 @@ def test_the_gen_branch_may_start_from_another_models_und_branch(micro, janus, t
         (["--stage", "1", "--device", "cuda:99"], ["--device cuda:99"]),
         (["--stage", "1", "--out", "file/run"], ["--out file/run"]),
         (["--stage", "1", "--augment"], ["--augment", "real films"]),
-        (["--stage", "1", "--repeat-rare", "0.3"], ["--repeat-rare", "phantom:COUNT:even"]),
+        (["--stage", "1", "--even", "3"], ["--even", "phantom:COUNT:even"]),
         (["--stage", "1", "--preset", "small"], ["--preset small", "--init scratch"]),
         (["--stage", "1", "--vocab", "300"], ["--vocab 300", "--init scratch"]),
         (["--stage", "1", "--init", "scratch", "--vocab", "3"], ["--vocab 3", "at least 260"]),
