@@ -23,7 +23,7 @@ from model import UniX
 from weights import Checkpoint, load_checkpoint, save_checkpoint
 
 STEPS = os.environ.get("STEPS")
-OUT = ROOT / "out" / ("workshop-look" if STEPS else "workshop")
+OUT = ROOT / "out" / (f"workshop-{STEPS}-steps" if STEPS else "workshop")
 DRAWING, READING = ("2", "3"), ("1", "2", "3")  # the stages that a start has not seen
 
 
