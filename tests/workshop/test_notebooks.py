@@ -141,7 +141,7 @@ def test_the_same_source_makes_the_same_notebook(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LESSONS)
 def test_a_lesson_runs_with_its_solutions(name, monkeypatch):
-    monkeypatch.setenv("STEPS", "8")  # of each training: CI has other things to do
+    monkeypatch.setenv("STEPS", "12")  # of each training: CI has other things to do
     costs = notebooks.execute(notebooks.solve(lesson_source(name), solutions(name)))
     assert costs["cpu"] < LIMIT
     assert not costs["memory"] > 4  # nan on Windows
