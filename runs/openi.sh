@@ -5,7 +5,7 @@
 # the evaluation. docs/real.md says what comes out. Nothing is written into DATA, and what is finished is not done again.
 #   QUICK=1 bash runs/openi.sh DATA                          a short run of everything
 #   STEPS=20 BATCH=4 VOCAB=600 bash runs/openi.sh DATA       only to see that it works
-#   START=assets/tiny bash runs/openi.sh DATA                from weights that know phantoms: less to learn (docs/real.md)
+#   START=assets/tiny bash runs/openi.sh DATA                a short run from weights that know phantoms (docs/real.md)
 #   DEVICE=cuda bash runs/openi.sh DATA
 # SEED, DTYPE, OUT; VOCAB: pieces of the tokenizer, where the reports are too few for the preset's 2,048; N: films drawn.
 set -euo pipefail
@@ -26,25 +26,30 @@ flags=(--data "$cleaned" --validate "$cleaned" --device "${DEVICE:-cpu}" --dtype
 flags+=(--seed "${SEED:-0}" --cache "$OUT/cache" --resume) # go on where it was stopped
 flags+=(${BATCH:+--batch "$BATCH"})
 
-stage() { # name, what it starts from, steps of QUICK, more flags
+stage() { # its folder (the stage, or the stage-WORD), what it starts from, steps of QUICK and of START, more flags
     local more=()
     if [ -n "${STEPS:-}" ]; then
         more=(--steps "$STEPS")
-    elif [ -n "${QUICK:-}" ]; then
+    elif [ -n "${QUICK:-}${START:-}" ]; then
         more=(--steps "$3" --validate-every $(($3 / 8)))
     fi
-    python train.py --stage "$1" --init "$2" --out "$OUT/stage-$1" "${flags[@]}" "${more[@]}" "${@:4}"
+    python train.py --stage "${1%%-*}" --init "$2" --out "$OUT/stage-$1" "${flags[@]}" "${more[@]}" "${@:4}"
 }
 best() { echo "$OUT/stage-$1/checkpoint.best"; }
-if [ -n "${START:-}" ]; then # its latents stay what they were, so that its gen branch still knows them
-    stage vae "$START" 2000 --train decoder --decay 0.4
+if [ -n "${START:-}" ]; then # the decoder alone learns films: the latents stay those that START's gen branch knows
+    stage vit "$START" 1500 --augment --decay 0.4
+    stage 1 "$(best vit)" 600 --augment --decay 0.4
+    stage 1-even "$(best 1)" 600 --augment --even 10 --lr 5e-4 --micro-batch 8 --decay 0.5
+    stage 2 "$(best 1-even)" 1000 --even 10
+    stage vae "$OUT/stage-2" 800 --train decoder --decay 0.5
+    stage 3 "$OUT/stage-vae" 400 --even 10 --ema 0.99 --decay 0.6
 else
     stage vae scratch 2000 --preset small ${VOCAB:+--vocab "$VOCAB"} --decay 0.4
+    stage vit "$(best vae)" 800 --decay 0.3
+    stage 1 "$(best vit)" 450 --decay 0.4
+    stage 2 "$(best 1)" 1200
+    stage 3 "$(best 2)" 600 --decay 0.5
 fi
-stage vit "$(best vae)" 800 --augment --decay 0.3
-stage 1 "$(best vit)" 450 --augment --decay 0.4
-stage 2 "$(best 1)" 1200
-stage 3 "$(best 2)" 600 --decay 0.5
 
 truth=$cleaned # the reports as they were written, where the set itself says which are for validation
 if python data.py stats "$DATA" --split validate --out "$OUT/validation.png" >/dev/null 2>&1; then truth=$DATA; fi
