@@ -76,6 +76,9 @@ STYLE = """
 """
 
 
+CANCELLED = '<div class="status">Cancelled.</div>'
+
+
 class StoppedError(Exception):
     """Somebody pressed Cancel."""
 
@@ -538,9 +541,11 @@ def connect(
 
     def stop(token: str) -> str:
         actions.stops.stop(token)
-        return '<div class="status">Cancelled.</div>'
+        time.sleep(0.5)  # a step that is on its way to the page would be shown after this word
+        return CANCELLED
 
-    cancel.click(stop, inputs[-1], progress, cancels=[work], queue=False, api_visibility="private")
+    stopped = cancel.click(stop, inputs[-1], progress, cancels=[work], queue=False, api_visibility="private")
+    stopped.then(lambda: CANCELLED, None, progress, queue=False, api_visibility="private")
 
 
 def draw_tab(actions: Actions, session: gr.State, model: dict) -> dict:
