@@ -76,9 +76,6 @@ STYLE = """
 """
 
 
-CANCELLED = '<div class="status">Cancelled.</div>'
-
-
 class StoppedError(Exception):
     """Somebody pressed Cancel."""
 
@@ -94,8 +91,10 @@ class Stops:
         return self.events[session]
 
     def stop(self, session: str) -> None:
-        if session in self.events:
-            self.events[session].set()
+        self.events.setdefault(session, threading.Event()).set()  # it may still wait in the queue
+
+    def stopped(self, session: str) -> bool:
+        return session in self.events and self.events[session].is_set()
 
 
 # ---- work that can be watched ------------------------------------------------------------------------------------
@@ -112,10 +111,11 @@ def follow(
     """
     news: queue.Queue = queue.Queue()
     done, decoding, last = 0, 0.0, 0.0
+    left = threading.Event()  # the browser tab was closed
 
     def watch(clean: torch.Tensor, t: float) -> None:
         nonlocal done, decoding, last
-        if stop.is_set():
+        if stop.is_set() or left.is_set():
             raise StoppedError
         done, began, preview = done + 1, time.perf_counter(), None
         if began - last > 3 * decoding:
@@ -141,8 +141,8 @@ def follow(
             yield item
             if item[0] == -1:
                 return
-    finally:  # the browser tab was closed
-        stop.set()
+    finally:
+        left.set()
 
 
 def one_line(handler: Callable) -> Callable:
@@ -539,13 +539,12 @@ def connect(
     """Start runs the action in the queue; Cancel stops it, at the latest after one step."""
     work = start.click(one_line(action), inputs, outputs, api_name=action.__name__, **model)
 
-    def stop(token: str) -> str:
-        actions.stops.stop(token)
-        time.sleep(0.5)  # a step that is on its way to the page would be shown after this word
-        return CANCELLED
+    def ended(token: str) -> object:
+        return '<div class="status">Cancelled.</div>' if actions.stops.stopped(token) else gr.skip()
 
-    stopped = cancel.click(stop, inputs[-1], progress, cancels=[work], queue=False, api_visibility="private")
-    stopped.then(lambda: CANCELLED, None, progress, queue=False, api_visibility="private")
+    cancel.click(actions.stops.stop, inputs[-1], cancels=[work], queue=False, api_visibility="private")
+    # Written when the page has shown the last step that was on its way; an answer to the click would come before it.
+    work.then(ended, inputs[-1], progress, queue=False, show_progress="hidden", api_visibility="private")
 
 
 def draw_tab(actions: Actions, session: gr.State, model: dict) -> dict:
@@ -783,9 +782,7 @@ def parse_args() -> object:
     add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)
     add("--port", type=arguments.whole(0, 65535), default=7860, help="of 127.0.0.1; 0: any free one (default 7860)")
     add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
-    types = ["float32", "bfloat16", "float16", "fast"]
-    words = "to compute in; default: bfloat16 on cuda, else float32; fast: bfloat16 on a fast processor too"
-    add("--dtype", choices=types, help=words)
+    add("--dtype", choices=arguments.SAMPLING_DTYPES, help=arguments.SAMPLING_DTYPES_HELP)
     return parser.parse_args()
 
 

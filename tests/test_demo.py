@@ -21,6 +21,7 @@ from PIL import Image
 
 import demo
 import sample
+from common.files import SHIPPED
 from phantoms.dataset import phantom
 
 ROOT = Path(__file__).parent.parent
@@ -37,15 +38,22 @@ if not IN_CI:  # in CI, what is missing is a failure
         pytest.skip("no Chromium on this machine: apt-get install chromium", allow_module_level=True)
 
 
-@pytest.fixture(scope="module")
-def address(micro_folder):
-    command = [sys.executable, ROOT / "demo.py", "--weights", micro_folder, "--port", "0", "--device", "cpu"]
+@contextlib.contextmanager
+def served(weights):
+    """The page of these weights in a process of its own -> its address."""
+    command = [sys.executable, ROOT / "demo.py", "--weights", weights, "--port", "0", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
         line = server.stdout.readline().strip()
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", line), line
         yield line
         server.terminate()
+
+
+@pytest.fixture(scope="module")
+def address(micro_folder):
+    with served(micro_folder) as line:
+        yield line
 
 
 @pytest.fixture(scope="module")
@@ -60,24 +68,24 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, address):
-    """open_page(query, width) -> a page; page.asked_elsewhere is what it asked of anybody but the server."""
+    """open_page(query, width, at) -> a page; page.asked_elsewhere is what it asked of anybody but the server."""
     pages = []
 
-    def opened(query="", width=1400):
+    def opened(query="", width=1400, at=address):
         page = browser.new_page(viewport={"width": width, "height": 900})
         page.set_default_timeout(SECONDS)
         pages.append(page)
         page.asked_elsewhere = []
-        page.on("request", lambda request: elsewhere(page, request.url))
+        page.on("request", lambda request: elsewhere(page, at, request.url))
         with page.expect_response("**/run/predict*") as filled_in:  # with what a link names
-            page.goto(address + query)
+            page.goto(at + query)
         filled_in.value.finished()
         page.get_by_role("tab", name="Draw").wait_for()
         page.wait_for_timeout(300)
         return page
 
-    def elsewhere(page, url):
-        if not url.startswith((address, "data:", "blob:")):
+    def elsewhere(page, at, url):
+        if not url.startswith((at, "data:", "blob:")):
             page.asked_elsewhere.append(url)
 
     yield opened
@@ -197,8 +205,16 @@ def test_looks_inside_word_by_word(open_page, micro):
     panel.get_by_text(report.split()[0], exact=True).first.wait_for()
 
 
-def test_cancel_stops_a_drawing_and_the_next_one_is_drawn(open_page):
-    page = open_page("?tab=draw&steps=100&number=4&size=128")
+@pytest.fixture
+def slow_address():
+    """Of the shipped weights: 99 steps of four pictures take a minute, those of the micro model are over before a busy
+    browser has found Cancel."""
+    with served(SHIPPED) as line:
+        yield line
+
+
+def test_cancel_stops_a_drawing_and_the_next_one_is_drawn(open_page, slow_address):
+    page = open_page("?tab=draw&steps=100&number=4&size=256", at=slow_address)
     panel = shown(page)
     click(panel, "Draw")
     panel.get_by_text(re.compile(r"Drawing: \d+ of 99")).wait_for()
