@@ -259,7 +259,8 @@ class Examples(Dataset):
         repeats: np.ndarray | None = None,
     ) -> None:
         self.mix, self.augmented = mix, augmented
-        self.cumulative = np.cumsum(np.ones(len(source)) if repeats is None else repeats)
+        self._bounds = np.cumsum(np.ones(len(source)) if repeats is None else repeats)  # example i ends at _bounds[i]
+        self._epoch_length = math.ceil(self._bounds[-1])
         self.source, self.stage, self.size, self.seed, self.batch = source, stage, size, seed, batch
         self.encode, self.config, self.downsampling = encode, config, downsampling
         self.vocabulary, self.prompt_dropout = vocabulary, prompt_dropout
@@ -268,15 +269,13 @@ class Examples(Dataset):
         self._lengths: dict[int, int] = {}  # hash of a text -> its tokens
 
     def index(self, position: int) -> int:
-        total = self.cumulative[-1]
-        count = math.ceil(total)
-        epoch, offset = divmod(position, count)
+        epoch, offset = divmod(position, self._epoch_length)
         if epoch != self._epoch:
             rng = position_rng(self.seed, 1, epoch)
-            order = rng.permutation(count)
+            order = rng.permutation(self._epoch_length)
             # Systematic sampling: marks at equal distances along the sum; without repeats one on each example.
-            marks = (order + rng.random()) * (total / count)
-            self._epoch, self._order = epoch, np.searchsorted(self.cumulative, marks, side="right")
+            marks = (order + rng.random()) * (self._bounds[-1] / self._epoch_length)
+            self._epoch, self._order = epoch, np.searchsorted(self._bounds[:-1], marks, side="right")
         return int(self._order[offset])
 
     def picture(self, position: int) -> tuple[int, Image.Image]:

@@ -502,11 +502,7 @@ def parse_args() -> argparse.Namespace:
     weights = "weights folder (default: the shipped tiny model)"
     add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)
     add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
-    add(
-        "--dtype",
-        choices=["float32", "bfloat16", "float16", "fast"],
-        help="to compute in; default: bfloat16 on cuda, else float32; fast: bfloat16 on a fast processor too",
-    )
+    add("--dtype", choices=arguments.SAMPLING_DTYPES, help=arguments.SAMPLING_DTYPES_HELP)
     add("--profile", action="store_true", help="also print where the time to the picture went")
     args = parser.parse_args()
     check_flags(args)

@@ -456,9 +456,9 @@ def load_batches(
 ) -> Generator[dict[str, Batch], None, None]:
     """This process's micro-batches from `first_step` on: kind of example -> its batch."""
     real = isinstance(source, Records)
-    how = {"augmented": recipe.augment and real}
-    how["repeats"] = data.repeat_factors(source, recipe.even) if recipe.even > 1 and real else None
-    examples = make_examples(args, checkpoint, recipe, source, vocabulary, args.seed, **how)
+    repeats = data.repeat_factors(source, recipe.even) if real and recipe.even > 1 else None
+    varied = {"augmented": recipe.augment and real, "repeats": repeats}
+    examples = make_examples(args, checkpoint, recipe, source, vocabulary, args.seed, **varied)
     workers = data.default_workers() if args.workers is None else args.workers
     share = data.Share(recipe.batch, micro_batch, team.rank, team.size, first_step, recipe.steps, examples.by_length)
     return data.batches(examples, share, workers, pin=team.device.type == "cuda")

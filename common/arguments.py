@@ -123,6 +123,8 @@ def size(text: str) -> int:
 
 DTYPES = ("float32", "bfloat16", "fast")  # of --dtype; what they mean: common/devices.py
 DTYPES_HELP = "to compute in (default float32); fast: bfloat16 where this machine multiplies it fast, else float32"
+SAMPLING_DTYPES = (*DTYPES, "float16")  # of what only runs a model, and is not compared with other runs
+SAMPLING_DTYPES_HELP = "to compute in; default: bfloat16 on cuda, else float32; fast: bfloat16 on a fast processor too"
 
 seed = whole(0, MOST_SEED)
 steps = whole(1, MOST_STEPS)
