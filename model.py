@@ -515,6 +515,7 @@ class UniX(nn.Module):
         before: Sequence[int] = (),
         answers: int = 1,
         choose: Choose = greedy,
+        begin: Sequence[Sequence[int]] | None = None,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Decoding from BOS, token by token, until all rows have reached EOS: yields ids (B * answers,) and the logits
         they were chosen from, (B * answers, vocab_size). What a row says after its EOS means nothing.
@@ -522,10 +523,11 @@ class UniX(nn.Module):
         pixels: (B, 3, S, S). questions: B lists of token ids, without special tokens, of any lengths. answers: how many
         to each question, one row after the other; image and question are read once for all of them. Plain Janus-Pro:
         `before` are the ids before the patches, `questions` all ids after them (at least one); decoding goes on from
-        the last.
+        the last. begin: the first ids of each question's answers, which are not yielded.
         """
         config, device = self.config, pixels.device
         rows = questions if config.causal else [[config.bos, *q, config.eos, config.bos] for q in questions]
+        rows = [[*row, *first] for row, first in zip(rows, begin or [()] * len(rows), strict=True)]
         text_ids, lengths = (each.to(device) for each in pad(rows, config.eos))
         x, position_ids, mask = self.prefix(self.embed_image(pixels, before), text_ids)
         B, T = text_ids.shape
@@ -565,10 +567,11 @@ class UniX(nn.Module):
         before: Sequence[int] = (),
         answers: int = 1,
         choose: Choose = greedy,
+        begin: Sequence[Sequence[int]] | None = None,
     ) -> list[list[int]] | tuple[list[list[int]], torch.Tensor]:
         """The whole answers of `stream`, whose arguments these are: B * answers lists of ids without EOS; with
         return_logits also (B * answers, steps, vocab_size)."""
-        steps = list(self.stream(pixels, questions, max_new_tokens, before, answers, choose))
+        steps = list(self.stream(pixels, questions, max_new_tokens, before, answers, choose, begin))
         rows = torch.stack([ids for ids, _ in steps], dim=1).tolist()
         rows = [row[: row.index(self.config.eos)] if self.config.eos in row else row for row in rows]
         return (rows, torch.stack([logits for _, logits in steps], dim=1)) if return_logits else rows

@@ -333,11 +333,13 @@ def read_often(
     max_new_tokens: int = 256,
     batch: int = 32,
     progress: bool = False,
+    begin: Sequence[str] | None = None,
 ) -> list[list[str]]:
     """Image to sampled reports (`model.nucleus`): one for each seed of each image, all images with as many.
 
     A report belongs to its image and its seed; it depends on no other report and not on the batch. batch: reports at a
-    time; the reports of one image share its prefix.
+    time; the reports of one image share its prefix. begin: of each image, how its reports begin; they are returned
+    without it.
     """
     from tqdm import tqdm
 
@@ -351,8 +353,15 @@ def read_often(
     for start in range(0, len(images), films):
         pixels = pixels_of(checkpoint, images[start : start + films])
         choose = nucleus(temperature, top_p, [seed for row in seeds[start : start + films] for seed in row])
+        firsts = begin and [checkpoint.encode(text) for text in begin[start : start + films]]
         answers = checkpoint.model.generate(
-            pixels, [question_ids] * len(pixels), max_new_tokens, before=before, answers=count, choose=choose
+            pixels,
+            [question_ids] * len(pixels),
+            max_new_tokens,
+            before=before,
+            answers=count,
+            choose=choose,
+            begin=firsts,
         )
         texts = [checkpoint.decode(answer) for answer in answers]
         reports += [texts[row : row + count] for row in range(0, len(texts), count)]

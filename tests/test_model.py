@@ -116,6 +116,16 @@ def test_a_sampled_answer_belongs_to_its_seed_alone(model):
     assert len({tuple(answer) for answer in together}) == 6
 
 
+def test_an_answer_goes_on_from_how_it_begins(model):
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    whole = model.generate(pixels, [PROMPT, LONGER], max_new_tokens=8)
+    begin = [whole[0][:2], whole[1][:3]]
+    rest = model.generate(pixels, [PROMPT, LONGER], max_new_tokens=5, begin=begin)
+    assert [[*b, *r] for b, r in zip(begin, rest, strict=True)] == [whole[0][:7], whole[1][:8]]
+    other = model.generate(pixels, [PROMPT, LONGER], max_new_tokens=5, begin=[[9, 9], [9, 9, 9]])
+    assert other != rest
+
+
 def test_answers_share_the_prefix_and_a_stream_is_what_generate_returns(model):
     pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(4))
     greedy_answer = model.generate(pixels, [PROMPT], max_new_tokens=6)[0]
