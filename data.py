@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +52,7 @@ from reports.labeler import POSITIVE, UNCERTAIN, label_report, label_reports
 
 DEFAULT_QUESTION = "Write the FINDINGS and the IMPRESSION of this chest X-ray."
 SHORT_QUESTION = "Write the IMPRESSION of this chest X-ray."
+NAMES_QUESTION = "Name the OBSERVATIONS of this chest X-ray."
 # The ten wordings of UniX's own test file; {} says which sections the report has.
 QUESTIONS = (
     "Analyze this chest X-ray and give the {}.",
@@ -75,6 +76,23 @@ def question_for(report: str, number: int) -> str:
     if sections == ["FINDINGS"]:
         wording = wording.replace(" a detailed ", " detailed ")  # as theirs has it
     return wording.format(" and ".join(sections))
+
+
+@lru_cache(maxsize=1 << 16)
+def observations_of(report: str) -> str:
+    """What the report affirms or suspects, by the labeler, as `name_observations` has it."""
+    return name_observations([n for n, label in label_report(report).items() if label.value in (POSITIVE, UNCERTAIN)])
+
+
+def name_observations(names: Sequence[str]) -> str:
+    """ "OBSERVATIONS: Cardiomegaly, Pleural Effusion." """
+    return f"OBSERVATIONS: {', '.join(names) or 'Other Finding'}."
+
+
+def split_observations(report: str) -> tuple[str, str]:
+    """A written report as (the names of `name_observations`, the rest); ("", report) where nothing did."""
+    found = re.match(r"(OBSERVATIONS:.*?)\s*(?=FINDINGS:|IMPRESSION:|$)", report, flags=re.DOTALL)
+    return (found[1], report[found.end() :]) if found else ("", report)
 
 
 def own_question(source: Phantoms | Records, index: int) -> str | None:
@@ -257,8 +275,9 @@ class Examples(Dataset):
         mix: tuple[int, int] = (0, 1),
         augmented: bool = False,
         repeats: np.ndarray | None = None,
+        observations: str | None = None,
     ) -> None:
-        self.mix, self.augmented = mix, augmented
+        self.mix, self.augmented, self.observations = mix, augmented, observations
         self._bounds = np.cumsum(np.ones(len(source)) if repeats is None else repeats)  # example i ends at _bounds[i]
         self._epoch_length = math.ceil(self._bounds[-1])
         self.source, self.stage, self.size, self.seed, self.batch = source, stage, size, seed, batch
@@ -310,6 +329,11 @@ class Examples(Dataset):
         report, impression = self.source.text(index)
         if (question := own_question(self.source, index)) is not None:
             return question, report
+        if self.observations:
+            named = observations_of(report)
+            if self.observations == "only" or position // self.batch % 3 == 1:
+                return NAMES_QUESTION, named
+            report = f"{named} {report}"
         if self.config.hidden_size >= FULL_SIZE:
             return question_for(report, int(rng.integers(len(QUESTIONS)))), report
         return (SHORT_QUESTION, impression) if self.is_short(position) else (DEFAULT_QUESTION, report)

@@ -71,7 +71,7 @@ class Recipe:
     time_shift: float = 1.0  # above 1, stages 2 and 3 train more on noisy times (flow.shift_time); the paper: 1
     micro_batch: int = 8  # at most, at a time on one GPU
     augment: bool = False  # vary the films that are read: thousands are soon known by heart; phantoms never run out
-    even: float = 1.0  # real films of rare observations come up to so many times as often (data.repeat_factors)
+    balance: float = 1.0  # real films of rare observations come up to so many times as often (data.repeat_factors)
 
 
 # The paper trains neither autoencoder nor ViT from nothing (it takes kl-f16 and SigLIP): "vae" and "vit" are ours.
@@ -430,6 +430,7 @@ def make_examples(
         recipe.batch,
         vocabulary,
         mix=parse_mix(args),
+        observations=args.observations,
         **more,
     )
 
@@ -456,7 +457,7 @@ def load_batches(
 ) -> Generator[dict[str, Batch], None, None]:
     """This process's micro-batches from `first_step` on: kind of example -> its batch."""
     real = isinstance(source, Records)
-    repeats = data.repeat_factors(source, recipe.even) if real and recipe.even > 1 else None
+    repeats = data.repeat_factors(source, recipe.balance) if real and recipe.balance > 1 else None
     varied = {"augmented": recipe.augment and real, "repeats": repeats}
     examples = make_examples(args, checkpoint, recipe, source, vocabulary, args.seed, **varied)
     workers = data.default_workers() if args.workers is None else args.workers
@@ -543,7 +544,7 @@ def choose_recipe(args: argparse.Namespace, preset_name: str, model: UniX, earli
     if earlier:  # what is not asked for again stays as it was
         recipe = replace(recipe, **earlier.settings["recipe"])
     asked = {"learning_rate": args.lr, "size": args.size, "batch": args.batch, "steps": args.steps}
-    asked |= {"micro_batch": args.micro_batch, "augment": args.augment, "even": args.even}
+    asked |= {"micro_batch": args.micro_batch, "augment": args.augment, "balance": args.balance}
     asked |= {"repa_weight": args.repa_weight, "time_shift": args.time_shift}
     recipe = replace(recipe, **{name: value for name, value in asked.items() if value is not None})
     check(args, recipe, model)
@@ -563,6 +564,7 @@ def begin(args: argparse.Namespace, recipe: Recipe, out: Path, earlier: State | 
         "validate_every": args.validate_every,
         "gen_from": args.gen_from and str(args.gen_from),
         "require": args.require,
+        "observations": args.observations,
     }
     if earlier:
         check_same_run(out, earlier.settings, settings)
@@ -621,7 +623,8 @@ def history_entry(args: argparse.Namespace, state: State) -> dict:
     entry |= {"seconds": round(state.seconds), "data": args.data, "dtype": args.dtype, "torch": torch.__version__}
     if args.stage in DRAWING:
         entry |= {"repa_weight": recipe["repa_weight"], "time_shift": recipe["time_shift"]}
-    return entry if args.mix == "0:1" else entry | {"mix": args.mix}
+    unusual = {"mix": (args.mix, "0:1"), "observations": (args.observations, None), "balance": (recipe["balance"], 1.0)}
+    return entry | {name: value for name, (value, usual) in unusual.items() if value != usual}
 
 
 def keep_best(
@@ -708,6 +711,11 @@ def parse_args() -> argparse.Namespace:
     examples = "examples of another kind to the stage's own: in stage 1 impressions alone to reading, in stages 2 and 3"
     examples += " with --train both reading to drawing"
     add("--mix", type=mix, default="0:1", metavar="OTHER:OWN", help=examples)
+    observations = (
+        "stage 1, the names of what a report affirms, by the labeler; only: ask for them alone; first: a report"
+    )
+    observations += " begins with them, and a step in three asks for them alone"
+    add("--observations", choices=["only", "first"], help=observations)
     add("--seed", type=arguments.seed, default=0)
     add = parser.add_argument_group("the recipe (default: Table 1's, or the tiny model's)").add_argument
     add("--steps", type=arguments.steps, help="optimizer steps")
@@ -718,10 +726,10 @@ def parse_args() -> argparse.Namespace:
     add("--time-shift", type=arguments.number(0, 100, above=True), metavar="SHIFT", help=shift)
     varied = "vary real films that are read (a little rotation, shift, scale, exposure); default: the recipe of small"
     add("--augment", action=argparse.BooleanOptionalAction, help=varied)
-    even = (
+    balance = (
         "real films of rare observations come up to MOST times as often, so that all are alike common (default 1: not)"
     )
-    add("--even", type=arguments.number(1, 1000), metavar="MOST", help=even)
+    add("--balance", type=arguments.number(1, 1000), metavar="MOST", help=balance)
     add(
         "--decay",
         type=arguments.number(0, 1),
@@ -767,8 +775,8 @@ def parse_args() -> argparse.Namespace:
     parse_mix(args)
     if args.augment and (args.stage not in data.READING or arguments.names_phantoms(args.data)):
         raise UserError("--augment: only for real films, in stages vit and 1; leave it out")
-    if args.even and arguments.names_phantoms(args.data):
-        raise UserError("--even: only for real films; phantoms come evened out by --data phantom:COUNT:even")
+    if args.balance and arguments.names_phantoms(args.data):
+        raise UserError("--balance: only for real films; phantoms come evened out by --data phantom:COUNT:even")
     for flag in ("preset", "vocab"):
         if getattr(args, flag) and args.init != "scratch":
             raise UserError(f"--{flag} {getattr(args, flag)}: only with --init scratch; weights bring their own sizes")
@@ -784,6 +792,8 @@ def parse_args() -> argparse.Namespace:
         raise UserError(f"--repa {args.repa}: --repa-weight 0 trains without REPA; leave one of them out")
     if args.gen_from and args.stage != "2":
         raise UserError(f"--gen-from {args.gen_from}: only stage 2 starts a gen branch")
+    if args.observations and args.stage != "1":
+        raise UserError(f"--observations {args.observations}: only stage 1 writes reports; leave it out")
     if args.require and arguments.names_phantoms(args.data):
         raise UserError(f"--require {args.require}: every phantom has it; leave it out")
     return args

@@ -14,7 +14,7 @@ def check_same_run(out: Path, before: dict, now: dict) -> None:
         longer = name == "steps" and not before["decay"] and now["recipe"]["steps"] >= value
         if now["recipe"][name] != value and name != "micro_batch" and not longer:
             raise UserError(f"--resume: {out} was started with {name} {value}, not {now['recipe'][name]}; leave it out")
-    names = ("stage", "seed", "data", "decay", "ema", "train", "mix", "repa", "gen_from", "require")
+    names = ("stage", "seed", "data", "decay", "ema", "train", "mix", "repa", "gen_from", "require", "observations")
     for name in (*names, "validate", "validate_every"):
         there, flag = before.get(name, 0.0 if name == "ema" else None), name.replace("_", "-")
         if there != now[name] and there is None:

@@ -344,10 +344,10 @@ class Rows(Phantoms):
         return "FINDINGS: Clear. IMPRESSION: Normal.", "Normal."
 
 
-def decoded(micro, source, stage, count=60, hidden_size=64):
+def decoded(micro, source, stage, count=60, hidden_size=64, **more):
     """What `count` examples say: their question, answer or prompt."""
     config = replace(micro_config(), hidden_size=hidden_size, context_length=512)  # nothing is cut
-    stream = data.Examples(source, stage, 64, 0, micro.encode, config, 16, 4, prompt_dropout=0.0)
+    stream = data.Examples(source, stage, 64, 0, micro.encode, config, 16, 4, prompt_dropout=0.0, **more)
     rows = [stream[position] for position in range(count)]
     return [{name: micro.decode(row[name]) for name in ("question", "answer", "prompt") if name in row} for row in rows]
 
@@ -360,6 +360,27 @@ def test_full_size_is_asked_in_ten_wordings_and_the_tiny_recipe_keeps_its_own(mi
     asked = [row["question"] for row in tiny]
     assert asked.count(data.SHORT_QUESTION) == 2 * asked.count(data.DEFAULT_QUESTION) == 40
     assert data.default_question(micro.model.config) == data.DEFAULT_QUESTION
+
+
+def test_names_come_first_and_are_asked_for_alone_in_a_step_of_three(micro):
+    rows = decoded(micro, Rows(8), "1", count=12, observations="first")  # steps of 4
+    names, report = "OBSERVATIONS: No Finding.", "FINDINGS: Clear. IMPRESSION: Normal."
+    assert rows[:4] == [{"question": data.DEFAULT_QUESTION, "answer": f"{names} {report}"}] * 4
+    assert rows[4:8] == [{"question": data.NAMES_QUESTION, "answer": names}] * 4
+    assert rows[8:] == [{"question": data.SHORT_QUESTION, "answer": "Normal."}] * 4
+    assert decoded(micro, Rows(8), "1", count=12, observations="only") == rows[4:8] * 3
+    own = decoded(micro, Rows(8, question="What is seen?"), "1", count=12, observations="first")
+    assert own == [{"question": "What is seen?", "answer": report}] * 12
+
+
+def test_names_are_what_a_report_affirms_or_suspects_and_are_split_from_it_again():
+    report = "FINDINGS: Cardiomegaly. Possible edema. No effusion. IMPRESSION: Big heart."
+    names = data.observations_of(report)
+    assert names == "OBSERVATIONS: Cardiomegaly, Edema."
+    assert data.split_observations(f"{names} {report}") == (names, report)
+    assert data.split_observations(report) == ("", report)
+    assert data.split_observations(names) == (names, "")
+    assert data.observations_of("FINDINGS: Scoliosis of the spine.") == "OBSERVATIONS: Other Finding."
 
 
 def test_a_rows_own_question_is_asked_and_its_captions_are_drawn_from(micro):

@@ -3,6 +3,7 @@
 import argparse
 import copy
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -303,7 +304,8 @@ def test_the_gen_branch_may_start_from_another_models_und_branch(micro, janus, t
         (["--stage", "1", "--device", "cuda:99"], ["--device cuda:99"]),
         (["--stage", "1", "--out", "file/run"], ["--out file/run"]),
         (["--stage", "1", "--augment"], ["--augment", "real films"]),
-        (["--stage", "1", "--even", "3"], ["--even", "phantom:COUNT:even"]),
+        (["--stage", "2", "--observations", "first"], ["--observations first", "stage 1"]),
+        (["--stage", "1", "--balance", "3"], ["--balance", "phantom:COUNT:even"]),
         (["--stage", "1", "--preset", "small"], ["--preset small", "--init scratch"]),
         (["--stage", "1", "--vocab", "300"], ["--vocab 300", "--init scratch"]),
         (["--stage", "1", "--init", "scratch", "--vocab", "3"], ["--vocab 3", "at least 260"]),
@@ -342,3 +344,20 @@ def test_a_second_run_replaces_the_checkpoint_only_when_it_is_done(trained, tmp_
     assert before != (tmp_path / "run/checkpoint/model.safetensors").read_bytes()
     assert (tmp_path / "run/checkpoint.old/model.safetensors").read_bytes() == before  # the last two are kept
     assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+def test_torchrun_takes_no_flag_for_one_of_its_own(monkeypatch, capsys):
+    """It refuses what begins like two of its flags (--even: --event-log-handler, --event_log_handler)."""
+    from torch.distributed.run import get_args_parser
+
+    import evaluate
+
+    theirs = {flag for action in get_args_parser()._actions for flag in action.option_strings}
+    for words, parse in ((["train.py"], train.parse_args), (["evaluate.py", "report"], evaluate.parse_args)):
+        monkeypatch.setattr("sys.argv", [*words, "--help"])
+        with pytest.raises(SystemExit):
+            parse()
+        ours = set(re.findall(r"(?m)^  (--[a-z][a-z-]+)", capsys.readouterr().out))
+        assert len(ours) > 10 and not [
+            flag for flag in ours if any(flag != one and one.startswith(flag) for one in theirs)
+        ]
