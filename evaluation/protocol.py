@@ -97,6 +97,8 @@ def reading_terms(protocol: Protocol, args: argparse.Namespace, vit: ViTConfig) 
         sets.append("each row's own question, else one of their ten wordings")
     if args.section != "report":
         lacks.append(f"--section {args.section}")
+    if args.consensus:
+        lacks.append(f"--consensus {args.consensus}")
     if arguments.names_phantoms(args.data):
         lacks.append("the films are drawn")
     return sets, lacks

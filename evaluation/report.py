@@ -59,6 +59,8 @@ def report_command(args: argparse.Namespace) -> None:
     """`evaluate.py report`: write reports or read them, score, and write results.json and report.html."""
     if args.literature_bleu and args.section == "impression":
         raise UserError("--literature-bleu: this set's literature counts the findings; leave --section impression out")
+    if args.consensus and args.section == "impression":
+        raise UserError("--consensus: is composed of whole reports; leave --section impression out")
     own_folder(args.out)
     protocol = UNIX if args.protocol == UNIX.name else OURS
     tokenize = word_tokenizer() if protocol.nltk_words else metrics.tokenize  # what is missing is said at once
@@ -161,6 +163,7 @@ def write_reports(
 
     import data
     import sample
+    from evaluation.consensus import read_consensus
     from judges.features import weights_hash
 
     checkpoint = sample.load_model(args.weights, team.device, getattr(torch, args.dtype))
@@ -170,6 +173,8 @@ def write_reports(
     settings = {name: str(getattr(args, name)) for name in ("data", "split", "require", "section", "question", "dtype")}
     squares = f"{config.vit.padding} {config.vit.scaling}"  # of the config: the weights' hash does not cover it
     settings |= {"weights": version, "squares": squares, "protocol": protocol.name}
+    if args.consensus:
+        settings["consensus"] = f"{args.consensus} {args.literature_bleu}"
     known = read_shards(args.out, settings) if args.resume else {}
     team.sum([0.0])  # all have read, now one may delete
     if team.is_main and not args.resume:
@@ -178,6 +183,7 @@ def write_reports(
     team.sum([0.0])
     mine = [index for index in range(team.rank, count, team.size) if index not in known]
     section = ("report", "impression").index(args.section)
+    words = baselines.literature_words if args.literature_bleu else metrics.tokenize
     default = data.default_question(config, section == 1)
     asked: dict[str, list[int]] = {}  # a batch has one question
     for index in mine:
@@ -193,7 +199,12 @@ def write_reports(
         with tqdm(total=len(mine), unit="report", desc="reading", disable=not team.is_main) as bar:
             for question, batch in batches:
                 images = [Image.fromarray(source.image(index)) for index in batch]
-                texts = sample.read(checkpoint, images, question, protocol.max_new_tokens, batch=len(batch))
+                if args.consensus:
+                    seeds = [range(index * args.consensus, (index + 1) * args.consensus) for index in batch]
+                    texts = read_consensus(checkpoint, images, seeds, question, words, size)
+                else:
+                    texts = sample.read(checkpoint, images, question, protocol.max_new_tokens, batch=len(batch))
+                    texts = [data.split_observations(text)[1] for text in texts]  # only prose is scored
                 for index, text in zip(batch, texts, strict=True):
                     row = {"index": index, "image": file_of(source, index), "truth": truth_of(source, index, section)}
                     file.write(json.dumps(row | {"generated": text}) + "\n")

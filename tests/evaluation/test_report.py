@@ -13,9 +13,10 @@ from PIL import Image
 
 import evaluate
 import sample
+from common.errors import UserError
 from common.observations import OBSERVATIONS
 from common.ownership import own_folder
-from evaluation import metrics, report
+from evaluation import consensus, metrics, report
 from judges import chexbert
 from phantoms.dataset import phantom
 from reports.labeler import Label, label_reports
@@ -159,6 +160,34 @@ def test_every_image_is_asked_the_question_of_its_row(micro_folder, tmp_path, mo
     assert asked == [("What is seen?", 2), ("Is there an effusion?", 1)]
     written = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
     assert [row["generated"] for row in written] == ["What is seen? 0", "Is there an effusion? 0", "What is seen? 1"]
+
+
+def test_greedily_only_prose_is_scored(micro_folder, tmp_path, monkeypatch):
+    prose = "FINDINGS: The heart looks normal."
+    monkeypatch.setattr(sample, "read", lambda *_, **__: [f"OBSERVATIONS: Edema. {prose}", prose])
+    flags = ("--data", "phantom:2", "--weights", micro_folder, "--cache", tmp_path / "cache", "--out", tmp_path / "out")
+    command(monkeypatch, *flags)
+    written = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert [row["generated"] for row in written] == [prose] * 2
+
+
+def test_a_consensus_belongs_to_its_film_and_is_not_taken_for_a_greedy_report(micro_folder, tmp_path, monkeypatch):
+    seen = []
+
+    def read_consensus(checkpoint, images, seeds, question, words, batch):
+        seen.append([list(row) for row in seeds])
+        return [f"FINDINGS: Report {row[0]}." for row in seeds]
+
+    monkeypatch.setattr(consensus, "read_consensus", read_consensus)
+    monkeypatch.setattr(sample, "read", lambda *_, **__: ["FINDINGS: Greedy."] * 2)
+    flags = ("--data", "phantom:2", "--weights", micro_folder, "--cache", tmp_path / "cache", "--out", tmp_path / "out")
+    for more, expected in ((["--consensus", "3"], ["Report 0.", "Report 3."]), ([], ["Greedy."] * 2)):
+        command(monkeypatch, *flags, *more, "--resume")
+        written = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+        assert [row["generated"] for row in written] == [f"FINDINGS: {text}" for text in expected]
+    assert seen == [[[0, 1, 2], [3, 4, 5]]]
+    with pytest.raises(UserError, match="leave --section impression out"):
+        command(monkeypatch, *flags, "--consensus", "3", "--section", "impression")
 
 
 def test_reports_of_other_weights_are_not_mixed_in(micro_folder, tmp_path, monkeypatch, capsys):
