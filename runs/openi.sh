@@ -13,6 +13,7 @@ DATA=$(realpath "${1:?give the folder of the data set: bash runs/openi.sh DATA}"
 [ -d "$DATA" ] || { echo "error: $DATA: is not a folder; give the folder that holds the reports and the films" >&2; exit 2; }
 cd "$(dirname "$0")/.."
 : "${OUT:=out/openi${START:+-transfer}${QUICK:+-quick}${STEPS:+-look}}" "${N:=${STEPS:+8}}" "${N:=376}"
+: "${SAMPLES:=${STEPS:+2}}" "${SAMPLES:=16}" # reports of a consensus
 films=$OUT/data cleaned=$OUT/data/cleaned.jsonl
 
 mkdir -p "$films" # the films where the cleaned table looks for them, as links
@@ -36,17 +37,20 @@ stage() { # its folder (the stage, or the stage-WORD), what it starts from, step
     python train.py --stage "${1%%-*}" --init "$2" --out "$OUT/stage-$1" "${flags[@]}" "${more[@]}" "${@:4}"
 }
 best() { echo "$OUT/stage-$1/checkpoint.best"; }
+read=(--augment --balance 10 --decay 0.4) # of films: rare findings up to ten times as often, or "no finding" is all it says
+first=(--observations first --batch "${BATCH:-16}" --lr 7e-4 --micro-batch 8)
 if [ -n "${START:-}" ]; then # the decoder alone learns films: the latents stay those that START's gen branch knows
-    stage vit "$START" 1500 --augment --decay 0.4
-    stage 1 "$(best vit)" 600 --augment --decay 0.4
-    stage 1-even "$(best 1)" 600 --augment --even 10 --lr 5e-4 --micro-batch 8 --decay 0.5
-    stage 2 "$(best 1-even)" 1000 --even 10
+    stage vit "$START" 4000 --augment --balance 4 --decay 0.4
+    stage 1-names "$(best vit)" 500 "${read[@]}" --observations only --micro-batch 16
+    stage 1 "$(best 1-names)" 800 "${read[@]}" "${first[@]}"
+    stage 2 "$(best 1)" 1000 --balance 10
     stage vae "$OUT/stage-2" 800 --train decoder --decay 0.5
-    stage 3 "$OUT/stage-vae" 400 --even 10 --ema 0.99 --decay 0.6
+    stage 3 "$OUT/stage-vae" 400 --balance 10 --ema 0.99 --decay 0.6
 else
     stage vae scratch 2000 --preset small ${VOCAB:+--vocab "$VOCAB"} --decay 0.4
-    stage vit "$(best vae)" 800 --decay 0.3
-    stage 1 "$(best vit)" 450 --decay 0.4
+    stage vit "$(best vae)" 800 --balance 4 --decay 0.3
+    stage 1-names "$(best vit)" 300 "${read[@]}" --observations only
+    stage 1 "$(best 1-names)" 450 "${read[@]}" "${first[@]}"
     stage 2 "$(best 1)" 1200
     stage 3 "$(best 2)" 600 --decay 0.5
 fi
@@ -55,7 +59,9 @@ truth=$cleaned # the reports as they were written, where the set itself says whi
 if python data.py stats "$DATA" --split validate --out "$OUT/validation.png" >/dev/null 2>&1; then truth=$DATA; fi
 judge=(--weights "$(best 3)" --split validate --device "${DEVICE:-cpu}" --dtype "${DTYPE:-fast}")
 judge+=(--cache "$OUT/cache" --resume)
-python evaluate.py report --data "$truth" --train "$cleaned" --literature-bleu "${judge[@]}" --out "$OUT/report"
+report=(--data "$truth" --train "$cleaned" --literature-bleu)
+python evaluate.py report "${report[@]}" "${judge[@]}" --out "$OUT/report" # greedily
+python evaluate.py report "${report[@]}" "${judge[@]}" --out "$OUT/report-consensus" --consensus "$SAMPLES"
 python evaluate.py image --real "$cleaned" --train "$cleaned" --n "$N" --vit "$(best 1)" "${judge[@]}" --out "$OUT/image"
 
 # What the autoencoder keeps of a film, and whether the judge sees a finding that was asked for.
