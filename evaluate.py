@@ -79,7 +79,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--section", choices=["report", "impression"], default="report", help="what to write (default: the report)")
     question = "what to ask; default: the data set's own, or what the model was trained on"
     add("--question", type=arguments.text, help=question)
-    consensus = "of each film sample N reports and compose their consensus; default: one report, greedily"
+    consensus = "of N sampled reports of a film the one that agrees best with all; default: one report, greedily"
     add("--consensus", type=arguments.whole(2, 1000), metavar="N", help=consensus)
     add("--chexbert", type=folder, metavar="FOLDER", help="CheXbert; default: the rule-based labeler judges")
     literature = "count the findings' words as the literature of the Indiana University set: corpus BLEU, lower case"

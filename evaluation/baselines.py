@@ -95,12 +95,10 @@ def macro_f1(truth: np.ndarray, claims: np.ndarray) -> Scored | None:
 # ---- answers that cost nothing -----------------------------------------------------------------------------------
 
 
-def constant_text(
-    reports: Sequence[str], words: Callable[[str], Sequence[str]], sentences: int = 500, repeats: bool = True
-) -> str:
+def constant_text(reports: Sequence[str], words: Callable[[str], Sequence[str]], sentences: int = 500) -> str:
     """Sentences of `reports`, one after the other, each the one that raises corpus BLEU-4 against all of them most.
 
-    sentences: how many of the most frequent are tried. repeats: whether one may come again, which pays if it is short.
+    sentences: how many of the most frequent are tried.
     """
     references = [words(report) for report in reports]
     at_least: Counter = Counter()  # (n-gram, k) -> references that have it k times or more
@@ -120,16 +118,14 @@ def constant_text(
         totals = [n * max(1, len(hypothesis) - k) for k in range(4)]
         return float(metrics.bleu_from_counts(np.array([*matches, *totals, n * len(hypothesis), lengths]))[3])
 
-    text, best, left = "", 0.0, set(frequent)
-    while left:
-        score, longer, last = max(
-            (bleu_4(f"{text} {sentence}".strip()), f"{text} {sentence}".strip(), sentence) for sentence in left
+    text, best = "", 0.0
+    while True:
+        score, longer = max(
+            (bleu_4(f"{text} {sentence}".strip()), f"{text} {sentence}".strip()) for sentence in frequent
         )
         if score <= best:
-            break
+            return text or frequent[0]
         text, best = longer, score
-        left -= set() if repeats else {last}
-    return text or frequent[0]
 
 
 def n_grams(words: Sequence[str]) -> Counter:

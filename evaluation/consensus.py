@@ -1,28 +1,27 @@
-"""evaluate.py report --consensus N: of each film N sampled reports, and the text that agrees best with all of them.
+"""evaluate.py report --consensus N: of each film N sampled reports, and the one that agrees best with all of them.
 
 The likeliest report is one that nearly every film could have. What a model sees besides shows in many samples, so the
 decisions are made over samples:
 
-names       a model that writes names before its reports (train.py --observations first) is asked for the names alone,
-            N times; `vote` says with which of them the report begins
-sentences   N reports are sampled that begin so; of their sentences `consensus` makes one
+names     a model that writes names before its reports (train.py --observations first) is asked for the names alone,
+          N times; `vote` says with which of them the report begins
+report    N reports are sampled that begin so; `consensus` takes one of them
 
 The second is minimum Bayes risk decoding (Kumar and Byrne 2004): the text of the highest expected score, where the
-model's own samples are the expectation. Here the score is corpus BLEU-4, and the sentences are chosen one by one, as
-`baselines.constant_text` chooses from all reports of the training split. What this text has above that one, the film
-has told.
+model's own samples are the expectation and the score is BLEU-4.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 
 from PIL import Image
 
-from archives.sections import split_report
 from common.observations import OBSERVATIONS
 from data import NAMES_QUESTION, name_observations
-from evaluation.baselines import constant_text
+from evaluation import metrics
+from evaluation.baselines import findings_of
 from sample import read_often
 from weights import Checkpoint
 
@@ -56,11 +55,8 @@ def vote(lists: Sequence[str]) -> str:
 
 
 def consensus(reports: Sequence[str], words: Callable[[str], Sequence[str]]) -> str:
-    """Reports of one film -> one report, section by section; one that fewer than half of them have is left out."""
-    sections = zip(*(split_report(report, last_paragraph=False) for report in reports), strict=True)
-    texts = [[text for text in section if text] for section in sections]
-    chosen = [
-        constant_text(section, words, repeats=False) if 2 * len(section) >= len(reports) else "" for section in texts
-    ]
-    named = zip(("FINDINGS", "IMPRESSION"), chosen, strict=True)
-    return " ".join(f"{name}: {text}" for name, text in named if text)
+    """Of several reports of one film the one whose findings have the highest BLEU-4 against those of all of them."""
+    findings = [words(findings_of(report) or report) for report in reports]
+    counts = metrics.bleu_counts(*zip(*product(findings, findings), strict=True))  # of (reference, hypothesis)
+    counts = counts.reshape(len(reports), len(reports), -1).sum(axis=0)
+    return reports[int(metrics.bleu_from_counts(counts)[:, 3].argmax())]

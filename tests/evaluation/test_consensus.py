@@ -1,6 +1,4 @@
-"""The consensus of sampled reports: the names that enough of them have, and the best text of their own sentences."""
-
-from itertools import permutations
+"""The consensus of sampled reports: the names that enough of them have, and the one that all agree with best."""
 
 from nltk.translate.bleu_score import corpus_bleu
 from PIL import Image
@@ -10,37 +8,22 @@ from evaluation import consensus as decoding
 from evaluation.consensus import consensus, vote
 from evaluation.metrics import tokenize
 
-CLEAR, LARGE, FLUID = (
-    "The lungs are clear of any disease.",
-    "The heart is moderately large.",
-    "There is some fluid left.",
-)
 REPORTS = [
-    f"FINDINGS: {CLEAR} {LARGE} IMPRESSION: The heart is large.",
-    f"FINDINGS: {CLEAR} {LARGE} IMPRESSION: The heart is large.",
-    f"FINDINGS: {CLEAR} {FLUID} IMPRESSION: Some fluid is seen here.",
-    f"FINDINGS: {LARGE}",
+    "FINDINGS: The lungs are clear. The heart is moderately large. IMPRESSION: Large heart.",
+    "FINDINGS: The heart is moderately large. There is a small effusion. IMPRESSION: Large heart.",
+    "FINDINGS: The lungs are clear. The heart is moderately large. There is a pacemaker.",
+    "FINDINGS: A pacemaker lies on the left. IMPRESSION: The lungs are clear. The heart is moderately large.",
 ]
 
 
-def test_no_text_of_the_samples_sentences_has_a_higher_bleu_than_their_consensus():
-    """Worked through by nltk: every order of every choice of the sentences."""
-    text = consensus(REPORTS, tokenize)
-    findings, impression = text.removeprefix("FINDINGS: ").split(" IMPRESSION: ")
-    assert impression == "The heart is large."
-    samples = [[tokenize(report.removeprefix("FINDINGS: ").split(" IMPRESSION")[0])] for report in REPORTS]
-
-    def bleu(sentences):
-        return corpus_bleu(samples, [tokenize(" ".join(sentences))] * len(samples))
-
-    choices = [order for n in (1, 2, 3) for order in permutations((CLEAR, LARGE, FLUID), n)]
-    assert findings == " ".join(max(choices, key=bleu)) == f"{CLEAR} {LARGE}"
-
-
-def test_a_section_that_most_samples_lack_is_left_out():
-    rare = consensus([*REPORTS, *[f"FINDINGS: {LARGE}"] * 3], tokenize)  # an impression in three of seven
-    assert rare.startswith("FINDINGS: ") and "IMPRESSION" not in rare
-    assert consensus(["no sections at all", "none"], tokenize) == ""
+def test_no_sample_has_a_higher_bleu_against_all_than_the_consensus():
+    """By nltk: each as the answer to all of them."""
+    findings = [tokenize(report.removeprefix("FINDINGS: ").split(" IMPRESSION")[0]) for report in REPORTS]
+    bleu = [corpus_bleu([[each] for each in findings], [one] * len(REPORTS)) for one in findings]
+    assert max(bleu) > sorted(bleu)[-2]
+    assert consensus(REPORTS, tokenize) == REPORTS[bleu.index(max(bleu))]
+    assert consensus(REPORTS[::-1], tokenize) == REPORTS[bleu.index(max(bleu))] != REPORTS[3]
+    assert consensus(["no sections", "no sections at all", "none"], tokenize).startswith("no sections")
 
 
 def test_a_quarter_of_the_lists_is_enough_to_name_an_observation():
