@@ -193,7 +193,8 @@ def write_reports(
             question = data.question_for(source.text(index)[0], int(wording))
         asked.setdefault(question or default, []).append(index)
     size = args.batch or 32
-    batches = [(q, rows[i : i + size]) for q, rows in asked.items() for i in range(0, len(rows), size)]
+    films = max(1, size // args.consensus) if args.consensus else size  # at a time
+    batches = [(q, rows[i : i + films]) for q, rows in asked.items() for i in range(0, len(rows), films)]
     with open(args.out / f"reports.{team.rank}.jsonl", "a") as file:
         file.write("\n" + json.dumps({"settings": settings}) + "\n")
         with tqdm(total=len(mine), unit="report", desc="reading", disable=not team.is_main) as bar:

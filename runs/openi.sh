@@ -7,13 +7,14 @@
 #   STEPS=20 BATCH=4 VOCAB=600 bash runs/openi.sh DATA       only to see that it works
 #   START=assets/tiny bash runs/openi.sh DATA                a short run from weights that know phantoms (docs/real.md)
 #   DEVICE=cuda bash runs/openi.sh DATA
-# SEED, DTYPE, OUT; VOCAB: pieces of the tokenizer, where the reports are too few for the preset's 2,048; N: films drawn.
+# SEED, DTYPE, OUT; VOCAB: pieces of the tokenizer, where the reports are too few for the preset's 2,048; N: films drawn;
+# SAMPLES: reports of a consensus.
 set -euo pipefail
 DATA=$(realpath "${1:?give the folder of the data set: bash runs/openi.sh DATA}")
 [ -d "$DATA" ] || { echo "error: $DATA: is not a folder; give the folder that holds the reports and the films" >&2; exit 2; }
 cd "$(dirname "$0")/.."
 : "${OUT:=out/openi${START:+-transfer}${QUICK:+-quick}${STEPS:+-look}}" "${N:=${STEPS:+8}}" "${N:=376}"
-: "${SAMPLES:=${STEPS:+2}}" "${SAMPLES:=16}" # reports of a consensus
+: "${SAMPLES:=${STEPS:+2}}" "${SAMPLES:=32}"
 films=$OUT/data cleaned=$OUT/data/cleaned.jsonl
 
 mkdir -p "$films" # the films where the cleaned table looks for them, as links
@@ -37,12 +38,13 @@ stage() { # its folder (the stage, or the stage-WORD), what it starts from, step
     python train.py --stage "${1%%-*}" --init "$2" --out "$OUT/stage-$1" "${flags[@]}" "${more[@]}" "${@:4}"
 }
 best() { echo "$OUT/stage-$1/checkpoint.best"; }
-read=(--augment --balance 10 --decay 0.4) # of films: rare findings up to ten times as often, or "no finding" is all it says
-first=(--observations first --batch "${BATCH:-16}" --lr 7e-4 --micro-batch 8)
+# Reading: rare findings come up to ten times as often, and names before reports, or one text is all that is learnt.
+read=(--augment --balance 10 --decay 0.4)
+first=(--observations first --batch "${BATCH:-16}" --lr 5e-4 --micro-batch 8)
 if [ -n "${START:-}" ]; then # the decoder alone learns films: the latents stay those that START's gen branch knows
     stage vit "$START" 4000 --augment --balance 4 --decay 0.4
     stage 1-names "$(best vit)" 500 "${read[@]}" --observations only --micro-batch 16
-    stage 1 "$(best 1-names)" 800 "${read[@]}" "${first[@]}"
+    stage 1 "$(best 1-names)" 900 "${read[@]}" "${first[@]}"
     stage 2 "$(best 1)" 1000 --balance 10
     stage vae "$OUT/stage-2" 800 --train decoder --decay 0.5
     stage 3 "$OUT/stage-vae" 400 --balance 10 --ema 0.99 --decay 0.6

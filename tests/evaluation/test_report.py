@@ -181,7 +181,8 @@ def test_a_consensus_belongs_to_its_film_and_is_not_taken_for_a_greedy_report(mi
     monkeypatch.setattr(consensus, "read_consensus", read_consensus)
     monkeypatch.setattr(sample, "read", lambda *_, **__: ["FINDINGS: Greedy."] * 2)
     flags = ("--data", "phantom:2", "--weights", micro_folder, "--cache", tmp_path / "cache", "--out", tmp_path / "out")
-    for more, expected in ((["--consensus", "3"], ["Report 0.", "Report 3."]), ([], ["Greedy."] * 2)):
+    sampled = (["--consensus", "3", "--batch", "6"], ["Report 0.", "Report 3."])
+    for more, expected in (sampled, ([], ["Greedy."] * 2)):
         command(monkeypatch, *flags, *more, "--resume")
         written = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
         assert [row["generated"] for row in written] == [f"FINDINGS: {text}" for text in expected]
