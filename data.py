@@ -317,10 +317,11 @@ class Examples(Dataset):
             return self.stage
         return "text" if self.stage == "1" else "1"
 
-    def is_short(self, position: int) -> bool:
-        """The recipe of small models: two steps in three ask for the impression alone, which is short, and nearly every
-        word of it is seen in the image."""
-        return position // self.batch % 3 != 0
+    def turn(self, position: int) -> int:
+        """Steps take turns, 0, 1, 2. A small model is asked for the report in 0; else for the impression, which is
+        short, and nearly every word of it is seen in the image. With `observations` 1 asks for the names.
+        """
+        return position // self.batch % 3
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
         return self.config.latent_channels, size // self.downsampling, size // self.downsampling
@@ -331,12 +332,12 @@ class Examples(Dataset):
             return question, report
         if self.observations:
             named = observations_of(report)
-            if self.observations == "only" or position // self.batch % 3 == 1:
+            if self.observations == "only" or self.turn(position) == 1:
                 return NAMES_QUESTION, named
             report = f"{named} {report}"
         if self.config.hidden_size >= FULL_SIZE:
             return question_for(report, int(rng.integers(len(QUESTIONS)))), report
-        return (SHORT_QUESTION, impression) if self.is_short(position) else (DEFAULT_QUESTION, report)
+        return (SHORT_QUESTION, impression) if self.turn(position) else (DEFAULT_QUESTION, report)
 
     def prompt(self, index: int, rng: np.random.Generator) -> str | None:
         """What the example is drawn from; None for no prompt (guidance)."""

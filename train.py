@@ -711,10 +711,8 @@ def parse_args() -> argparse.Namespace:
     examples = "examples of another kind to the stage's own: in stage 1 impressions alone to reading, in stages 2 and 3"
     examples += " with --train both reading to drawing"
     add("--mix", type=mix, default="0:1", metavar="OTHER:OWN", help=examples)
-    observations = (
-        "stage 1, the names of what a report affirms, by the labeler; only: ask for them alone; first: a report"
-    )
-    observations += " begins with them, and a step in three asks for them alone"
+    observations = "stage 1, the names of what a report affirms, by the labeler; only: ask for them alone; first: a"
+    observations += " report begins with them, and a step in three asks for them alone"
     add("--observations", choices=["only", "first"], help=observations)
     add("--seed", type=arguments.seed, default=0)
     add = parser.add_argument_group("the recipe (default: Table 1's, or the tiny model's)").add_argument

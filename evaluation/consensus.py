@@ -26,7 +26,8 @@ from sample import read_often
 from weights import Checkpoint
 
 # Macro F1 is highest if one names what is likelier than half of the best F1 (Lipton et al. 2014), not what is likelier
-# than not. On real films that F1 is 0.3 to 0.4, and a model trained with --balance thinks rare findings likelier.
+# than not. On real films that F1 is about 0.3 (docs/real.md), so 0.15; but a model trained with --balance thinks rare
+# findings likelier than they are.
 NAMED_FROM = 0.25
 
 
@@ -36,15 +37,18 @@ def read_consensus(
     seeds: Sequence[Sequence[int]],
     question: str,
     words: Callable[[str], Sequence[str]],
-    batch: int = 32,
+    max_new_tokens: int = 256,
 ) -> list[str]:
-    """The consensus of the reports of each image, one report for each of its seeds. words: how BLEU splits a text.
-    batch: reports at a time."""
+    """The consensus of the reports of each image, one report for each of its seeds; all of them are read at a time.
+
+    words: how BLEU splits a text.
+    """
+    together = {"max_new_tokens": max_new_tokens, "batch": len(images) * len(seeds[0])}
     begin = [""] * len(images)
     taught = [stage.get("observations") for stage in checkpoint.history if stage["stage"] == "1"]
     if taught[-1:] == ["first"]:
-        begin = list(map(vote, read_often(checkpoint, images, seeds, 1.0, 1.0, NAMES_QUESTION, batch=batch)))
-    reports = read_often(checkpoint, images, seeds, question=question, batch=batch, begin=begin)
+        begin = list(map(vote, read_often(checkpoint, images, seeds, 1.0, 1.0, NAMES_QUESTION, **together)))
+    reports = read_often(checkpoint, images, seeds, question=question, begin=begin, **together)
     return [consensus(each, words) for each in reports]
 
 

@@ -60,7 +60,7 @@ def report_command(args: argparse.Namespace) -> None:
     if args.literature_bleu and args.section == "impression":
         raise UserError("--literature-bleu: this set's literature counts the findings; leave --section impression out")
     if args.consensus and args.section == "impression":
-        raise UserError("--consensus: is composed of whole reports; leave --section impression out")
+        raise UserError("--consensus: compares whole reports; leave --section impression out")
     own_folder(args.out)
     protocol = UNIX if args.protocol == UNIX.name else OURS
     tokenize = word_tokenizer() if protocol.nltk_words else metrics.tokenize  # what is missing is said at once
@@ -202,10 +202,10 @@ def write_reports(
                 images = [Image.fromarray(source.image(index)) for index in batch]
                 if args.consensus:
                     seeds = [range(index * args.consensus, (index + 1) * args.consensus) for index in batch]
-                    texts = read_consensus(checkpoint, images, seeds, question, words, size)
+                    texts = read_consensus(checkpoint, images, seeds, question, words, protocol.max_new_tokens)
                 else:
                     texts = sample.read(checkpoint, images, question, protocol.max_new_tokens, batch=len(batch))
-                    texts = [data.split_observations(text)[1] for text in texts]  # only prose is scored
+                    texts = [data.split_observations(text)[1] or text for text in texts]  # prose, where there is any
                 for index, text in zip(batch, texts, strict=True):
                     row = {"index": index, "image": file_of(source, index), "truth": truth_of(source, index, section)}
                     file.write(json.dumps(row | {"generated": text}) + "\n")

@@ -171,10 +171,18 @@ def test_greedily_only_prose_is_scored(micro_folder, tmp_path, monkeypatch):
     assert [row["generated"] for row in written] == [prose] * 2
 
 
+def test_names_alone_are_scored_where_nothing_else_was_asked_for(micro_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(sample, "read", lambda *_, **__: ["OBSERVATIONS: Edema."] * 2)
+    flags = ("--data", "phantom:2", "--weights", micro_folder, "--cache", tmp_path / "cache", "--out", tmp_path / "out")
+    command(monkeypatch, *flags)
+    written = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert [row["generated"] for row in written] == ["OBSERVATIONS: Edema."] * 2
+
+
 def test_a_consensus_belongs_to_its_film_and_is_not_taken_for_a_greedy_report(micro_folder, tmp_path, monkeypatch):
     seen = []
 
-    def read_consensus(checkpoint, images, seeds, question, words, batch):
+    def read_consensus(checkpoint, images, seeds, question, words, max_new_tokens):
         seen.append([list(row) for row in seeds])
         return [f"FINDINGS: Report {row[0]}." for row in seeds]
 
