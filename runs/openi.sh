@@ -3,18 +3,18 @@
 # NLMCXR_reports.tgz, and the unpacked PNGs) or a folder of your own (docs/data.md). A small UniX from nothing: reports
 # cleaned, tokenizer, autoencoder, ViT, the paper's three stages, each by the best weights on the validation split, then
 # the evaluation. docs/real.md says what comes out. Nothing is written into DATA, and what is finished is not done again.
-#   QUICK=1 bash runs/openi.sh DATA                          a short run of everything
+#   QUICK=1 bash runs/openi.sh DATA                          a short run of everything, with the tiny preset
 #   STEPS=20 BATCH=4 VOCAB=600 bash runs/openi.sh DATA       only to see that it works
 #   START=assets/tiny bash runs/openi.sh DATA                a short run from weights that know phantoms (docs/real.md)
 #   DEVICE=cuda bash runs/openi.sh DATA
-# SEED, DTYPE, OUT; VOCAB: pieces of the tokenizer, where the reports are too few for the preset's 2,048; N: films drawn;
+# SEED, DTYPE, OUT, PRESET; VOCAB: pieces of the tokenizer, where the reports are too few for 2,048; N: films drawn;
 # SAMPLES: reports of a consensus.
 set -euo pipefail
 DATA=$(realpath "${1:?give the folder of the data set: bash runs/openi.sh DATA}")
 [ -d "$DATA" ] || { echo "error: $DATA: is not a folder; give the folder that holds the reports and the films" >&2; exit 2; }
 cd "$(dirname "$0")/.."
 : "${OUT:=out/openi${START:+-transfer}${QUICK:+-quick}${STEPS:+-look}}" "${N:=${STEPS:+8}}" "${N:=376}"
-: "${SAMPLES:=${STEPS:+2}}" "${SAMPLES:=32}"
+: "${SAMPLES:=${STEPS:+2}}" "${SAMPLES:=32}" "${PRESET:=${QUICK:+tiny}}" "${PRESET:=small}"
 films=$OUT/data cleaned=$OUT/data/cleaned.jsonl
 
 mkdir -p "$films" # the films where the cleaned table looks for them, as links
@@ -49,12 +49,12 @@ if [ -n "${START:-}" ]; then # the decoder alone learns films: the latents stay 
     stage vae "$OUT/stage-2" 800 --train decoder --decay 0.5
     stage 3 "$OUT/stage-vae" 400 --balance 10 --ema 0.99 --decay 0.6
 else
-    stage vae scratch 2000 --preset small ${VOCAB:+--vocab "$VOCAB"} --decay 0.4
-    stage vit "$(best vae)" 800 --balance 4 --decay 0.3
-    stage 1-names "$(best vit)" 300 "${read[@]}" --observations only
-    stage 1 "$(best 1-names)" 450 "${read[@]}" "${first[@]}"
-    stage 2 "$(best 1)" 1200
-    stage 3 "$(best 2)" 600 --decay 0.5
+    stage vae scratch 2000 --preset "$PRESET" --vocab "${VOCAB:-2048}" --batch "${BATCH:-8}" --decay 0.4
+    stage vit "$(best vae)" 3000 --augment --balance 4 --decay 0.4
+    stage 1-names "$(best vit)" 400 "${read[@]}" --observations only --micro-batch 16
+    stage 1 "$(best 1-names)" 800 "${read[@]}" "${first[@]}"
+    stage 2 "$(best 1)" 2000 --balance 10 --decay 0.3
+    stage 3 "$(best 2)" 600 --balance 10 --decay 0.5
 fi
 
 truth=$cleaned # the reports as they were written, where the set itself says which are for validation
