@@ -61,6 +61,8 @@ def report_command(args: argparse.Namespace) -> None:
         raise UserError("--literature-bleu: this set's literature counts the findings; leave --section impression out")
     if args.consensus and args.section == "impression":
         raise UserError("--consensus: compares whole reports; leave --section impression out")
+    if args.predictions and (flag := "consensus" if args.consensus else "question" if args.question else None):
+        raise UserError(f"--{flag}: is for a model that writes; leave it out, or --predictions")
     own_folder(args.out)
     protocol = UNIX if args.protocol == UNIX.name else OURS
     tokenize = word_tokenizer() if protocol.nltk_words else metrics.tokenize  # what is missing is said at once

@@ -197,6 +197,11 @@ def test_a_consensus_belongs_to_its_film_and_is_not_taken_for_a_greedy_report(mi
     assert seen == [[[0, 1, 2], [3, 4, 5]]]
     with pytest.raises(UserError, match="leave --section impression out"):
         command(monkeypatch, *flags, "--consensus", "3", "--section", "impression")
+    predictions = ("--predictions", tmp_path / "out/predictions.jsonl", "--out", tmp_path / "scored")
+    for flag in ("--consensus", "3"), ("--question", "What is seen?"):
+        with pytest.raises(UserError, match=f"^{flag[0]}: is for a model that writes"):
+            command(monkeypatch, *predictions, *flag)
+    assert not (tmp_path / "scored").exists()
 
 
 def test_reports_of_other_weights_are_not_mixed_in(micro_folder, tmp_path, monkeypatch, capsys):
