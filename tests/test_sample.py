@@ -15,6 +15,7 @@ from PIL import Image
 
 import flow
 import sample
+from common import errors
 from phantoms.dataset import phantom
 from speed.reference import guided_velocity
 from vae import VAE
@@ -43,6 +44,10 @@ def test_draws_a_picture_and_prints_its_path(micro_folder, tmp_path):
     assert result.stdout.splitlines()[0] == "x.png" and "not a medical device" in result.stdout
     assert Image.open(tmp_path / "x.png").size == (64, 64)
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_a_refusal_is_what_a_user_sees(tmp_path):
+    refused(run(cwd=tmp_path), "prompt", "--image")
 
 
 def test_several_pictures_become_a_labelled_grid(micro_folder, tmp_path):
@@ -81,7 +86,6 @@ def test_a_picture_belongs_to_its_seed_and_prompt(micro):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), ["prompt", "--image"]),
         (("",), ["prompt is empty"]),
         (("  \n",), ["prompt is empty"]),
         (("effusion " * 200,), ["the prompt has", "context", "shorten"]),
@@ -115,7 +119,8 @@ def test_a_picture_belongs_to_its_seed_and_prompt(micro):
         (("--image", "good.png", "--top-p", 0), ["--top-p 0"]),
     ],
 )
-def test_bad_input_is_one_line_that_names_it(micro_folder, tmp_path, arguments, words):
+def test_bad_input_is_one_line_that_names_it(micro_folder, tmp_path, arguments, words, monkeypatch, capsys):
+    """In this process: thirty new ones would import torch for two minutes."""
     (tmp_path / "text.png").write_text("not a picture")
     Image.new("L", (64, 64)).save(tmp_path / "good.png")
     Image.new("L", (64, 16), 255).save(tmp_path / "wide.png")
@@ -124,7 +129,12 @@ def test_bad_input_is_one_line_that_names_it(micro_folder, tmp_path, arguments, 
     before = sorted(tmp_path.iterdir())
     if "--weights" not in arguments:
         arguments = (*arguments, "--weights", micro_folder)
-    refused(run(*arguments, cwd=tmp_path), *words)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sample.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as left:
+        errors.run(sample.main)
+    said = capsys.readouterr()
+    refused(subprocess.CompletedProcess(arguments, left.value.code, said.out, said.err), *words)
     assert sorted(tmp_path.iterdir()) == before  # nothing half-written
 
 
