@@ -1,10 +1,12 @@
 """What scores of reports must be read beside: answers that cost nothing, and published numbers.
 
 Most films show nothing, and most reports say so in the same words. So a table of BLEU alone flatters: one sentence for
-every film scores well, and nobody prints it. Here it stands in the same table as the model, with three more rows:
+every film scores well, and nobody prints it. Here it stands in the same table as the model, with four more rows:
 
     one text for every film     the training split's sentences that together reach the highest BLEU-4 there
     nearest training film       the report of the training film that looks most alike to the model's own ViT
+    true labels, usual words    of the film's true labels, the training report that agrees best with all that have them:
+                                what the words would score if a model saw every label and knew no more
     shuffled                    the model's answers, each for another film: what is left when nothing is seen
     published                   R2Gen on the Indiana University set, where the words are counted in its way
 """
@@ -100,37 +102,30 @@ def constant_text(reports: Sequence[str], words: Callable[[str], Sequence[str]],
 
     sentences: how many of the most frequent are tried.
     """
-    references = [words(report) for report in reports]
-    at_least: Counter = Counter()  # (n-gram, k) -> references that have it k times or more
-    for reference in references:
-        for gram, count in n_grams(reference).items():
-            at_least.update((gram, k) for k in range(1, count + 1))
+    agrees = metrics.agreement(list(map(words, reports)))
     bare = (re.sub(r"\b(FINDINGS|IMPRESSION):\s*", "", report) for report in reports)
     said = Counter(s.strip() for report in bare for s in re.split(r"(?<=[.])\s+", report) if s.strip())
-    frequent, n = [sentence for sentence, _ in said.most_common(sentences)], len(references)
-    lengths = sum(map(len, references))
-
-    def bleu_4(text: str) -> float:
-        hypothesis = words(text)
-        matches = [0, 0, 0, 0]
-        for gram, count in n_grams(hypothesis).items():
-            matches[len(gram) - 1] += sum(at_least[gram, k] for k in range(1, count + 1))
-        totals = [n * max(1, len(hypothesis) - k) for k in range(4)]
-        return float(metrics.bleu_from_counts(np.array([*matches, *totals, n * len(hypothesis), lengths]))[3])
-
+    frequent = [sentence for sentence, _ in said.most_common(sentences)]
     text, best = "", 0.0
     while True:
-        score, longer = max(
-            (bleu_4(f"{text} {sentence}".strip()), f"{text} {sentence}".strip()) for sentence in frequent
-        )
+        longer = [f"{text} {sentence}".strip() for sentence in frequent]
+        score, longer = max((agrees(words(each)), each) for each in longer)
         if score <= best:
             return text or frequent[0]
         text, best = longer, score
 
 
-def n_grams(words: Sequence[str]) -> Counter:
-    """1- to 4-grams as tuples, each with its count."""
-    return Counter(tuple(words[i : i + n]) for n in range(1, 5) for i in range(len(words) - n + 1))
+def usual_texts(reports: Sequence[str], claims: np.ndarray, words: Callable[[str], Sequence[str]]) -> dict[bytes, str]:
+    """Of every row of labels in `claims` (N, 14) bool the report that reaches the highest BLEU-4 against all that have
+    the same. The keys are the bytes of the rows."""
+    alike: dict[bytes, list[str]] = {}
+    for report, claim in zip(reports, claims, strict=True):
+        alike.setdefault(claim.tobytes(), []).append(report)
+    usual = {}
+    for claim, texts in alike.items():
+        agrees = metrics.agreement(list(map(words, texts)))
+        usual[claim] = max(dict.fromkeys(texts), key=lambda text, agrees=agrees: agrees(words(text)))
+    return usual
 
 
 def shuffled(answers: Sequence[str], seed: int = 0) -> list[str]:
@@ -218,13 +213,18 @@ def table_of(
     answers, notes, constant = {"this run": written}, [], None
     if any(examples):
         words = literature_words if literature else metrics.tokenize
-        constant = constant_text([text for text in examples if text], words)
+        examples = [text for text in examples if text]
+        constant = constant_text(examples, words)
         answers["one text for every film"] = [constant] * len(truths)
     else:
         notes.append("No training split here, so no constant text: add --train SRC.")
     if nearest is not None:
         answers["nearest training film"] = nearest
     answers["this run, shuffled"] = shuffled(written)
+    if constant:
+        known, asked = (metrics.positives(label(texts), "positive") for texts in (examples, truths))
+        usual = usual_texts(examples, known, words)
+        answers["true labels, usual words"] = [usual.get(claim.tobytes(), constant) for claim in asked]
     table = score_answers(truths, answers, label, own, literature)
     if literature:
         table += [{"name": name, **dict(zip(WORDS, values, strict=True))} for name, values in PUBLISHED.items()]

@@ -14,7 +14,6 @@ model's own samples are the expectation and the score is BLEU-4.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import product
 
 from PIL import Image
 
@@ -62,6 +61,5 @@ def vote(lists: Sequence[str]) -> str:
 def consensus(reports: Sequence[str], words: Callable[[str], Sequence[str]]) -> str:
     """Of several reports of one film the one whose findings have the highest BLEU-4 against those of all of them."""
     findings = [words(findings_of(report) or report) for report in reports]
-    counts = metrics.bleu_counts(*zip(*product(findings, findings), strict=True))  # of (reference, hypothesis)
-    counts = counts.reshape(len(reports), len(reports), -1).sum(axis=0)
-    return reports[int(metrics.bleu_from_counts(counts)[:, 3].argmax())]
+    agrees = list(map(metrics.agreement(findings), findings))
+    return reports[agrees.index(max(agrees))]

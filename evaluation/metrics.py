@@ -168,6 +168,31 @@ def bleu_from_counts(counts: np.ndarray, weights: Sequence[float] = BLEU_WEIGHTS
     return np.where(missing[..., :1], 0, scores)  # not one word in common
 
 
+def agreement(references: Sequence[Sequence[str]]) -> Callable[[Sequence[str]], float]:
+    """Corpus BLEU-4 of one text given as the answer to every reference, as a function of the text. Lists of tokens.
+
+    For many texts and the same references: their n-grams are counted once.
+    """
+    at_least: Counter = Counter()  # (n-gram, k) -> references that have it k times or more
+    for reference in references:
+        at_least.update((gram, k) for gram, count in n_grams(reference).items() for k in range(1, count + 1))
+    number, length = len(references), sum(map(len, references))
+
+    def bleu_4(text: Sequence[str]) -> float:
+        matches = [0, 0, 0, 0]
+        for gram, count in n_grams(text).items():
+            matches[len(gram) - 1] += sum(at_least[gram, k] for k in range(1, count + 1))
+        totals = [number * max(1, len(text) - n) for n in range(4)]
+        return float(bleu_from_counts(np.array([*matches, *totals, number * len(text), length]))[3])
+
+    return bleu_4
+
+
+def n_grams(words: Sequence[str]) -> Counter:
+    """1- to 4-grams as tuples, each with its count."""
+    return Counter(tuple(words[i : i + n]) for n in range(1, 5) for i in range(len(words) - n + 1))
+
+
 def rouge_l(references: Sequence[str | Sequence[str]], hypotheses: Sequence[str | Sequence[str]]) -> np.ndarray:
     """ROUGE-L F of each report (Lin 2004): (N,) in [0, 1]. The score of a set is its mean.
 

@@ -52,6 +52,18 @@ def test_the_one_text_is_what_reaches_most_on_the_training_reports():
     assert text == NORMAL
 
 
+def test_of_reports_with_equal_labels_the_usual_one_answers_all_of_them_best():
+    """By nltk: each as the answer to all that have its labels."""
+    claims = np.zeros((len(REPORTS), 14), dtype=bool)
+    claims[[5, 6, 7], 9] = True  # one of the normal reports, the one without pneumothorax, the effusion
+    usual = baselines.usual_texts(REPORTS, claims, metrics.tokenize)
+    tokens = [metrics.tokenize(report) for report in REPORTS]
+    for claim, alike in ((claims[0], [0, 1, 2, 3, 4, 8]), (claims[5], [5, 6, 7])):
+        scores = [corpus_bleu([[tokens[j]] for j in alike], [tokens[i]] * len(alike)) for i in alike]
+        assert usual[claim.tobytes()] == REPORTS[alike[int(np.argmax(scores))]]
+    assert len(usual) == 2 and usual[claims[0].tobytes()] == NORMAL
+
+
 def test_no_shuffled_answer_stays_where_it_was():
     for n in (2, 3, 50):
         answers = [str(i) for i in range(n)]
@@ -94,12 +106,19 @@ def test_the_table_of_a_data_set(films, tmp_path, monkeypatch, capsys):
     flags = ["--data", films, "--split", "validate", "--literature-bleu", "--cache", tmp_path / "cache"]
     whole, findings = run(monkeypatch, tmp_path / "out", *flags)
     rows = {row["name"]: row for row in whole["rows"]}
-    assert list(rows) == ["this run", "one text for every film", "nearest training film", "this run, shuffled"]
+    assert list(rows) == [
+        "this run",
+        "one text for every film",
+        "nearest training film",
+        "this run, shuffled",
+        "true labels, usual words",
+    ]
+    assert rows["true labels, usual words"]["bleu_4"][0] > rows["one text for every film"]["bleu_4"][0]
     # Film 8 shows training film 0, and so on: the nearest film's report is the true one, word by word.
     assert rows["nearest training film"]["bleu_4"][0] > rows["this run"]["bleu_4"][0]
     assert findings["rows"][2]["bleu_1"][0] == pytest.approx(1)
-    assert [row["name"] for row in findings["rows"][4:]] == list(baselines.PUBLISHED)
-    assert findings["rows"][4]["bleu_4"] == 0.165 and findings["notes"] == [
+    assert [row["name"] for row in findings["rows"][5:]] == list(baselines.PUBLISHED)
+    assert findings["rows"][5]["bleu_4"] == 0.165 and findings["notes"] == [
         "1 reports have no findings and are left out."
     ]
     text, page = capsys.readouterr().out, (tmp_path / "out/report.html").read_text()
@@ -111,7 +130,7 @@ def test_a_broken_training_film_costs_the_nearest_film_alone(films, tmp_path, mo
     (films / "3.png").write_bytes(b"no film")
     whole, _ = run(monkeypatch, tmp_path / "out", "--data", films, "--split", "validate", "--cache", tmp_path / "cache")
     names = [row["name"] for row in whole["rows"]]
-    assert names == ["this run", "one text for every film", "this run, shuffled"]
+    assert names == ["this run", "one text for every film", "this run, shuffled", "true labels, usual words"]
     assert "nearest film is left out" in whole["notes"][0] and "3.png" in whole["notes"][0]
 
 
