@@ -53,8 +53,8 @@ else
     stage vit "$(best vae)" 3000 --augment --balance 4 --decay 0.4
     stage 1-names "$(best vit)" 400 "${read[@]}" --observations only --micro-batch 16
     stage 1 "$(best 1-names)" 800 "${read[@]}" "${first[@]}"
-    stage 2 "$(best 1)" 2000 --balance 10 --decay 0.3
-    stage 3 "$(best 2)" 600 --balance 10 --decay 0.5
+    stage 2 "$(best 1)" 1000 --balance 10 --decay 0.3
+    stage 3 "$(best 2)" 400 --balance 10 --decay 0.5
 fi
 
 truth=$cleaned # the reports as they were written, where the set itself says which are for validation
