@@ -8,7 +8,9 @@ names     a model that writes names before its reports (train.py --observations 
 report    N reports are sampled that begin so; `consensus` takes one of them
 
 The second is minimum Bayes risk decoding (Kumar and Byrne 2004): the text of the highest expected score, where the
-model's own samples are the expectation and the score is BLEU-4.
+model's own samples are the expectation and the score is BLEU-4. Half of them are sampled carefully (TEMPERATURE and
+TOP_P of sample.py), which gives plain wordings but short reports; half as the model has them, which says how long
+reports are, what else they mention, and how often.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from common.observations import OBSERVATIONS
 from data import NAMES_QUESTION, name_observations
 from evaluation import metrics
 from evaluation.baselines import findings_of
-from sample import read_often
+from sample import TEMPERATURE, TOP_P, read_often
 from weights import Checkpoint
 
 # Macro F1 is highest if one names what is likelier than half of the best F1 (Lipton et al. 2014), not what is likelier
@@ -47,8 +49,10 @@ def read_consensus(
     taught = [stage.get("observations") for stage in checkpoint.history if stage["stage"] == "1"]
     if taught[-1:] == ["first"]:
         begin = list(map(vote, read_often(checkpoint, images, seeds, 1.0, 1.0, NAMES_QUESTION, **together)))
-    reports = read_often(checkpoint, images, seeds, question=question, begin=begin, **together)
-    return [consensus(each, words) for each in reports]
+    halves = [row[::2] for row in seeds], [row[1::2] for row in seeds]
+    careful = read_often(checkpoint, images, halves[0], TEMPERATURE, TOP_P, question, begin=begin, **together)
+    free = read_often(checkpoint, images, halves[1], 1.0, 1.0, question, begin=begin, **together)
+    return [consensus(some + others, words) for some, others in zip(careful, free, strict=True)]
 
 
 def vote(lists: Sequence[str]) -> str:

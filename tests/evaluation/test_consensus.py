@@ -7,6 +7,7 @@ import data
 from evaluation import consensus as decoding
 from evaluation.consensus import consensus, vote
 from evaluation.metrics import tokenize
+from sample import TEMPERATURE
 
 REPORTS = [
     "FINDINGS: The lungs are clear. The heart is moderately large. IMPRESSION: Large heart.",
@@ -42,13 +43,16 @@ def test_reports_go_on_from_the_names_where_the_model_puts_names_first(micro, mo
     names, asked = ["OBSERVATIONS: Edema."], []
 
     def read_often(checkpoint, images, seeds, temperature=0.7, top_p=0.9, question=None, begin=None, **_):
-        asked.append((question, begin))
-        return [["FINDINGS: Seen."] * 3 if begin else names * 3] * len(images)
+        asked.append((question, begin, temperature, [list(row) for row in seeds]))
+        return [["FINDINGS: Seen."] * len(seeds[0]) if begin else names * 3] * len(images)
 
     monkeypatch.setattr(decoding, "read_often", read_often)
     films, seeds = [Image.new("L", (64, 64))] * 2, [range(3), range(3, 6)]
-    for history, expected in (([], [("Q", ["", ""])]), ([{"stage": "1", "observations": "first"}], None)):
+    for history, begin in (([], ["", ""]), ([{"stage": "1", "observations": "first"}], names * 2)):
         asked.clear()
         monkeypatch.setattr(micro, "history", history)
         assert decoding.read_consensus(micro, films, seeds, "Q", tokenize) == ["FINDINGS: Seen."] * 2
-        assert asked == (expected or [(data.NAMES_QUESTION, None), ("Q", names * 2)])
+        # Each seed once: half of the reports sampled carefully, half as the model has them.
+        reports = [("Q", begin, TEMPERATURE, [[0, 2], [3, 5]]), ("Q", begin, 1.0, [[1], [4]])]
+        listed = [(data.NAMES_QUESTION, None, 1.0, [[0, 1, 2], [3, 4, 5]])] if history else []
+        assert asked == listed + reports
