@@ -74,6 +74,10 @@ class KVCache:
         """Each row `times` times, one after the other: several answers go on from one prefix."""
         self._keys, self._values = (kept.repeat_interleave(times, dim=0) for kept in (self._keys, self._values))
 
+    def keep(self, rows: torch.Tensor) -> None:
+        """Only these rows: bool (B,). The others are finished."""
+        self._keys, self._values = self._keys[rows], self._values[rows]
+
     def _append(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         start, end = self.length, self.length + k.shape[2]
         if end > self.capacity:

@@ -546,12 +546,20 @@ class UniX(nn.Module):
             answer_mask = F.pad(self.padding_mask(lengths, T), (P, max_new_tokens), value=True)
 
         ids, finished = None, torch.zeros(B * answers, dtype=torch.bool, device=device)
+        rows = torch.arange(B * answers, device=device)  # of the answers, those that are still computed
         for step in range(max_new_tokens):
             if step > 0:
+                going = ~finished[rows]
+                if 2 * going.sum() <= len(rows):  # answers end at different times: each halving copies the cache once
+                    rows, next_position = rows[going], next_position[going]
+                    answer_mask = None if answer_mask is None else answer_mask[going]
+                    for cache in caches:
+                        cache.keep(going)
                 mask = None if answer_mask is None else answer_mask[..., : caches[0].length + 1]
-                x, position_ids = self.embed(ids[:, None]), next_position + step - 1
+                x, position_ids = self.embed(ids[rows, None]), next_position + step - 1
                 hidden = self.run_layers(x, None, position_ids, mask, caches, update_cache=True)[0][:, 0]
-            logits = self.lm_head(self.norm["und"](hidden)).float()
+            logits = torch.zeros(B * answers, config.vocab_size, device=device)
+            logits[rows] = self.lm_head(self.norm["und"](hidden)).float()
             ids = choose(logits)
             yield ids, logits
             finished |= ids == config.eos

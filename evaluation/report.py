@@ -194,7 +194,7 @@ def write_reports(
             wording = data.position_rng(0, 0, index).integers(len(data.QUESTIONS))
             question = data.question_for(source.text(index)[0], int(wording))
         asked.setdefault(question or default, []).append(index)
-    size = args.batch or 32
+    size = args.batch or (256 if args.consensus else 32)
     films = max(1, size // args.consensus) if args.consensus else size  # at a time
     batches = [(q, rows[i : i + films]) for q, rows in asked.items() for i in range(0, len(rows), films)]
     with open(args.out / f"reports.{team.rank}.jsonl", "a") as file:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model import count_parameters, nucleus, preset
+from model import count_parameters, greedy, nucleus, preset
 
 PROMPT, LONGER = [17, 230, 45, 99, 8], [120, 5, 77, 301, 64, 18, 222, 90]
 
@@ -124,6 +124,29 @@ def test_an_answer_goes_on_from_how_it_begins(model):
     assert [[*b, *r] for b, r in zip(begin, rest, strict=True)] == [whole[0][:7], whole[1][:8]]
     other = model.generate(pixels, [PROMPT, LONGER], max_new_tokens=5, begin=[[9, 9], [9, 9, 9]])
     assert other != rest
+
+
+def test_what_is_finished_is_computed_no_more_and_changes_no_other_answer(model):
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    ends = torch.tensor([2, 9, 3, 3, 1, 6])  # of three answers to each of two questions
+
+    def decode(ends):
+        steps = iter(range(10))
+
+        def choose(logits):
+            return greedy(logits).where(ends != next(steps), model.config.eos)
+
+        return choose
+
+    computed = []
+    hook = model.lm_head.register_forward_hook(lambda _module, inputs, _output: computed.append(len(inputs[0])))
+    together = model.generate(pixels, [PROMPT, LONGER], max_new_tokens=10, answers=3, choose=decode(ends))
+    hook.remove()
+    assert computed == [6, 6, 6, 6, 2, 2, 2, 1, 1, 1]
+    for row, end in enumerate(ends):
+        one = pixels[row // 3, None], [PROMPT if row < 3 else LONGER]
+        assert together[row] == model.generate(*one, max_new_tokens=10, choose=decode(end[None]))[0]
+        assert len(together[row]) == end
 
 
 def test_answers_share_the_prefix_and_a_stream_is_what_generate_returns(model):
