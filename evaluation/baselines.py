@@ -285,7 +285,9 @@ def comparison_blocks(tables: Sequence[dict]) -> list[str]:
     blocks = []
     for table in tables:
         note = f"F1: macro, over the observations with {LEAST_POSITIVES} positives or more, uncertain as positive."
-        note += f" The one text: {table['constant']}" if table["constant"] else ""
+        if table["constant"]:
+            note += " True labels, usual words: of the training reports with a film's true labels the one that agrees"
+            note += f" best with all of them. The one text: {table['constant']}"
         rows = [cells(row) for row in table["rows"]]
         blocks += [
             page.heading(title_of(table)),
