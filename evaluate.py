@@ -131,7 +131,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         add = command.add_argument
         add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
         add("--dtype", choices=arguments.DTYPES, default="float32", help=arguments.DTYPES_HELP)
-        batch = "images (sampled reports) at a time; default: 32 (256) to read, what is fastest on the device to draw"
+        batch = "images (sampled reports) at a time; default: 32 to read, what is fastest on the device to draw"
         add("--batch", type=arguments.batch, help=batch)
         add("--cache", type=result, default="out/cache", help="where indexes and features are kept")
         add("--resume", action="store_true", help="keep what an earlier, equal run has already generated in --out")

@@ -32,6 +32,7 @@ from judges.features import features, load_feature_extractor, of_records
 from phantoms.dataset import Phantoms
 
 LabelReports = Callable[[Sequence[str]], np.ndarray]  # N texts -> (N, 14): 1, 0, -1 and nan
+Claims = Callable[[Sequence[str]], np.ndarray]  # N texts -> (N, 14) bool, uncertain as positive
 LEAST_POSITIVES = 10  # of an observation, to count in the macro F1: with fewer it is chance
 WORDS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l")
 HEADERS = ["", "F1 macro", "F1 by the set's labels", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L"]
@@ -164,6 +165,7 @@ def compare(
     Each: {"title", "literature", "rows": [{"name", "f1", "set_f1", "bleu_1", ..., "rouge_l"}], "constant", "notes"}.
     rows: `truth`, `generated` and `index`, the example of `source`, of each answer. label: the judge.
     """
+    claims = judged_once(label)
     train, nearest, notes = training_films(args, source), None, []
     examples = [] if train is None else [train.text(i)[args.section == "impression"] for i in range(len(train))]
     if isinstance(source, Records) and isinstance(train, Records):
@@ -177,7 +179,7 @@ def compare(
     whole = args.section == "report" and source is not None
     title = "findings and impression" if whole else "the texts given" if source is None else "impression"
     literature = args.literature_bleu and source is None  # somebody's predictions are taken for what they are
-    tables = [table_of(title, literature, label, truths, written, examples, nearest, own)]
+    tables = [table_of(title, literature, claims, truths, written, examples, nearest, own)]
     told = [k for k, text in enumerate(truths) if findings_of(text)]
     if whole and len(told) > 1:
 
@@ -185,12 +187,24 @@ def compare(
             return None if texts is None else [findings_of(texts[k]) for k in told]
 
         parts = findings(truths), findings(written), list(map(findings_of, examples)), findings(nearest)
-        tables.append(table_of("findings", args.literature_bleu, label, *parts, None if own is None else own[told]))
+        tables.append(table_of("findings", args.literature_bleu, claims, *parts, None if own is None else own[told]))
         if len(told) < len(rows):
             tables[1]["notes"].append(f"{len(rows) - len(told)} reports have no findings and are left out.")
     for table in tables:
         table["notes"] += notes
     return tables
+
+
+def judged_once(label: LabelReports) -> Claims:
+    """What `label` says of texts, each of which it is asked once: CheXbert is slow, and most reports recur."""
+    known: dict[str, np.ndarray] = {}
+
+    def claims(texts: Sequence[str]) -> np.ndarray:
+        if new := [text for text in dict.fromkeys(texts) if text not in known]:
+            known.update(zip(new, metrics.positives(label(new), "positive"), strict=True))
+        return np.array([known[text] for text in texts])
+
+    return claims
 
 
 def findings_of(report: str) -> str:
@@ -202,7 +216,7 @@ def findings_of(report: str) -> str:
 def table_of(
     title: str,
     literature: bool,
-    label: LabelReports,
+    claims: Claims,
     truths: Sequence[str],
     written: Sequence[str],
     examples: Sequence[str],
@@ -222,10 +236,9 @@ def table_of(
         answers["nearest training film"] = nearest
     answers["this run, shuffled"] = shuffled(written)
     if constant:
-        known, asked = (metrics.positives(label(texts), "positive") for texts in (examples, truths))
-        usual = usual_texts(examples, known, words)
-        answers["true labels, usual words"] = [usual.get(claim.tobytes(), constant) for claim in asked]
-    table = score_answers(truths, answers, label, own, literature)
+        usual = usual_texts(examples, claims(examples), words)
+        answers["true labels, usual words"] = [usual.get(claim.tobytes(), constant) for claim in claims(truths)]
+    table = score_answers(truths, answers, claims, own, literature)
     if literature:
         table += [{"name": name, **dict(zip(WORDS, values, strict=True))} for name, values in PUBLISHED.items()]
     return {"title": title, "literature": literature, "rows": table, "constant": constant, "notes": notes}
@@ -243,16 +256,14 @@ def own_labels(source: Records | Phantoms | None, rows: Sequence[dict]) -> np.nd
 def score_answers(
     truths: Sequence[str],
     answers: dict[str, Sequence[str]],
-    label: LabelReports,
+    claims: Claims,
     own: np.ndarray | None,
     literature: bool,
 ) -> list[dict]:
     """A row of scores for each kind of answer. own: (N, 14) bool, a second truth."""
-    texts = list(dict.fromkeys(text for each in (truths, *answers.values()) for text in each))
-    claims = dict(zip(texts, metrics.positives(label(texts), "positive"), strict=True))
-    truth, table = np.array([claims[text] for text in truths]), []
+    truth, table = claims(truths), []
     for name, written in answers.items():
-        claimed = np.array([claims[text] for text in written])
+        claimed = claims(written)
         row = {"name": name, "f1": macro_f1(truth, claimed), "set_f1": None if own is None else macro_f1(own, claimed)}
         table.append(row | dict(zip(WORDS, word_scores(truths, written, literature), strict=True)))
     return table

@@ -132,13 +132,10 @@ def bleu_counts(references: Sequence[str | Sequence[str]], hypotheses: Sequence[
     """
     rows = []
     for reference, hypothesis in _pairs(references, hypotheses):
-        matches, totals = [], []
-        for n in range(1, 5):
-            # zip of the shifted copies: the n-grams, as tuples
-            wanted = Counter(zip(*(reference[i:] for i in range(n)), strict=False))
-            said = Counter(zip(*(hypothesis[i:] for i in range(n)), strict=False))
-            matches.append(sum(min(count, wanted[gram]) for gram, count in said.items()))
-            totals.append(max(1, len(hypothesis) - n + 1))  # at least 1, as nltk has it
+        wanted, matches = n_grams(reference), [0, 0, 0, 0]
+        for gram, count in n_grams(hypothesis).items():
+            matches[len(gram) - 1] += min(count, wanted[gram])
+        totals = [max(1, len(hypothesis) - n) for n in range(4)]  # at least 1, as nltk has it
         rows.append([*matches, *totals, len(hypothesis), len(reference)])
     return np.array(rows, dtype=np.int64)
 

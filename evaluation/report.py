@@ -61,8 +61,9 @@ def report_command(args: argparse.Namespace) -> None:
         raise UserError("--literature-bleu: this set's literature counts the findings; leave --section impression out")
     if args.consensus and args.section == "impression":
         raise UserError("--consensus: compares whole reports; leave --section impression out")
-    if args.predictions and (flag := "consensus" if args.consensus else "question" if args.question else None):
-        raise UserError(f"--{flag}: is for a model that writes; leave it out, or --predictions")
+    for flag in ("consensus", "question"):
+        if args.predictions and getattr(args, flag):
+            raise UserError(f"--{flag}: is for a model that writes; leave it out, or --predictions")
     own_folder(args.out)
     protocol = UNIX if args.protocol == UNIX.name else OURS
     tokenize = word_tokenizer() if protocol.nltk_words else metrics.tokenize  # what is missing is said at once
@@ -194,7 +195,7 @@ def write_reports(
             wording = data.position_rng(0, 0, index).integers(len(data.QUESTIONS))
             question = data.question_for(source.text(index)[0], int(wording))
         asked.setdefault(question or default, []).append(index)
-    size = args.batch or (256 if args.consensus else 32)
+    size = args.batch or 32
     films = max(1, size // args.consensus) if args.consensus else size  # at a time
     batches = [(q, rows[i : i + films]) for q, rows in asked.items() for i in range(0, len(rows), films)]
     with open(args.out / f"reports.{team.rank}.jsonl", "a") as file:

@@ -63,7 +63,8 @@ judge=(--weights "$(best 3)" --split validate --device "${DEVICE:-cpu}" --dtype 
 judge+=(--cache "$OUT/cache" --resume)
 report=(--data "$truth" --train "$cleaned" --literature-bleu)
 python evaluate.py report "${report[@]}" "${judge[@]}" --out "$OUT/report" # greedily
-python evaluate.py report "${report[@]}" "${judge[@]}" --out "$OUT/report-consensus" --consensus "$SAMPLES"
+python evaluate.py report "${report[@]}" "${judge[@]}" --out "$OUT/report-consensus" \
+    --consensus "$SAMPLES" --batch $((8 * SAMPLES)) # eight films at a time
 python evaluate.py image --real "$cleaned" --train "$cleaned" --n "$N" --vit "$(best 1)" "${judge[@]}" --out "$OUT/image"
 
 # What the autoencoder keeps of a film, and whether the judge sees a finding that was asked for.

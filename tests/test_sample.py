@@ -120,7 +120,7 @@ def test_a_picture_belongs_to_its_seed_and_prompt(micro):
     ],
 )
 def test_bad_input_is_one_line_that_names_it(micro_folder, tmp_path, arguments, words, monkeypatch, capsys):
-    """In this process: thirty new ones would import torch for two minutes."""
+    """In this process: thirty new ones would each import torch first."""
     (tmp_path / "text.png").write_text("not a picture")
     Image.new("L", (64, 64)).save(tmp_path / "good.png")
     Image.new("L", (64, 16), 255).save(tmp_path / "wide.png")
