@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import multiprocessing
 import os
 import select
 import shlex
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -38,8 +41,24 @@ def run(main: Callable[[], None]) -> None:
     except (OSError, ValueError) as error:
         code = explain(error, command, show)
         discard_output()
+    if "LOCAL_RANK" in os.environ:
+        leave_team(code or 0)
     if code:
         sys.exit(code)
+
+
+def leave_team(code: int) -> NoReturn:
+    """End this process of torchrun, whose files are written, without Python's own end.
+
+    Gloo's threads outlive their group (seen with torch 2.13). One that lets go of a tensor while Python ends aborts the
+    process ("terminate called without an active exception"), and torchrun calls a run failed that has succeeded.
+    """
+    for worker in multiprocessing.active_children():  # a loader's, after an error
+        worker.terminate()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or never there
+            stream.flush()
+    os._exit(code)
 
 
 def explain(error: BaseException, command: str, show: bool) -> int:

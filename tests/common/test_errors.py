@@ -43,6 +43,15 @@ def test_an_end_is_at_most_one_line(body, code, words, tmp_path):
     assert all(word in result.stderr for word in words), result.stderr
 
 
+def test_a_process_of_torchrun_ends_with_its_own_code_whatever_its_threads_do():
+    """A thread that takes a tensor while Python ends, as Gloo's may, aborts a process that ends the usual way."""
+    spin = "import threading, time, torch; tensor = torch.zeros(9); spin = lambda: [tensor + 1 for _ in iter(int, 1)]"
+    body = f"{spin}; threading.Thread(target=spin, daemon=True).start(); time.sleep(0.2); print('done')"
+    for last, code in (("", 0), ("; sys.exit(3)", 3), ("; raise UserError('--n 0: give 1')", 2)):
+        result = end(body + last, environment={"LOCAL_RANK": "0"})
+        assert (result.returncode, result.stdout) == (code, "done\n"), result.stderr
+
+
 def test_the_traceback_of_the_unforeseen_lies_in_a_file_of_its_own(tmp_path):
     results = [end("raise TypeError('inside')", "--n", "3", environment={"TMPDIR": str(tmp_path)}) for _ in range(2)]
     names = [re.search(r"traceback: (\S+);", result.stderr).group(1) for result in results]
