@@ -44,3 +44,5 @@ class TrainingLog:
             ) from error
         for name, value in record.items() if self.writer else ():
             self.writer.add_scalar(name, value, record["step"])
+        if self.writer:
+            self.writer.flush()  # left alone, it keeps the last two minutes to itself, and loses them at the end
