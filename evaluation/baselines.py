@@ -35,7 +35,17 @@ LabelReports = Callable[[Sequence[str]], np.ndarray]  # N texts -> (N, 14): 1, 0
 Claims = Callable[[Sequence[str]], np.ndarray]  # N texts -> (N, 14) bool, uncertain as positive
 LEAST_POSITIVES = 10  # of an observation, to count in the macro F1: with fewer it is chance
 WORDS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l")
-HEADERS = ["", "F1 macro", "F1 by the set's labels", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L"]
+SCORES = {
+    "f1": "F1 macro",
+    "f1_below": "below this run",
+    "set_f1": "F1 by the set's labels",
+    "set_f1_below": "below this run",
+    "bleu_1": "BLEU-1",
+    "bleu_2": "BLEU-2",
+    "bleu_3": "BLEU-3",
+    "bleu_4": "BLEU-4",
+    "rouge_l": "ROUGE-L",
+}
 PUBLISHED = {  # BLEU-1, -2, -3, -4, ROUGE-L on the Indiana University set
     "R2Gen (Chen et al. 2020)": (0.470, 0.304, 0.219, 0.165, 0.371),
     "R2Gen, five runs by others (github.com/uzh-dqbm-cmi/ARGON issue 9)": (0.402, 0.246, 0.166, 0.118, 0.334),
@@ -82,17 +92,22 @@ def weighted_rouge(rouge: np.ndarray, references: np.ndarray, hypotheses: np.nda
     return np.divide((1 + beta**2) * recall * precision, below, out=np.zeros(len(rouge)), where=below > 0)
 
 
-def macro_f1(truth: np.ndarray, claims: np.ndarray) -> Scored | None:
+def macro_f1(truth: np.ndarray, claims: np.ndarray, less: np.ndarray | None = None) -> Scored | None:
     """Macro F1 over the observations that at least LEAST_POSITIVES reports have; None if there is none.
 
-    truth, claims: (N, 14) bool.
+    truth, claims: (N, 14) bool. less: other claims of the same films: then it is the difference of both F1s, whose
+    interval comes from the same draws of films, so that the luck of the draw, which both share, cancels.
     """
     counted = truth.sum(axis=0) >= LEAST_POSITIVES
     if not counted.any():
         return None
-    counts = metrics.f1_counts(truth[:, counted], claims[:, counted])
-    low, high = metrics.bootstrap_sums(lambda sums: metrics.f1_from_counts(sums, 0.0).macro, counts)
-    return scored(metrics.f1_from_counts(counts.sum(axis=0), 0.0).macro, low, high)
+    both = [claims] if less is None else [claims, less]
+    counts = np.stack([metrics.f1_counts(truth[:, counted], each[:, counted]) for each in both], axis=1)
+
+    def statistic(sums: np.ndarray) -> np.ndarray:  # (..., 1 or 2, 2, C) -> (...)
+        return metrics.f1_from_counts(sums, 0.0).macro @ np.array([1.0, -1.0])[: len(both)]
+
+    return scored(statistic(counts.sum(axis=0)), *metrics.bootstrap_sums(statistic, counts))
 
 
 # ---- answers that cost nothing -----------------------------------------------------------------------------------
@@ -260,11 +275,17 @@ def score_answers(
     own: np.ndarray | None,
     literature: bool,
 ) -> list[dict]:
-    """A row of scores for each kind of answer. own: (N, 14) bool, a second truth."""
+    """A row of scores for each kind of answer, the model's first. own: (N, 14) bool, a second truth.
+
+    "f1_below" and "set_f1_below": how far a row's F1 lies below the model's.
+    """
     truth, table = claims(truths), []
-    for name, written in answers.items():
-        claimed = claims(written)
-        row = {"name": name, "f1": macro_f1(truth, claimed), "set_f1": None if own is None else macro_f1(own, claimed)}
+    ours = claims(next(iter(answers.values())))
+    for number, (name, written) in enumerate(answers.items()):
+        claimed, row = claims(written), {"name": name}
+        for key, labels in (("f1", truth), ("set_f1", own)):
+            row[key] = None if labels is None else macro_f1(labels, claimed)
+            row[f"{key}_below"] = None if labels is None or not number else macro_f1(labels, ours, less=claimed)
         table.append(row | dict(zip(WORDS, word_scores(truths, written, literature), strict=True)))
     return table
 
@@ -274,19 +295,16 @@ def title_of(table: dict) -> str:
     return f"Beside what costs nothing: {table['title']} ({how})"
 
 
-def cells(row: dict) -> list:
-    return [row["name"], *(row.get(name) for name in ("f1", "set_f1", *WORDS))]
-
-
 def comparison_text(tables: Sequence[dict]) -> str:
     """For the terminal."""
-    lines = []
+    lines, shown = [], ("f1", "set_f1", *WORDS)
+    headers = "".join(f"{name:>9}" for name in ("F1", "set's F1", *(SCORES[name] for name in WORDS)))
     for table in tables:
-        lines += ["", title_of(table), f"{'':<42}" + "".join(f"{name:>9}" for name in ("F1", "set's F1", *HEADERS[3:]))]
+        lines += ["", title_of(table), f"{'':<42}{headers}"]
         for row in table["rows"]:
-            numbers = [value[0] if isinstance(value, tuple) else value for value in cells(row)[1:]]
-            shown = "".join(f"{'-' if number is None else format(number, '.3f'):>9}" for number in numbers)
-            lines.append(f"{row['name'][:41]:<42}{shown}")
+            numbers = [value[0] if isinstance(value, tuple) else value for value in map(row.get, shown)]
+            line = "".join(f"{'-' if number is None else format(number, '.3f'):>9}" for number in numbers)
+            lines.append(f"{row['name'][:41]:<42}{line}")
         lines += [f"The one text: {table['constant']}"] * bool(table["constant"]) + table["notes"]
     return "\n".join(lines)
 
@@ -295,13 +313,16 @@ def comparison_blocks(tables: Sequence[dict]) -> list[str]:
     """For report.html."""
     blocks = []
     for table in tables:
-        note = f"F1: macro, over the observations with {LEAST_POSITIVES} positives or more, uncertain as positive."
+        note = (
+            f"F1: macro, over the observations with {LEAST_POSITIVES} positives or more, uncertain as positive. Below"
+        )
+        note += " this run: how far a row's F1 is, with the interval of the difference over the same draws of films."
         if table["constant"]:
             note += " True labels, usual words: of the training reports with a film's true labels the one that agrees"
             note += f" best with all of them. The one text: {table['constant']}"
-        rows = [cells(row) for row in table["rows"]]
+        rows = [[row["name"], *map(row.get, SCORES)] for row in table["rows"]]
         blocks += [
             page.heading(title_of(table)),
-            page.table(HEADERS, rows, note=" ".join([note, *table["notes"]]), highlight=[0], decimals=3),
+            page.table(["", *SCORES.values()], rows, note=" ".join([note, *table["notes"]]), highlight=[0], decimals=3),
         ]
     return blocks

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from nltk.translate.bleu_score import corpus_bleu
 from PIL import Image
+from sklearn.metrics import f1_score
 
 import evaluate
 from evaluation import baselines, metrics
@@ -81,6 +82,23 @@ def test_macro_f1_counts_what_ten_reports_have():
     assert baselines.macro_f1(truth[:, :2].repeat(7, axis=1), truth) is None
 
 
+def test_the_difference_of_two_f1_is_over_the_same_films():
+    """Draw by draw, with scikit-learn's F1 of what each of them says of the films drawn."""
+    rng = np.random.default_rng(1)
+    truth = rng.random((60, 14)) < 0.4
+    ours, theirs = truth ^ (rng.random((60, 14)) < 0.2), truth ^ (rng.random((60, 14)) < 0.3)
+
+    def difference(films):
+        one, other = (f1_score(truth[films], each[films], average="macro", zero_division=0) for each in (ours, theirs))
+        return one - other
+
+    value, low, high = baselines.macro_f1(truth, ours, less=theirs)
+    rng = np.random.default_rng(0)
+    draws = [difference(rng.integers(60, size=60)) for _ in range(1000)]
+    assert value == pytest.approx(difference(np.arange(60)))
+    assert (low, high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
+
+
 @pytest.fixture
 def films(tmp_path):
     """Phantoms as somebody's films: 8 to train on, 6 to validate, which are the same pictures as six of those."""
@@ -121,6 +139,7 @@ def test_the_table_of_a_data_set(films, tmp_path, monkeypatch, capsys):
     assert findings["rows"][5]["bleu_4"] == 0.165 and findings["notes"] == [
         "1 reports have no findings and are left out."
     ]
+    assert rows["this run"]["set_f1_below"] is None and "below this run" in (tmp_path / "out/report.html").read_text()
     text, page = capsys.readouterr().out, (tmp_path / "out/report.html").read_text()
     for said in (text, page):
         assert "corpus BLEU as in this set" in said and "R2Gen (Chen et al. 2020)" in said
