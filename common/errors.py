@@ -48,16 +48,15 @@ def run(main: Callable[[], None]) -> None:
 
 
 def leave_team(code: int) -> NoReturn:
-    """End this process of torchrun, whose files are written, without Python's own end.
+    """End this process of torchrun, whose files are written and whose stdout is flushed, without Python's own end.
 
     Gloo's threads outlive their group (seen with torch 2.13). One that lets go of a tensor while Python ends aborts the
     process ("terminate called without an active exception"), and torchrun calls a run failed that has succeeded.
     """
     for worker in multiprocessing.active_children():  # a loader's, after an error
         worker.terminate()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or never there
-            stream.flush()
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or never there
+        sys.stderr.flush()
     os._exit(code)
 
 

@@ -42,7 +42,7 @@ class TrainingLog:
             raise UserError(
                 f"{self.file.name}: cannot be written ({error.strerror}); make room, then --resume"
             ) from error
-        for name, value in record.items() if self.writer else ():
-            self.writer.add_scalar(name, value, record["step"])
         if self.writer:
+            for name, value in record.items():
+                self.writer.add_scalar(name, value, record["step"])
             self.writer.flush()  # left alone, it keeps the last two minutes to itself, and loses them at the end

@@ -35,7 +35,7 @@ LabelReports = Callable[[Sequence[str]], np.ndarray]  # N texts -> (N, 14): 1, 0
 Claims = Callable[[Sequence[str]], np.ndarray]  # N texts -> (N, 14) bool, uncertain as positive
 LEAST_POSITIVES = 10  # of an observation, to count in the macro F1: with fewer it is chance
 WORDS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l")
-SCORES = {
+SCORES = {  # of a row, and what stands above its column
     "f1": "F1 macro",
     "f1_below": "below this run",
     "set_f1": "F1 by the set's labels",
@@ -177,7 +177,7 @@ def compare(
 ) -> list[dict]:
     """The model's answers beside those that cost nothing: a table of what was asked for, and one of its findings alone.
 
-    Each: {"title", "literature", "rows": [{"name", "f1", "set_f1", "bleu_1", ..., "rouge_l"}], "constant", "notes"}.
+    Each: {"title", "literature", "rows": [{"name", and the keys of SCORES}], "constant", "notes"}.
     rows: `truth`, `generated` and `index`, the example of `source`, of each answer. label: the judge.
     """
     claims = judged_once(label)
@@ -313,10 +313,8 @@ def comparison_blocks(tables: Sequence[dict]) -> list[str]:
     """For report.html."""
     blocks = []
     for table in tables:
-        note = (
-            f"F1: macro, over the observations with {LEAST_POSITIVES} positives or more, uncertain as positive. Below"
-        )
-        note += " this run: how far a row's F1 is, with the interval of the difference over the same draws of films."
+        note = f"F1: macro, over the observations with {LEAST_POSITIVES} positives or more, uncertain as positive."
+        note += " Below this run: by how much, with the interval of the difference over the same draws of films."
         if table["constant"]:
             note += " True labels, usual words: of the training reports with a film's true labels the one that agrees"
             note += f" best with all of them. The one text: {table['constant']}"
