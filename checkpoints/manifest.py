@@ -42,8 +42,11 @@ def sha256(file: Path) -> str:
 
 @functools.lru_cache(maxsize=64)
 def sha256_of(file: str, *_: int) -> str:
+    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
     with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_manifest(folder: Path, mark: Mark | None = None) -> None:
