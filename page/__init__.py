@@ -1,0 +1,1 @@
+"""The page that `demo.py` starts. Nothing that draws, reads or measures goes in here."""
