@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-PAPER = {"layers": 0, "attention": 1, "vit": 1, "flow": 1, "vae": 1, "model": 2, "losses": 3, "generate": 3}  # downwards
+PAPER = {"layers": 0, "attention": 1, "vit": 1, "flow": 1, "vae": 1, "model": 2, "losses": 3, "generate": 3}
 COMMANDS = {"weights", "data", "train", "sample", "evaluate", "demo"}
 TO_COME = {"edit", "generate", "lora"}  # may be absent
 WINGS = {"common", "checkpoints", "phantoms", "archives", "reports", "judges", "training", "evaluation", "studies"}
@@ -117,9 +117,7 @@ def test_data_reports_and_phantoms_know_no_model_and_no_command():
 def test_nobody_imports_a_command_that_is_only_run():
     only_run = {"demo", "train", "edit", "evaluate", "speed.bench"}
     wrong = [found for found in OURS if found.target in only_run]
-    assert not wrong, (
-        f"{sorted(only_run)} are run, not imported; move what is shared: {listed(wrong)}"
-    )
+    assert not wrong, f"{sorted(only_run)} are run, not imported; move what is shared: {listed(wrong)}"
 
 
 def test_nobody_imports_the_workshop():

@@ -1,1 +1,1 @@
-"""What the loop in train.py stands on: the recipe's flags, set-up, the folder of a run. No loss and no layer goes in here."""
+"""What the loop in train.py stands on: flags, set-up, the folder of a run. No loss and no layer goes in here."""
