@@ -66,7 +66,6 @@ QUESTIONS = (
     "Review this X-ray and provide a detailed {}.",
     "Review this chest X-ray and provide the {}.",
 )
-FULL_SIZE = 1024  # hidden width from which a model is asked as the paper's, not as the tiny one
 
 
 def question_for(report: str, number: int) -> str:
@@ -109,7 +108,7 @@ def captions_of(source: Phantoms | Records, index: int) -> list[str]:
 
 def default_question(config: UniXConfig, impression: bool = False) -> str:
     """What a model of this size knows: one of the published wordings, or the tiny model's own question."""
-    if config.hidden_size < FULL_SIZE or config.causal:
+    if config.wording == "plain":
         return SHORT_QUESTION if impression else DEFAULT_QUESTION
     return question_for("IMPRESSION:" if impression else "FINDINGS: IMPRESSION:", 2)
 
@@ -335,7 +334,7 @@ class Examples(Dataset):
             if self.observations == "only" or self.turn(position) == 1:
                 return NAMES_QUESTION, named
             report = f"{named} {report}"
-        if self.config.hidden_size >= FULL_SIZE:
+        if self.config.wording == "published":
             return question_for(report, int(rng.integers(len(QUESTIONS)))), report
         return (SHORT_QUESTION, impression) if self.turn(position) else (DEFAULT_QUESTION, report)
 

@@ -54,7 +54,9 @@ class UniXConfig:
     max_latent_size: int = 32  # side of the table of latent positions
     repa_layer: int = 8  # the hidden states after this layer meet the image encoder's features
     image_size: int = 512  # px; what the generation branch was last trained to draw
-    guidance: float = 2.0  # of a drawing that asks for no other; what was published
+    guidance: float = 2.0  # where a command gives no other; the published default
+    recipe: str = "unix"  # whose defaults train.py takes for this size
+    wording: str = "published"  # of the question for a report; or "plain", the tiny model's
     bos: int = 100000
     eos: int = 100001
     boi: int = 100003
@@ -74,13 +76,14 @@ def preset(name: str) -> UniXConfig:
     if name == "unix":
         return UniXConfig()
     alike = {"num_layers": 6, "context_length": 512, "repa_layer": 3, "image_size": 256}
-    alike |= {"bos": 0, "eos": 1, "boi": 2, "eoi": 3}
+    alike |= {"bos": 0, "eos": 1, "boi": 2, "eoi": 3, "wording": "plain"}
     if name == "small":
         return UniXConfig(
             hidden_size=320,
             intermediate_size=896,
             num_heads=5,
             vocab_size=2048,
+            recipe="small",
             **alike,
             vit=ViTConfig(image_size=224, width=256, layers=6, heads=4, mlp_width=1024),
         )
@@ -90,6 +93,7 @@ def preset(name: str) -> UniXConfig:
             intermediate_size=704,
             num_heads=4,
             vocab_size=768,
+            recipe="tiny",
             guidance=3.0,  # docs/results.md: it shows more of its prompts than at 2
             **alike,
             vit=ViTConfig(image_size=128, width=192, layers=4, heads=4, mlp_width=768),

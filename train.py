@@ -505,8 +505,7 @@ def start_from(args: argparse.Namespace, team: Team, resumed: Path | None) -> tu
     if resumed:
         checkpoint.history.pop()  # this run's own entry, written anew with every save
     say(team, f"going on with {resumed}" if resumed else f"starting from {folder}")
-    width = checkpoint.model.config.hidden_size
-    return checkpoint, "unix" if width >= data.FULL_SIZE else "small" if width >= 320 else "tiny"
+    return checkpoint, checkpoint.model.config.recipe
 
 
 def from_scratch(args: argparse.Namespace, team: Team) -> Checkpoint:

@@ -55,6 +55,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "shift_factor": (-1e6, 1e6),
 }
 ACTIVATIONS = ("gelu", "gelu_tanh")
+NAMED = {"recipe": ("tiny", "small", "unix"), "wording": ("plain", "published")}
 
 
 def check_fields(config: Any, path: Path, at: str) -> None:
@@ -114,6 +115,9 @@ def check_unix(config: UniXConfig, path: Path, at: str = "", ids: bool = True) -
     require(width // heads % 2 == 0, path, f"{at}num_heads is {heads}; {width // heads} channels a head are not even")
     require(width % 4 == 0, path, f"{at}hidden_size is {width}; it must be a multiple of 4")
     require(act in ACTIVATIONS, path, f"{at}connector_act is {shortened(act)}; choose {' or '.join(ACTIVATIONS)}")
+    for name, known in NAMED.items():
+        value = getattr(config, name)
+        require(value in known, path, f"{at}{name} is {shortened(value)}; choose {', '.join(known)}")
     layer, layers = config.repa_layer, config.num_layers
     require(layer <= layers, path, f"{at}repa_layer is {layer}; the model has {layers} layers")
     for name in SPECIAL if ids else ():
@@ -151,7 +155,10 @@ def read_ours(given: dict, path: Path) -> tuple[UniXConfig, VAEConfig]:
     """The two configs of our own config.json. Raises UserError naming `path` and what cannot be meant in it."""
     for name in ("model", "vae"):
         require(name in given, path, f"{name} is missing; is it a config of ours?")
-    model = read_fields(UniXConfig, given["model"], path, "model.")
+    values = given["model"]
+    if isinstance(values, dict) and isinstance(width := values.get("hidden_size", 2048), int):
+        values = before_sizes_had_names(width) | values
+    model = read_fields(UniXConfig, values, path, "model.")
     require("vit" in given["model"], path, "model.vit is missing; is it a config of ours?")
     model.vit = read_fields(ViTConfig, model.vit, path, "model.vit.")
     vae = check_vae(read_fields(VAEConfig, given["vae"], path, "vae."), path, "vae.")
@@ -161,6 +168,12 @@ def read_ours(given: dict, path: Path) -> tuple[UniXConfig, VAEConfig]:
     sound = isinstance(history, list) and all(isinstance(entry, dict) and "stage" in entry for entry in history)
     require(sound, path, "history is no list of training stages")
     return model, vae
+
+
+def before_sizes_had_names(width: int) -> dict[str, str]:
+    """The fields `recipe` and `wording` of a folder that is older than they are; its width told them."""
+    recipe = "unix" if width >= 1024 else "small" if width >= 320 else "tiny"
+    return {"recipe": recipe, "wording": "published" if recipe == "unix" else "plain"}
 
 
 def check_latents(model: UniXConfig, vae: VAEConfig, path: Path) -> None:
@@ -274,6 +287,7 @@ def unix_config(tensors: Tensors, layout: Layout, given: dict, parity: bool = Fa
     config.vit.padding, config.vit.scaling = 255, "shrink"
     if parity:
         config.causal, config.qk_norm, config.qkv_bias, config.connector_act = True, False, False, "gelu"
+        config.wording = "plain"
         config.vit.mean = config.vit.std = 0.5
         config.vit.padding, config.vit.scaling = 127, "janus"  # int(255 * 0.5): image_processing_vlm.py
     check_depth(config.num_layers, language, "LLM", tensors, path)

@@ -21,6 +21,8 @@ def micro_config():
         max_latent_size=8,
         repa_layer=2,
         image_size=64,
+        recipe="tiny",
+        wording="plain",
         bos=0,
         eos=1,
         boi=2,

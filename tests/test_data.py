@@ -344,16 +344,16 @@ class Rows(Phantoms):
         return "FINDINGS: Clear. IMPRESSION: Normal.", "Normal."
 
 
-def decoded(micro, source, stage, count=60, hidden_size=64, **more):
+def decoded(micro, source, stage, count=60, wording="plain", **more):
     """What `count` examples say: their question, answer or prompt."""
-    config = replace(micro_config(), hidden_size=hidden_size, context_length=512)  # nothing is cut
+    config = replace(micro_config(), wording=wording, context_length=512)  # nothing is cut
     stream = data.Examples(source, stage, 64, 0, micro.encode, config, 16, 4, prompt_dropout=0.0, **more)
     rows = [stream[position] for position in range(count)]
     return [{name: micro.decode(row[name]) for name in ("question", "answer", "prompt") if name in row} for row in rows]
 
 
 def test_full_size_is_asked_in_ten_wordings_and_the_tiny_recipe_keeps_its_own(micro):
-    full = decoded(micro, Rows(8), "1", hidden_size=data.FULL_SIZE)
+    full = decoded(micro, Rows(8), "1", wording="published")
     assert {row["question"] for row in full} == {data.question_for("FINDINGS: IMPRESSION:", i) for i in range(10)}
     assert {row["answer"] for row in full} == {"FINDINGS: Clear. IMPRESSION: Normal."}  # always the whole report
     tiny = decoded(micro, Rows(8), "1")
@@ -384,8 +384,8 @@ def test_names_are_what_a_report_affirms_or_suspects_and_are_split_from_it_again
 
 
 def test_a_rows_own_question_is_asked_and_its_captions_are_drawn_from(micro):
-    for hidden_size in (64, data.FULL_SIZE):
-        rows = decoded(micro, Rows(8, question="What is seen?"), "1", 9, hidden_size)
+    for wording in ("plain", "published"):
+        rows = decoded(micro, Rows(8, question="What is seen?"), "1", 9, wording)
         assert {row["question"] for row in rows} == {"What is seen?"}
     rows = decoded(micro, Rows(8, captions=["Edema.", "Mild edema.", "Some edema."]), "2")
     assert {row["prompt"] for row in rows} == {"Edema.", "Mild edema.", "Some edema."}

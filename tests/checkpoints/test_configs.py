@@ -1,6 +1,7 @@
 """Sizes and special tokens of published models."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from tokenizers import Tokenizer
 from checkpoints.configs import read_ours, unix_config
 from checkpoints.layouts import JANUS
 from common.errors import UserError
+from common.files import SHIPPED
 from model import count_parameters
 from published import golden_folder
 from weights import load_checkpoint
@@ -59,3 +61,17 @@ def test_a_squaring_that_cannot_be_meant_is_refused(micro_folder, tmp_path, fiel
     config["model"]["vit"][field] = value
     with pytest.raises(UserError, match=f"model.vit.{field} is "):
         read_ours(config, tmp_path / "config.json")
+
+
+def test_a_folder_from_before_sizes_had_names_is_what_its_width_says():
+    """The shipped config.json is one."""
+    given = json.loads((SHIPPED / "config.json").read_text())
+    assert "recipe" not in given["model"]
+    for width, recipe, wording in ((256, "tiny", "plain"), (320, "small", "plain"), (2048, "unix", "published")):
+        given["model"]["hidden_size"] = width
+        model, _ = read_ours(given, Path("config.json"))
+        assert (model.recipe, model.wording) == (recipe, wording)
+    model, _ = read_ours(given | {"model": given["model"] | {"recipe": "small"}}, Path("config.json"))
+    assert (model.recipe, model.wording) == ("small", "published")
+    with pytest.raises(UserError, match="recipe is 'huge'; choose tiny, small, unix"):
+        read_ours(given | {"model": given["model"] | {"recipe": "huge"}}, Path("config.json"))
