@@ -24,36 +24,26 @@ from vae import VAEConfig
 from vit import ViTConfig
 
 # The least and the most of each number, wherever the field occurs; a field that is left out takes any of its type.
-RANGES: dict[str, tuple[float, float]] = {
-    "hidden_size": (4, 2**16),
-    "intermediate_size": (1, 2**18),
-    "num_layers": (1, 1024),
-    "num_heads": (1, 1024),
-    "vocab_size": (1, 2**22),
-    "context_length": (1, 2**24),
-    "rms_norm_eps": (1e-30, 1.0),
-    "rope_theta": (1.0, 1e12),
-    "latent_channels": (1, 1024),
-    "max_latent_size": (1, 256),
-    "repa_layer": (1, 1024),
-    "image_size": (1, 2**13),
-    "guidance": (1e-3, 100.0),
-    "patch_size": (1, 256),
-    "width": (1, 2**16),
-    "layers": (1, 1024),
-    "heads": (1, 1024),
-    "mlp_width": (1, 2**18),
-    "mean": (-1e3, 1e3),
-    "std": (1e-6, 1e3),
-    "padding": (0, 255),
-    "ch": (1, 2**12),
-    "ch_mult": (1, 256),  # of each
-    "num_res_blocks": (1, 64),
-    "z_channels": (1, 1024),
-    "norm_groups": (1, 2**12),
-    "scale_factor": (-1e6, 1e6),
-    "shift_factor": (-1e6, 1e6),
-}
+LIMITS = (
+    ("hidden_size", 4, 2**16),
+    ("width", 1, 2**16),
+    ("intermediate_size mlp_width", 1, 2**18),
+    ("num_layers num_heads layers heads repa_layer latent_channels z_channels", 1, 1024),
+    ("vocab_size", 1, 2**22),
+    ("context_length", 1, 2**24),
+    ("max_latent_size patch_size ch_mult", 1, 256),  # ch_mult: each of it
+    ("image_size", 1, 2**13),
+    ("ch norm_groups", 1, 2**12),
+    ("num_res_blocks", 1, 64),
+    ("padding", 0, 255),
+    ("rms_norm_eps", 1e-30, 1.0),
+    ("rope_theta", 1.0, 1e12),
+    ("guidance", 1e-3, 100.0),
+    ("mean", -1e3, 1e3),
+    ("std", 1e-6, 1e3),
+    ("scale_factor shift_factor", -1e6, 1e6),
+)
+RANGES = {name: (least, most) for names, least, most in LIMITS for name in names.split()}
 ACTIVATIONS = ("gelu", "gelu_tanh")
 NAMED = {"recipe": ("tiny", "small", "unix"), "wording": ("plain", "published")}
 
@@ -192,24 +182,20 @@ def section(given: dict, path: Path, *names: str) -> dict:
     return {}
 
 
+TOWERS = {"siglip_large_": 24, "siglip_so400m_": 27}  # layers, in Janus-Pro's own siglip_vit.py
+
+
 def layer_count(given: dict, path: Path) -> int | None:
     """How many layers a published config of a ViT or an LLM counts; None if it does not say."""
     params = section(given, path, "params")
-    for values, name in (
-        (given, "num_hidden_layers"),
-        (given, "layers"),
-        (params, "num_hidden_layers"),
-        (params, "layers"),
-    ):
-        if (count := values.get(name)) is not None:
-            require(type(count) is int, path, f"{name} is {shortened(count)}; it must be a whole number")
-            return count
+    for values in (given, params):
+        for name in ("num_hidden_layers", "layers"):
+            if (count := values.get(name)) is not None:
+                require(type(count) is int, path, f"{name} is {shortened(count)}; it must be a whole number")
+                return count
     if params.get("select_layer", -1) == -1:  # Janus names its tower where others count
         return next((n for stem, n in TOWERS.items() if str(params.get("model_name")).startswith(stem)), None)
     return None
-
-
-TOWERS = {"siglip_large_": 24, "siglip_so400m_": 27}  # layers, in Janus-Pro's own siglip_vit.py
 
 
 def check_depth(found: int, given: dict, what: str, tensors: Tensors, path: Path) -> None:
@@ -335,20 +321,16 @@ def vae_config(tensors: Tensors) -> VAEConfig:
     return check_vae(config, Path(tensors.path))
 
 
-def check_tokenizer(tokenizer: Tokenizer, path: Path, vocab_size: int) -> None:
-    """Raises UserError if the tokenizer knows an id that the model does not."""
-    tokens = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-    if tokens > vocab_size:
-        raise UserError(f"{path}: has {tokens} tokens, the model {vocab_size}; is it this model's tokenizer?")
-
-
-def read_tokenizer(path: str | Path) -> Tokenizer:
-    """Raises UserError if the file is missing or broken."""
+def read_tokenizer(path: str | Path, vocab_size: int | None = None) -> Tokenizer:
+    """Raises UserError if the file is missing, broken, or knows an id beyond the model's `vocab_size` tokens."""
     try:
         tokenizer = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); a weights folder needs its tokenizer") from error
     except Exception as error:  # `tokenizers` raises bare Exception
         raise UserError(f"{path}: not a tokenizer ({error})") from error
+    tokens = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    if vocab_size is not None and tokens > vocab_size:
+        raise UserError(f"{path}: has {tokens} tokens, the model {vocab_size}; is it this model's tokenizer?")
     tokenizer.encode_special_tokens = True
     return tokenizer

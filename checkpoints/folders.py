@@ -1,9 +1,8 @@
-"""The folder of a checkpoint: where it lies inside the folder of a run, and how its files are read and flushed."""
+"""Where the checkpoint lies in the folder of a training run."""
 
 from __future__ import annotations
 
 import functools
-import json
 import os
 import sys
 from pathlib import Path
@@ -14,17 +13,6 @@ from common.errors import UserError
 CHECKPOINT = "checkpoint"  # inside the folder of a training run; the one before it is CHECKPOINT.old
 # Where a checkpoint of a run may lie, the newest first. The last two are all there is between the renames of a save.
 PLACES = (CHECKPOINT, CHECKPOINT + ".old", CHECKPOINT + ".older")
-
-
-def read_json(path: Path) -> dict:
-    """{} if there is no such file."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: not a config (a JSON object is expected)")
-    return values
 
 
 def find_checkpoint(run: Path, verify: bool = True) -> Path | None:
@@ -53,9 +41,3 @@ def find_checkpoint(run: Path, verify: bool = True) -> Path | None:
 def warn(text: str) -> None:
     if os.environ.get("RANK", "0") == "0":
         print(f"warning: {text}", file=sys.stderr, flush=True)
-
-
-def flush_to_disk(file: Path) -> None:
-    """A rename may reach the disk before the file's content does; after a power cut that would be an empty file."""
-    with open(file, "rb+") as written:
-        os.fsync(written.fileno())

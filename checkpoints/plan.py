@@ -34,6 +34,9 @@ class Plan:
         numbers = {"read": self.reads, "copied": self.copied, "new": self.new, "skipped": self.skipped}
         return {what: len(names) for what, names in numbers.items()}
 
+    def __str__(self) -> str:
+        return ", ".join(f"{what} {count}" for what, count in self.counts().items())
+
 
 def translate_names(tensors: Tensors, translate: Translate) -> tuple[dict[str, Place], list[str], list[str]]:
     """Their names -> (places, names to skip, unknown names)."""
@@ -89,19 +92,16 @@ def make_plan(
     missing = [ours for ours, remaining in filled.items() if remaining]  # some of its parts do not make a tensor
     for ours in targets.keys() - filled.keys():
         {"copied": plan.copied, "new": plan.new, None: missing}[absent(ours)].append(ours)
-    problems = [
-        f"{len(names)} tensors {what} ({listed(sorted(names))})"
-        for what, names in (
-            ("missing", missing),
-            ("unknown", unknown),
-            ("of a wrong shape", misshapen),
-            ("given twice", twice),
-            ("of a kind that is not copied", uncopied),
-        )
-        if names
-    ]
-    if problems:
-        raise UserError(f"{tensors.path}: " + "; ".join(problems) + "; is it the right file for this config?")
+    problems = {
+        "missing": missing,
+        "unknown": unknown,
+        "of a wrong shape": misshapen,
+        "given twice": twice,
+        "of a kind that is not copied": uncopied,
+    }
+    words = [f"{len(names)} tensors {what} ({listed(sorted(names))})" for what, names in problems.items() if names]
+    if words:
+        raise UserError(f"{tensors.path}: {'; '.join(words)}; is it the right file for this config?")
     return plan
 
 
@@ -140,9 +140,8 @@ def load_tensors(
 
 def is_finite(tensor: torch.Tensor) -> bool:
     """Whether no number is NaN or infinite: any such shows in the sum, which costs a tenth of `isfinite`."""
-    return math.isfinite(tensor.sum().item()) or bool(
-        tensor.isfinite().all()
-    )  # finite numbers too may have no finite sum
+    finite_sum = math.isfinite(tensor.sum().item())
+    return finite_sum or bool(tensor.isfinite().all())  # finite numbers too may have no finite sum
 
 
 def absent_in_janus(name: str, given: dict) -> str | None:
@@ -201,3 +200,18 @@ def empty(
     if isinstance(module, UniX):
         module.reset_tables()
     return module
+
+
+def filled(
+    build: Callable[[], nn.Module],
+    source: str | Path | Tensors,
+    translate: Translate,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> nn.Module:
+    """The module that `build` makes, with `source` in it, in evaluation mode. Raises UserError as `load_tensors` does,
+    before memory is taken for a module that the file does not fit."""
+    tensors = source if isinstance(source, Tensors) else Tensors(source)
+    module = empty(build, device, dtype, lambda targets: make_plan(targets, tensors, translate))
+    load_tensors(module, tensors, translate)
+    return module.eval()

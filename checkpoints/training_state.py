@@ -19,11 +19,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from checkpoints.folders import find_checkpoint
-from checkpoints.manifest import MEND, Mark, read_object
+from checkpoints.manifest import MEND, Mark
 from checkpoints.plan import is_finite
 from checkpoints.tensors import listed
 from common.average import MovingAverage
 from common.errors import UserError
+from common.files import read_json
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of one parameter
 RAW = "weight"  # the parameter itself, where the model beside holds an average
@@ -98,7 +99,7 @@ def state_in(folder: Path) -> State:
     path = folder / "training.json"
     if not path.is_file():
         raise UserError(f"{folder}: no training.json: weights, not a run to go on with; name it by --init")
-    values = read_object(path)
+    values = read_json(path)
     try:
         state = State(**{**values, "folder": folder})
         kinds = [(state.step, int), (state.tensors, int), (state.run, str), (state.settings, dict)]

@@ -16,10 +16,10 @@ from tokenizers.processors import BertProcessing
 from torch import nn
 
 from checkpoints.configs import check_depth, depth, our_shapes, read_tokenizer
-from checkpoints.folders import read_json
 from checkpoints.layouts import Layout, Translate
 from checkpoints.tensors import PICKLES, Tensors, recognise
 from common.errors import UserError
+from common.files import read_json
 
 
 class BertBlock(nn.Module):

@@ -15,12 +15,12 @@ import flow
 from checkpoints.configs import unix_config
 from checkpoints.layouts import JANUS, translate_janus, translate_unix
 from checkpoints.plan import empty, load_tensors, start_from_janus
+from checkpoints.published import load_vae
 from checkpoints.tensors import Tensors
 from golden.weights_by_rule import state_dict
 from model import UniX, UniXConfig
 from speed.reference import guided_velocity
 from vit import ViTConfig
-from weights import load_vae
 
 GOLDEN = Path(__file__).parent / "golden"
 SPEC = json.loads((GOLDEN / "unix_tiny.json").read_text())

@@ -11,12 +11,12 @@ from transformers import (
     BertModel,
 )
 
+from checkpoints.published import load_vit
 from common.errors import UserError
 from common.observations import OBSERVATIONS
 from judges.chexbert import load_chexbert
 from judges.raddino import load_raddino
 from phantoms.dataset import Phantoms
-from weights import load_vit
 
 
 @torch.no_grad()
