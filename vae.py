@@ -32,17 +32,6 @@ class VAEConfig:
         return 2 ** (len(self.ch_mult) - 1)
 
 
-def tiny_vae() -> VAEConfig:
-    """The presets tiny and small: narrow at full resolution, where width costs most, and wide at the coarser levels."""
-    return VAEConfig(ch=16, ch_mult=(1, 2, 4, 6, 6), num_res_blocks=1, norm_groups=4)
-
-
-def silu(x: torch.Tensor) -> torch.Tensor:
-    """SiLU, in place unless autograd will ask for x: at full resolution every copy counts (128 channels of 512 px are
-    134 MB). Only for an x that nobody else holds."""
-    return F.silu(x, inplace=not torch.is_grad_enabled())
-
-
 class ResnetBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int, groups: int) -> None:
         super().__init__()
@@ -52,8 +41,7 @@ class ResnetBlock(nn.Module):
             self.nin_shortcut = Conv2d(c_in, c_out, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # One expression and a sum in place: no name keeps an activation longer than it is needed.
-        h = self.conv2(silu(self.norm2(self.conv1(silu(self.norm1(x))))))
+        h = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
         h += self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
         return h
 
@@ -141,7 +129,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
         for level in self.down:
             x = level(x)
-        return self.conv_out(silu(self.norm_out(self.mid(x))))
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
 
 class Decoder(nn.Module):
@@ -167,7 +155,7 @@ class Decoder(nn.Module):
         z = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             z = level(z)
-        return self.conv_out(silu(self.norm_out(z)))
+        return self.conv_out(F.silu(self.norm_out(z)))
 
 
 class VAE(nn.Module):

@@ -107,7 +107,7 @@ def save_checkpoint(
     if checkpoint.vae is None:
         raise UserError(f"{folder}: a checkpoint needs its autoencoder; name kl-f16's file with --vae")
     model, vae = checkpoint.model, checkpoint.vae
-    config = {"model": model.config.to_dict(), "vae": asdict(vae.config), "history": checkpoint.history}
+    config = {"model": asdict(model.config), "vae": asdict(vae.config), "history": checkpoint.history}
     with replacing(Path(folder), keep_last) as new:
         (new / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         for name, state in {"model": model.state_dict() | (instead or {}), "vae": vae.state_dict()}.items():

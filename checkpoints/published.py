@@ -21,6 +21,7 @@ from checkpoints.configs import (
     vae_config,
     vit_config,
 )
+from checkpoints.janus import JanusPro, janus_chat
 from checkpoints.layouts import DINOV2, HF_JANUS, JANUS, PUBLISHED, SIGLIP, translate_vae
 from checkpoints.plan import empty, filled, load_tensors, start_from_janus
 from checkpoints.tensors import PICKLES, Tensors, recognise
@@ -52,7 +53,9 @@ def load_published(
     autoencoder = None if parity else load_vae(vae or find_vae(folder), device, dtype)
     if autoencoder:
         check_latents(config, autoencoder.config, folder)
-    model = empty(lambda: UniX(config, compute_dtype=dtype), device, dtype)
+    model = empty(lambda: (JanusPro if parity else UniX)(config, compute_dtype=dtype), device, dtype)
+    if parity:
+        model.before, _ = janus_chat(tokenizer, config, "")
     if janus:
         plan = start_from_janus(model, tensors, layout.translate, given)
     else:

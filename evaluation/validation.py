@@ -14,10 +14,11 @@ from archives.records import Records
 from common import arguments
 from common.errors import UserError
 from evaluation import metrics
-from losses import Batch, StageLoss, prompt_gain
+from losses import Batch, StageLoss
 from phantoms.dataset import Phantoms, named
 from reports.labeler import POSITIVE, UNCERTAIN, label_reports
 from sample import read
+from studies.prompt_gain import exchanged_prompts
 from weights import Checkpoint
 
 VALIDATION_SEED = 3  # of phantoms that nothing else draws
@@ -109,5 +110,5 @@ def heeding(checkpoint: Checkpoint, source: Phantoms | Records, size: int, count
     texts = [checkpoint.encode(source.text(i)[1])[:room] for i in chosen]
     if len(texts) < 2:
         return {}
-    gains = prompt_gain(checkpoint.model, checkpoint.vae, torch.from_numpy(np.stack(pictures)), texts)
+    gains = exchanged_prompts(checkpoint.model, checkpoint.vae, torch.from_numpy(np.stack(pictures)), texts)
     return {f"prompt_gain_{t}": gain for t, gain in gains.items()}

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 import data
 import test_golden
 import train
-from losses import Batch, StageLoss, prompt_gain
+from checkpoints.presets import init_weights
+from losses import Batch, StageLoss, repa_loss, token_loss
 from model import UniX
 from phantoms.dataset import Phantoms
 from speed.feature_cache import FeatureCache
@@ -53,7 +54,7 @@ def test_one_training_step_has_the_golden_losses(golden_model):
     assert loss.item() == pytest.approx(expected["train_mse_per_element"].mean().item(), abs=1e-4)
 
     text_ids, targets = data.pack_answers([SPEC["prompt_ids"]], [SPEC["answer_ids"]], config)
-    per_token = model.report_loss(expected["pixels"][None], text_ids, targets)
+    per_token = token_loss(model, model.text_states(expected["pixels"][None], text_ids), targets)
     torch.testing.assert_close(per_token, expected["train_ce_per_token"], atol=1e-4, rtol=0)
     # Two terms of six: what this process adds to the loss of a batch that others share.
     read = Batch(torch.tensor([0]), torch.zeros(1, 64, 64, dtype=torch.uint8), text_ids, targets)
@@ -130,7 +131,7 @@ def fresh(micro, seed=0):
         UniX(micro.model.config),
         VAE(VAEConfig(ch=8, ch_mult=(1, 2, 4, 4, 4), num_res_blocks=1, norm_groups=4)),
     )
-    model.init_weights(torch.Generator().manual_seed(seed))
+    init_weights(model, torch.Generator().manual_seed(seed))
     return Checkpoint(model, vae, micro.tokenizer)
 
 
@@ -204,46 +205,8 @@ def test_each_stage_learns_eight_examples_by_heart(micro, stage, steps, rate, fl
     assert sum(history[-5:]) / 5 < floor * history[0], history[::10]
 
 
-class Believes:
-    """Its prompt says what the picture is, and it believes it: of the line from there to x_t, it knows the noise. Its
-    velocity is wrong by `bias` besides."""
-
-    compute_dtype, bias = torch.float32, 0.5
-
-    def __init__(self):
-        self.vae2llm = torch.nn.Linear(1, 1)
-
-    def read_prompt(self, prompts):
-        return torch.tensor(prompts, dtype=torch.float32)[:, :, None, None]
-
-    def velocity(self, x, t, prompt):
-        return (x - prompt) / t[:, None, None, None] + self.bias
-
-
-class OfOneLatent:
-    """An autoencoder of pictures of one grey value: 127.5 + 127.5 z."""
-
-    preprocess = staticmethod(VAE.preprocess)
-
-    def encode(self, pixels):
-        return pixels.mean(dim=(1, 2, 3), keepdim=True)
-
-
-def test_the_prompt_gain_of_a_model_that_believes_its_prompt_is_known():
-    """Half of the pictures are z = 1 and half -1. With another's prompt x_t seems 2 / t more or less noise."""
-    images = torch.tensor([255, 255, 255, 0, 0, 0], dtype=torch.uint8).view(6, 1, 1).expand(6, 16, 16)
-    prompts = [[1], [1], [1], [-1], [-1], [-1]]
-    gains = prompt_gain(Believes(), OfOneLatent(), images, prompts, times=(1.0, 0.5), batch=4)
-    assert gains == {t: pytest.approx((2 / t) ** 2 / Believes.bias**2, rel=1e-4) for t in (1.0, 0.5)}
-
-
-def test_a_model_that_ignores_its_prompt_gains_nothing_and_the_batch_decides_nothing():
-    class Deaf(Believes):
-        def velocity(self, x, t, prompt):
-            return x
-
-    images = torch.randint(0, 256, (5, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    prompts = [[k] for k in range(5)]
-    assert prompt_gain(Deaf(), OfOneLatent(), images, prompts) == {0.9: 0, 0.7: 0, 0.5: 0}
-    one, all_together = (prompt_gain(Believes(), OfOneLatent(), images, prompts, batch=b) for b in (1, 5))
-    assert one == pytest.approx(all_together, rel=1e-5)
+def test_repa_loss_is_the_negative_cosine():
+    x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+    assert repa_loss(x, 3 * x).item() == pytest.approx(-1)
+    assert repa_loss(x, -x).item() == pytest.approx(1)
+    assert repa_loss(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[1.0, 1.0]]])).item() == pytest.approx(-(0.5**0.5))
