@@ -23,13 +23,12 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from checkpoints.configs import read_ours, read_tokenizer
-from checkpoints.folders import find_checkpoint
+from checkpoints.folders import check_replaceable, find_checkpoint, replacing
 from checkpoints.inspection import inspect
 from checkpoints.layouts import translate_ours
 from checkpoints.manifest import Mark, check_folder, write_manifest
 from checkpoints.plan import filled
 from checkpoints.published import load_published
-from checkpoints.replacing import check_replaceable, replacing
 from common import arguments
 from common.errors import UserError, run
 from common.files import read_json
@@ -82,9 +81,9 @@ def load_checkpoint(
     check_folder(folder, verify)
     model_config, vae_config = read_ours(config, folder / "config.json")
     tokenizer = read_tokenizer(folder / "tokenizer.json", model_config.vocab_size)
-    build = (lambda: UniX(model_config, compute_dtype=dtype)), (lambda: VAE(vae_config))
-    files = folder / "model.safetensors", folder / "vae.safetensors"
-    model, autoencoder = (filled(*each, translate_ours, device, dtype) for each in zip(build, files, strict=True))
+    into = {"translate": translate_ours, "device": device, "dtype": dtype}
+    model = filled(lambda: UniX(model_config, compute_dtype=dtype), folder / "model.safetensors", **into)
+    autoencoder = filled(lambda: VAE(vae_config), folder / "vae.safetensors", **into)
     return Checkpoint(model, autoencoder, tokenizer, config.get("history", []))
 
 
@@ -97,7 +96,7 @@ def save_checkpoint(
     keep_last: bool = False,
     mark: Mark | None = None,
 ) -> None:
-    """Write our folder; it takes the place of the one before it when it is whole (checkpoints/replacing.py).
+    """Write our folder; it takes the place of the one before it when it is whole (checkpoints/folders.py).
 
     instead: tensors of the model to write in place of those it holds (the originals of a branch kept in bfloat16).
     more: writes further files into the folder. keep_last: what was there stays as FOLDER.old.

@@ -23,25 +23,19 @@ from model import UniXConfig
 from vae import VAEConfig
 from vit import ViTConfig
 
-# The least and the most of each number, wherever the field occurs; a field that is left out takes any of its type.
+# The least and the most of each number, wherever the field occurs; any other whole number is from 1 to 2**18.
 LIMITS = (
-    ("hidden_size", 4, 2**16),
-    ("width", 1, 2**16),
-    ("intermediate_size mlp_width", 1, 2**18),
-    ("num_layers num_heads layers heads repa_layer latent_channels z_channels", 1, 1024),
+    ("num_layers num_heads layers heads repa_layer latent_channels z_channels num_res_blocks", 1, 1024),
+    ("max_latent_size patch_size ch_mult", 1, 256),  # ch_mult: each of it
+    ("image_size ch norm_groups", 1, 2**13),
     ("vocab_size", 1, 2**22),
     ("context_length", 1, 2**24),
-    ("max_latent_size patch_size ch_mult", 1, 256),  # ch_mult: each of it
-    ("image_size", 1, 2**13),
-    ("ch norm_groups", 1, 2**12),
-    ("num_res_blocks", 1, 64),
+    ("bos eos boi eoi", -math.inf, math.inf),  # `check_unix` knows the vocabulary
     ("padding", 0, 255),
-    ("rms_norm_eps", 1e-30, 1.0),
+    ("rms_norm_eps std", 1e-30, 1e3),
     ("rope_theta", 1.0, 1e12),
     ("guidance", 1e-3, 100.0),
-    ("mean", -1e3, 1e3),
-    ("std", 1e-6, 1e3),
-    ("scale_factor shift_factor", -1e6, 1e6),
+    ("mean scale_factor shift_factor", -1e6, 1e6),
 )
 RANGES = {name: (least, most) for names, least, most in LIMITS for name in names.split()}
 ACTIVATIONS = ("gelu", "gelu_tanh")
@@ -65,7 +59,7 @@ def check_fields(config: Any, path: Path, at: str) -> None:
             right = type(one) in ((int, float) if kind is float else (kind,))
             if not right or (kind is float and not (abs(one) < 1e300 and math.isfinite(one))):
                 raise UserError(f"{path}: {at}{name} is {shortened(value)}; it must be {words[kind]}")
-            least, most = RANGES.get(name, (-math.inf, math.inf))
+            least, most = RANGES.get(name, (1, 2**18))
             if kind in (int, float) and not least <= one <= most:
                 raise UserError(f"{path}: {at}{name} is {shortened(value)}; it must be from {least:g} to {most:g}")
 
@@ -210,8 +204,7 @@ def check_depth(found: int, given: dict, what: str, tensors: Tensors, path: Path
 
 def our_shapes(tensors: Tensors, translate: Translate) -> dict[str, tuple[int, ...]]:
     """Our name -> shape of one of its parts; what cannot be translated is left for the plan to name."""
-    places, _, _ = translate_names(tensors, translate)
-    return {ours: tensors.shapes[name] for name, (ours, _, _) in places.items()}
+    return {ours: tensors.shapes[name] for name, (ours, _, _) in translate_names(tensors, translate).reads.items()}
 
 
 def depth(shapes: dict[str, tuple[int, ...]], prefix: str) -> int:

@@ -1,18 +1,33 @@
-"""Where the checkpoint lies in the folder of a training run."""
+"""The folder of a checkpoint: where it lies in the folder of a run, and how one takes the place of another.
+
+It is replaced whole or not at all, whenever the process is killed: a new folder is filled beside the old one, flushed
+to the disk, and renamed. What a kill between two renames leaves is found by `find_checkpoint`, and what a kill before
+them leaves is cleared by the next save.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import glob
 import os
+import secrets
+import shutil
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from checkpoints.manifest import check_folder
+from checkpoints.manifest import FILES, MANIFEST, check_folder
+from checkpoints.tensors import listed
 from common.errors import UserError
+from common.files import read_json
 
 CHECKPOINT = "checkpoint"  # inside the folder of a training run; the one before it is CHECKPOINT.old
 # Where a checkpoint of a run may lie, the newest first. The last two are all there is between the renames of a save.
 PLACES = (CHECKPOINT, CHECKPOINT + ".old", CHECKPOINT + ".older")
+# All that a checkpoint of ours may hold. A folder with anything else in it is somebody's.
+OUR_FILES = {*FILES, MANIFEST, "training.json", "training.safetensors"}
 
 
 def find_checkpoint(run: Path, verify: bool = True) -> Path | None:
@@ -41,3 +56,56 @@ def find_checkpoint(run: Path, verify: bool = True) -> Path | None:
 def warn(text: str) -> None:
     if os.environ.get("RANK", "0") == "0":
         print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def replacing(folder: Path, keep_last: bool = False) -> Iterator[Path]:
+    """A new folder beside `folder`: the block fills it, and it takes the place of `folder` when the block ends.
+
+    keep_last: what was there stays as FOLDER.old. Raises UserError if the new folder cannot be written, or if what is
+    there holds more than a checkpoint of ours; it is then untouched.
+    """
+    check_replaceable(folder)
+    clear_killed_saves(folder, keep_last)
+    old, older = (folder.with_name(folder.name + end) for end in (".old", ".older"))
+    if not keep_last:  # a name that nobody else has: a neighbour called FOLDER.old may be the user's
+        old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old")
+    new = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        new.mkdir(parents=True)
+        yield new
+        for file in new.iterdir():
+            with open(file, "rb+") as written:
+                os.fsync(written.fileno())  # a rename may reach the disk first: after a power cut an empty file
+        if folder.exists():
+            if old.exists():
+                shutil.rmtree(older, ignore_errors=True)
+                os.rename(old, older)
+            os.rename(folder, old)
+        os.rename(new, folder)
+        shutil.rmtree(older if keep_last else old, ignore_errors=True)
+    except Exception as error:  # safetensors and tokenizers raise their own kinds, besides OSError
+        shutil.rmtree(new, ignore_errors=True)
+        raise UserError(f"{folder}: the checkpoint could not be written ({error}); is the disk full?") from error
+
+
+def clear_killed_saves(folder: Path, alone: bool) -> None:
+    """Remove what a save of `folder` left that was killed. alone: a run's lock tells that nobody else saves here;
+    elsewhere an hour does in which nothing was written."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        with contextlib.suppress(FileNotFoundError):  # it was another save's, which has just ended
+            if alone or left.stat().st_mtime < time.time() - 3600:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raises UserError unless a checkpoint may take the place of `folder`: it is absent, empty, or one of ours."""
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is a file; name a new folder")
+    held = {path.name for path in folder.iterdir()}
+    if held and (not set(FILES) <= held or "model" not in read_json(folder / "config.json")):
+        raise UserError(f"{folder}: holds {listed(sorted(held))} and is no checkpoint of ours; name a new folder")
+    if extra := sorted(held - OUR_FILES):
+        raise UserError(f"{folder}: holds {listed(extra)} beside a checkpoint; move that, or name a new folder")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from checkpoints import layouts
 from checkpoints.configs import our_shapes, read_ours, section, unix_config, vae_config, vit_config
 from checkpoints.folders import find_checkpoint
+from checkpoints.janus import absent_in_janus
 from checkpoints.layouts import DINOV2, HF_JANUS, JANUS, KL_VAE, OURS, PUBLISHED, SIGLIP, Layout
 from checkpoints.manifest import FILES, Mark, check_folder
-from checkpoints.plan import Plan, absent_in_janus, make_plan, translate_names
+from checkpoints.plan import Plan, plan_for, translate_names
 from checkpoints.tensors import PICKLES, PUBLISHED_FILES, Tensors, listed
 from common.errors import UserError
 from common.files import read_json
@@ -80,24 +79,18 @@ def describe(tensors: Tensors, layout: Layout) -> tuple[list[object], Plan]:
         ours = layout is OURS and "model" in given
         config = read_ours(given, path)[0] if ours else unix_config(tensors, layout, given)
         absent = partial(absent_in_janus, given=given) if layout in (JANUS, HF_JANUS) else lambda name: None
-        return [config, config.vit], plan_for(lambda: UniX(config), tensors, layout, absent)
+        return [config, config.vit], plan_for(lambda: UniX(config), tensors, layout.translate, absent)
     if layout is KL_VAE:
         config = read_ours(given, path)[1] if "vae" in given else vae_config(tensors)
-        return [config], plan_for(lambda: VAE(config), tensors, layout)
+        return [config], plan_for(lambda: VAE(config), tensors, layout.translate)
     if layout in (SIGLIP, DINOV2):
         given = section(given, path, "vision_config") or given
         config = vit_config(our_shapes(tensors, layout.translate), given, path)
-        return [config], plan_for(lambda: VisionTransformer(config), tensors, layout)
-    places, skipped, unknown = translate_names(tensors, layout.translate)
-    if unknown:
-        raise UserError(f"{tensors.path}: {len(unknown)} tensors unknown ({listed(unknown)})")
-    return [], Plan(places, skipped)
-
-
-def plan_for(build: Callable[[], nn.Module], tensors: Tensors, layout: Layout, *absent: Callable) -> Plan:
-    """What filling the module that `build` makes would do."""
-    with torch.device("meta"):
-        return make_plan(build().state_dict(), tensors, layout.translate, *absent)
+        return [config], plan_for(lambda: VisionTransformer(config), tensors, layout.translate)
+    plan = translate_names(tensors, layout.translate)
+    if plan.unknown:
+        raise UserError(f"{tensors.path}: {len(plan.unknown)} tensors unknown ({listed(plan.unknown)})")
+    return [], plan
 
 
 def sizes(config: object) -> str:

@@ -8,22 +8,10 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from checkpoints.configs import (
-    check_depth,
-    check_latents,
-    check_unix,
-    check_vit,
-    our_shapes,
-    read_tokenizer,
-    section,
-    set_special_ids,
-    unix_config,
-    vae_config,
-    vit_config,
-)
-from checkpoints.janus import JanusPro, janus_chat
+from checkpoints import configs
+from checkpoints.janus import JanusPro, janus_chat, start_from_janus
 from checkpoints.layouts import DINOV2, HF_JANUS, JANUS, PUBLISHED, SIGLIP, translate_vae
-from checkpoints.plan import empty, filled, load_tensors, start_from_janus
+from checkpoints.plan import empty, filled, load_tensors
 from checkpoints.tensors import PICKLES, Tensors, recognise
 from common.errors import UserError
 from common.files import read_json
@@ -45,14 +33,14 @@ def load_published(
         raise UserError(f"{tensors.path}: holds {layout.holds}; a weights folder needs a UniX or a Janus-Pro")
     janus = layout is not PUBLISHED
     parity = parity and janus
-    config = unix_config(tensors, layout, given, parity)
-    tokenizer = read_tokenizer(folder / "tokenizer.json", config.vocab_size)
+    config = configs.unix_config(tensors, layout, given, parity)
+    tokenizer = configs.read_tokenizer(folder / "tokenizer.json", config.vocab_size)
     if janus:  # the published UniX was trained with bare numbers, whatever stands at them
-        set_special_ids(config, tokenizer, folder / "tokenizer.json")
-    check_unix(config, folder / "config.json")
+        configs.set_special_ids(config, tokenizer, folder / "tokenizer.json")
+    configs.check_unix(config, folder / "config.json")
     autoencoder = None if parity else load_vae(vae or find_vae(folder), device, dtype)
     if autoencoder:
-        check_latents(config, autoencoder.config, folder)
+        configs.check_latents(config, autoencoder.config, folder)
     model = empty(lambda: (JanusPro if parity else UniX)(config, compute_dtype=dtype), device, dtype)
     if parity:
         model.before, _ = janus_chat(tokenizer, config, "")
@@ -72,12 +60,12 @@ def load_vit(folder: str | Path, device: str | torch.device = "cpu") -> VisionTr
         raise UserError(f"{tensors.path}: holds {layout.holds}; a SigLIP or a RadDino is wanted")
     path = tensors.path.parent / "config.json"
     given = read_json(path)
-    given = section(given, path, "vision_config") or given  # a whole SigLIP describes its text model as well
+    given = configs.section(given, path, "vision_config") or given  # a whole SigLIP describes its text model as well
     try:
-        config = vit_config(our_shapes(tensors, layout.translate), given, path)
+        config = configs.vit_config(configs.our_shapes(tensors, layout.translate), given, path)
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(f"{tensors.path}: no whole {layout.holds} in it (nothing for {error})") from error
-    check_depth(config.layers, given, "ViT", tensors, path)
+    configs.check_depth(config.layers, given, "ViT", tensors, path)
     path = path.with_name("preprocessor_config.json")
     preprocessing = read_json(path, absent={})
     mean, std = (0.5307, 0.2583) if layout is DINOV2 else (0.5, 0.5)  # grey values, RadDino's and SigLIP's
@@ -86,7 +74,7 @@ def load_vit(folder: str | Path, device: str | torch.device = "cpu") -> VisionTr
         config.std = float(np.mean(preprocessing.get("image_std", std)))
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: image_mean or image_std: {error}") from error
-    check_vit(config, path)
+    configs.check_vit(config, path)
     return filled(lambda: VisionTransformer(config), tensors, layout.translate, device).requires_grad_(False)
 
 
@@ -104,4 +92,4 @@ def find_vae(folder: Path) -> Path:
 def load_vae(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> VAE:
     """kl-f16 from .safetensors or .ckpt. Raises UserError for any other file."""
     tensors = Tensors(path)
-    return filled(lambda: VAE(vae_config(tensors)), tensors, translate_vae, device, dtype)
+    return filled(lambda: VAE(configs.vae_config(tensors)), tensors, translate_vae, device, dtype)
