@@ -2,8 +2,8 @@
 
 Every token has queries, keys and values from the weights of its *own* modality, then all tokens attend together.
 The sequence is always laid out as [und tokens | gen tokens], so "routing" is a concatenation before the attention
-and a split after it: no index, no gather, no scatter. This is free to choose because attention does not care about
-order: a token's place is said by its rotary position, and what it may see by the mask.
+and a split after it: no index, no gather, no scatter. Tokens may be laid out in any order, because attention knows
+none: a token's place is said by its rotary position, and what it may see by the mask (`model.py` makes both).
 """
 
 from __future__ import annotations
@@ -76,8 +76,9 @@ class JointAttention(nn.Module):
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Eq. 5: softmax(Q K^T / sqrt(d)) V. q: (B, heads, S, head_dim), k and v: (B, heads, K, head_dim) -> as q.
 
-    mask: as in `JointAttention`. This is the one place to replace from outside (`attention.attend = ...`): by a way
-    that keeps the softmax to look at (studies/attention.py), or by a faster one.
+    mask: as in `JointAttention`. The ViT attends with it, too. It is the one place to replace from outside
+    (`attention.attend = ...`): by a way that keeps the softmax to look at (studies/attention.py), or by a faster one
+    (speed/cpu.py).
     """
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
@@ -87,13 +88,11 @@ def rotary_table(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines of the rotary embedding (Su et al. 2021), computed in float32.
 
-    position_ids: (B or 1, S) integers -> two tensors (B or 1, 1, S, head_dim) of `dtype`. The sines of the first half
-    are negated, as `rotate` needs them.
+    position_ids: (B or 1, S) integers -> two tensors (B or 1, 1, S, head_dim / 2) of `dtype`.
     """
     frequencies = theta ** (-torch.arange(0, head_dim, 2, device=position_ids.device).float() / head_dim)
     angles = position_ids[:, None, :, None].float() * frequencies  # (B, 1, S, head_dim / 2)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -102,8 +101,8 @@ def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.
     x: (B, heads, S, head_dim).
     """
     cos, sin = rotary
-    other = x.roll(x.shape[-1] // 2, dims=-1)  # of each pair, the other one
-    return x * cos + other * sin
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
 class KVCache:

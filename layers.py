@@ -46,7 +46,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang & Sennrich 2019), as Llama uses it."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang & Sennrich 2019); torch squares in float32."""
 
     def __init__(self, width: int, eps: float = 1e-6) -> None:
         super().__init__()

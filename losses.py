@@ -1,7 +1,7 @@
-"""What each stage minimises: Eq. 1 for reading, Eq. 2 and REPA for drawing, and the losses of the two stages before.
+"""What the paper's stages minimise: Eq. 1 for reading, Eq. 2 and REPA for drawing.
 
 The und branch is frozen while the gen branch trains: it reads the prompt without a graph, once. So the backward pass
-touches the image block alone.
+touches the image block alone. Noise and times come with a batch, drawn where its examples are made (`data.py`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from torch import nn
 import flow
 from layers import Linear
 from model import UniX
-from vae import VAE, sample_posterior, vae_loss
+from vae import VAE, sample_posterior
 
 IGNORE = -100  # a target that carries no loss, as in torch's cross entropy
+# Which kind of example a stage of train.py trains on. The paper's are here; the others stand in for published weights
+# (training/pretraining.py), "text" beside stage 1.
+KINDS = {"1": "read", "2": "draw", "3": "draw", "vae": "rebuild", "vit": "see", "text": "recite"}
 
 
 @dataclass
@@ -45,14 +48,14 @@ class Batch:
         return Batch(**{k: change(v) if isinstance(v, torch.Tensor) else v for k, v in self.__dict__.items()})
 
     def terms(self) -> int:
-        """How many terms its loss has: tokens of answers, phrases that are known, else examples."""
+        """How many terms the mean of its loss is over: tokens of answers, phrases that are known, else examples."""
         if self.phrases is not None:
             return int((~self.phrases.isnan()).sum())
         return len(self.index) if self.targets is None else int((self.targets != IGNORE).sum())
 
 
-# Frozen encoders: (B,) indices and (B, S, S) uint8 images -> the posterior's mean and log-variance, and with REPA the
-# target's patch features on the latents' grid.
+# Frozen encoders: (B,) indices, by which they may keep what they computed, and (B, S, S) uint8 images -> the
+# posterior's mean and log-variance, and with REPA the target's patch features on the latents' grid.
 FrozenFeatures = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
 
 
@@ -82,10 +85,10 @@ def token_loss(model: UniX, hidden: torch.Tensor, targets: torch.Tensor) -> torc
 
 
 class StageLoss(nn.Module):
-    """The loss of any stage as one module, which is what DistributedDataParallel wraps.
+    """The loss of stages 1, 2 and 3 as one module, which is what DistributedDataParallel wraps.
 
-    heads: "phrases" (stage vit) or "repa" (stage 2), trained with the stage and dropped at its end. train_und: whether
-    the prompt is read with a graph (the paper's ablation). time_shift: of Eq. 2's times, `flow.training_time`.
+    heads: "repa" in stage 2, trained with the stage and dropped at its end. train_und: whether the prompt is read
+    with a graph (the paper's ablation). time_shift: of Eq. 2's times, `flow.training_time`.
     """
 
     def __init__(
@@ -102,18 +105,19 @@ class StageLoss(nn.Module):
         self.model, self.vae, self.heads = model, vae, heads
         self.frozen_features, self.repa_weight, self.train_und = frozen_features, repa_weight, train_und
         self.time_shift = time_shift
+        self.loss_of = {"read": self.read, "draw": self.draw}  # kind of example -> its loss
 
     def forward(
         self, batches: dict[str, Batch], totals: dict[str, float]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """This micro-batch's share of the loss over the whole batch, and of its parts, which are named in the log.
+        """This micro-batch's share of the mean loss over the whole batch, and of its parts, which are named in the log.
 
         batches: kind of example -> its examples. totals: kind -> terms in the whole batch (all processes, all
-        micro-batches).
+        micro-batches): a token counts the same wherever it is computed.
         """
         loss, parts = 0.0, {}
         for kind, batch in batches.items():
-            mean, named = LOSSES[kind](self, batch)
+            mean, named = self.loss_of[kind](batch)
             if len(batches) > 1:  # beside another kind, its loss is a part by itself
                 named = {kind: mean, **named}
             share = batch.terms() / totals[kind]
@@ -121,28 +125,14 @@ class StageLoss(nn.Module):
             parts |= {name: share * part.detach() for name, part in named.items()}
         return loss, parts
 
-    # Each of these: examples -> (the mean of their loss, its parts by name).
-
     def read(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Eq. 1, over the tokens of the reports."""
+        """(The mean of Eq. 1 over the tokens of the reports, its parts by name.)"""
         pixels = self.model.vit.preprocess(batch.image)
         hidden = self.model.text_states(pixels, batch.text_ids)
         return token_loss(self.model, hidden, batch.targets).mean(), {}
 
-    def recite(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Language modelling on impressions alone, laid out as the prompts of a drawing.
-
-        The paper's LLM knows language before stage 1; ours starts from nothing, and without these examples it would
-        meet a text that follows no image for the first time when it is frozen.
-        """
-        T = batch.text_ids.shape[1]
-        mask = torch.ones(T, T, dtype=torch.bool, device=batch.text_ids.device).tril()
-        position_ids = torch.arange(T, device=batch.text_ids.device)[None]
-        hidden, _, _ = self.model.run_layers(self.model.embed(batch.text_ids), None, position_ids, mask)
-        return token_loss(self.model, hidden, batch.targets).mean(), {}
-
     def draw(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Eq. 2, and in stage 2 REPA beside it."""
+        """(Eq. 2, in stage 2 with REPA beside it; its parts by name.)"""
         model = self.model
         mean, log_variance, *repa_target = self.frozen_features(batch.index, batch.image)
         latents = self.vae.normalise(sample_posterior(mean.float(), log_variance.float(), batch.posterior_noise))
@@ -150,43 +140,9 @@ class StageLoss(nn.Module):
         x_t = flow.interpolate(latents, batch.noise, t)
         with torch.set_grad_enabled(self.train_und):
             prompt = model.read_prompt(batch.prompts, multiple=32)
-        if "repa" not in self.heads:
-            v = model.velocity(x_t, t, prompt)
-            return flow.velocity_error(v, latents, batch.noise).mean(), {}  # Eq. 2
         v, hidden = model.velocity(x_t, t, prompt, return_layer=model.config.repa_layer)
         mse = flow.velocity_error(v, latents, batch.noise).mean()  # Eq. 2
+        if "repa" not in self.heads:
+            return mse, {}
         repa = repa_loss(self.heads["repa"](hidden), repa_target[0])  # section 3.4
         return mse + self.repa_weight * repa, {"mse": mse, "repa": repa}
-
-    def rebuild(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """What stands in for the published autoencoder's training."""
-        images = self.vae.preprocess(batch.image).to(self.model.compute_dtype)
-        return vae_loss(self.vae, images, batch.posterior_noise)
-
-    def see(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """What stands in for SigLIP's pretraining: which phrases will the report use? (Joulin et al. 2016)
-
-        A language model that starts from nothing first learns to talk without looking; predicting all phrases at once,
-        from the average and the maximum over the patches, teaches the ViT to see without running a language model.
-        """
-        known = ~batch.phrases.isnan()
-        logits, phrases = self.phrase_logits(batch)[known], batch.phrases[known]
-        loss = F.binary_cross_entropy_with_logits(logits, phrases, reduction="sum")
-        return loss / max(1, batch.terms()), {}
-
-    def phrase_logits(self, batch: Batch) -> torch.Tensor:
-        """(B, phrases) float32."""
-        pixels = self.model.vit.preprocess(batch.image).to(self.model.compute_dtype)
-        patches = self.model.vit(pixels).float()
-        return self.heads["phrases"](torch.cat([patches.mean(dim=1), patches.amax(dim=1)], dim=1))
-
-
-# Which kind of example a stage of train.py trains on, and the loss of each kind.
-KINDS = {"vae": "rebuild", "vit": "see", "1": "read", "text": "recite", "2": "draw", "3": "draw"}
-LOSSES = {
-    "rebuild": StageLoss.rebuild,
-    "see": StageLoss.see,
-    "read": StageLoss.read,
-    "recite": StageLoss.recite,
-    "draw": StageLoss.draw,
-}

@@ -2,16 +2,20 @@
 
 The *understanding* branch ("und") is a SigLIP ViT, a connector and a Llama-style LLM, from Janus-Pro: it reads an image
 or a prompt autoregressively. The *generation* branch ("gen") is a second copy of the LLM's layers that turns noisy VAE
-latents into a velocity. Every layer attends over both (`attention.py`).
+latents into a velocity. In every layer all tokens attend together (`attention.py`).
 
 Sequences, with the special tokens BOS, EOS, BOI (image start), EOI (image end):
-    drawing:  [BOS prompt EOS] causal, positions 0..T-1 | [BOI latents EOI] all at position T, full attention
-    reading:  [BOI patches EOI] all at position 0, full attention | [BOS question EOS BOS answer EOS] causal from 1
+    drawing:  [BOS prompt EOS] causal, positions 0..T-1, then [BOI latents EOI] all at position T, full attention
+    reading:  [BOI patches EOI] all at position 0, full attention, then [BOS question EOS BOS answer EOS] causal from 1
 
-`UniX.forward` runs the whole drawing sequence at once, without a cache: it is the specification. `read_prompt` and
-`velocity` are the same in two parts: the prompt never sees the noise, so its keys and values are computed once and
-serve every step of the sampler. `test_velocity_with_a_cached_prompt_is_one_forward_over_the_whole_sequence` holds the
-two parts to it. `generate.py` decodes a report; `checkpoints/presets.py` has the sizes and the first weights.
+Only latents use gen weights; BOI and EOI are und tokens that see the noise. That is how generation reaches und ("both
+ways", section 3.3): the prompt itself never sees the block, as published. Where a patch or a latent lies is not said by
+rotary positions but by a table that is added to it, the ViT's or `latent_position_table`.
+
+`UniX.forward` runs the whole drawing sequence at once, without a cache: it is the specification. Training and sampling
+call `read_prompt` and `velocity`, the same in two parts: the prompt's keys and values are computed once and serve every
+step. `test_velocity_with_a_cached_prompt_is_one_forward_over_the_whole_sequence` holds them to it. `generate.py`
+decodes a report; `checkpoints/presets.py` has the sizes of a fresh model and its first weights.
 """
 
 from __future__ import annotations
@@ -32,14 +36,14 @@ from vit import VisionTransformer, ViTConfig
 
 @dataclass
 class UniXConfig:
-    """Sizes and token ids. Defaults: the published 1.5B model. Travels with the weights as config.json."""
+    """Sizes and token ids. Defaults: the published model (1.5 billion parameters in the paper's count, 3.2 with both
+    branches). Travels with the weights as config.json."""
 
     hidden_size: int = 2048
     intermediate_size: int = 5632
     num_layers: int = 24
     num_heads: int = 16
     vocab_size: int = 102400
-    context_length: int = 16384  # tokens of text the rotary positions were trained for
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     qk_norm: bool = True
@@ -48,19 +52,21 @@ class UniXConfig:
     latent_channels: int = 16
     max_latent_size: int = 32  # side of the table of latent positions
     repa_layer: int = 8  # the hidden states after this layer meet the image encoder's features
-    image_size: int = 512  # px; what the generation branch was last trained to draw
-    guidance: float = 2.0  # where a command gives no other; the published default
-    recipe: str = "unix"  # whose defaults train.py takes for this size
-    wording: str = "published"  # of the question for a report; or "plain", the tiny model's
     bos: int = 100000
     eos: int = 100001
     boi: int = 100003
     eoi: int = 100580
     vit: ViTConfig = field(default_factory=ViTConfig)
+    # What the commands take where nothing else is asked for; the model does not use it.
+    context_length: int = 16384  # tokens of text the rotary positions were trained for
+    image_size: int = 512  # px; what the generation branch was last trained to draw
+    guidance: float = 2.0
+    recipe: str = "unix"  # whose defaults train.py takes for this size
+    wording: str = "published"  # of the question for a report; or "plain", the tiny model's
 
 
-class Branch(nn.Module):
-    """What a decoder layer has per modality besides its attention projections: two norms and an MLP."""
+class NormsAndMLP(nn.Module):
+    """What a decoder layer has for each branch besides the projections of its attention."""
 
     def __init__(self, config: UniXConfig) -> None:
         super().__init__()
@@ -70,11 +76,11 @@ class Branch(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """A Llama layer with two branches that meet in the attention."""
+    """A Llama layer with two sets of weights that meet in the attention: `und` and `attn.und`, `gen` and `attn.gen`."""
 
     def __init__(self, config: UniXConfig) -> None:
         super().__init__()
-        self.und, self.gen = Branch(config), Branch(config)
+        self.und, self.gen = NormsAndMLP(config), NormsAndMLP(config)
         self.attn = JointAttention(
             config.hidden_size, config.num_heads, config.qk_norm, config.qkv_bias, config.rms_norm_eps
         )
@@ -114,7 +120,8 @@ class Connector(nn.Module):
 
 
 class TimeEmbedder(nn.Module):
-    """256 sinusoids of t in [0, 1] (cosines, then sines; longest period 10000), then Linear, SiLU, Linear."""
+    """256 sinusoids of t (cosines, then sines; longest period 10000), then Linear, SiLU, Linear. t is in [0, 1] and not
+    scaled by 1000, as in the published model, so that only the fast sinusoids move."""
 
     def __init__(self, width: int, sinusoids: int = 256) -> None:
         super().__init__()
@@ -133,17 +140,20 @@ def latent_position_table(side: int, width: int) -> torch.Tensor:
     """2-D sine-cosine positions, (side, side, width) by row and column; the first half of the width encodes the column.
 
     Fixed, not trained. A picture of h x w latents uses the table's upper left corner, so that stage 3's larger grid
-    only uses more of it: this is "extending the positional encoding" (section 3.4).
+    only uses more of it: this is "extending the positional encoding" (section 3.4). On the CPU in any context, as a
+    model is built on the meta device before a file fills it.
     """
     omega = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width / 4))
     angles = torch.arange(side, dtype=torch.float64, device="cpu")[:, None] * omega
-    axis = torch.cat([angles.sin(), angles.cos()], dim=1).float()  # (side, width / 2)
-    column, row = axis[None].expand(side, -1, -1), axis[:, None].expand(-1, side, -1)
-    return torch.cat([column, row], dim=2)
+    encoded = torch.cat([angles.sin(), angles.cos()], dim=1).float()  # (side, width / 2)
+    columns = encoded[None, :].expand(side, -1, -1)  # [row, column] -> of the column
+    rows = encoded[:, None].expand(-1, side, -1)  # [row, column] -> of the row
+    return torch.cat([columns, rows], dim=2)
 
 
 def pad(rows: Sequence[Sequence[int]], padding: int, multiple: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of token ids, padded on the right to one length, a multiple of `multiple` -> (B, T) ids, (B,) lengths."""
+    """Rows of token ids, padded on the right -> (B, T) ids, (B,) lengths. T is the longest length, rounded up to a
+    multiple of `multiple`: a compiled step should meet few shapes."""
     T = -(-max(map(len, rows)) // multiple) * multiple
     ids = torch.tensor([[*row, *[padding] * (T - len(row))] for row in rows], dtype=torch.long)
     return ids.view(len(rows), T), torch.tensor([len(row) for row in rows])
@@ -166,7 +176,7 @@ class UniX(nn.Module):
         self.config, self.compute_dtype = config, compute_dtype
         self.checkpoint_activations = False  # training: keep only each layer's input and compute the rest again
         width = config.hidden_size
-        # Zeros, which weights fill: on the meta device a normal draw imports torch's compiler.
+        # Zeros until weights fill it: torch's own normal draw is slow on the meta device.
         self.embed_tokens = nn.Embedding.from_pretrained(torch.zeros(config.vocab_size, width), freeze=False)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
         self.norm = nn.ModuleDict({branch: RMSNorm(width, config.rms_norm_eps) for branch in ("und", "gen")})
@@ -175,16 +185,12 @@ class UniX(nn.Module):
         self.time_embedder = TimeEmbedder(width)
         self.vae2llm = Linear(config.latent_channels, width)
         self.llm2vae = Linear(width, config.latent_channels)
-        self.register_buffer("latent_positions", torch.empty(0), persistent=False)
-        self.reset_tables()
-
-    def reset_tables(self) -> None:
-        """(Re)compute what is fixed by the config, after a checkpoint gave a meta-device model its memory."""
-        table = latent_position_table(self.config.max_latent_size, self.config.hidden_size)
-        self.latent_positions = table.to(self.vae2llm.weight.device)
+        table = latent_position_table(config.max_latent_size, width)
+        self.register_buffer("latent_positions", table, persistent=False)
 
     def gen_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters of the generation branch: what stages 2 and 3 train."""
+        """Names and parameters of the generation branch, which stages 2 and 3 train: `gen` and `attn.gen` of each
+        layer, the norm `gen`, and what latents and time go through."""
         own = ("time_embedder.", "vae2llm.", "llm2vae.")
         return ((n, p) for n, p in self.named_parameters() if ".gen." in n or n.startswith(own))
 
@@ -195,10 +201,8 @@ class UniX(nn.Module):
 
     @torch.no_grad()
     def copy_und_to_gen(self, source: UniX | None = None) -> None:
-        """Start the generation branch from the understanding branch's layers (section 3: "inherited LLM backbone").
-
-        source: another model of these sizes whose understanding branch it is; default: this one.
-        """
+        """Start the generation branch from an understanding branch's layers (section 3: "inherited LLM backbone"): that
+        of `source`, a model of the same sizes, or of this one."""
         und = dict((source or self).und_parameters())
         for name, parameter in self.gen_parameters():
             if ".gen." in name:
@@ -216,8 +220,8 @@ class UniX(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Run [und | gen] through the layers, after what `caches` hold (one a layer).
 
-        und: (B, U, width). gen: (B, G, width) or None. position_ids: (B or 1, U + G), or (B or 1, 1) if all are equal.
-        Returns the last hidden states of both, before the final norms, and gen's after `return_layer` layers.
+        und: (B, U, width). gen: (B, G, width) or None. position_ids: broadcastable to (B, U + G). Returns the last
+        hidden states of both, before the final norms, and gen's after `return_layer` layers.
         """
         config, returned = self.config, None
         head_dim = config.hidden_size // config.num_heads
@@ -238,6 +242,36 @@ class UniX(nn.Module):
         return self.embed_tokens(ids).to(self.compute_dtype)
 
     # ---- drawing -----------------------------------------------------------------------------------------------
+
+    def prompt_ids(
+        self, prompts: Sequence[Sequence[int] | None], multiple: int = 1
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """[BOS prompt EOS] of each, padded on the right -> (B, T) ids, (B,) lengths."""
+        config, device = self.config, self.embed_tokens.weight.device
+        rows = [[] if prompt is None else [config.bos, *prompt, config.eos] for prompt in prompts]
+        ids, lengths = pad(rows, config.eos, multiple)
+        return ids.to(device), lengths.to(device)
+
+    def padding_mask(self, lengths: torch.Tensor, length: int) -> torch.Tensor:
+        """(B,) lengths -> (B, 1, 1, length) bool, True at the tokens of each row, False at its padding."""
+        return (torch.arange(length, device=lengths.device) < lengths[:, None])[:, None, None, :]
+
+    def embed_latents(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Noisy latents (B, latent_channels, h, w) and times (B,) -> gen tokens (B, h * w, width)."""
+        h, w = x.shape[2:]
+        tokens = self.vae2llm(x.flatten(2).transpose(1, 2).to(self.compute_dtype))
+        times = self.time_embedder(t, self.compute_dtype)[:, None]
+        return tokens + times + self.latent_positions[:h, :w].flatten(0, 1).to(self.compute_dtype)
+
+    def embed_block_ends(self, batch: int) -> torch.Tensor:
+        """[BOI, EOI], the und tokens of the image block: (batch, 2, width)."""
+        ids = torch.tensor([self.config.boi, self.config.eoi], device=self.embed_tokens.weight.device)
+        return self.embed(ids).expand(batch, -1, -1)
+
+    def to_velocity(self, hidden: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        """The latent tokens' last hidden states (B, h * w, width) -> a velocity of `shape`, (B, C, h, w) float32."""
+        v = self.llm2vae(self.norm["gen"](hidden)).float()
+        return v.transpose(1, 2).reshape(shape)
 
     def drawing_sequence(
         self, x: torch.Tensor, t: torch.Tensor, prompts: Sequence[Sequence[int] | None]
@@ -272,7 +306,7 @@ class UniX(nn.Module):
 
         x: (B, latent_channels, h, w) noisy latents; t: (B,) in [0, 1]; prompts: B lists of token ids without special
         tokens, None for no prompt -> (B, latent_channels, h, w) float32; with `return_layer`, also the latent tokens'
-        hidden states after so many layers, (B, h * w, width).
+        hidden states after so many layers, (B, h * w, width), which REPA looks at.
         """
         und, latents, position_ids, mask = self.drawing_sequence(x, t, prompts)
         _, latents, hidden = self.run_layers(und, latents, position_ids, mask, return_layer=return_layer)
@@ -312,36 +346,6 @@ class UniX(nn.Module):
         )
         v = self.to_velocity(latents, x.shape)
         return v if return_layer is None else (v, hidden)
-
-    def prompt_ids(
-        self, prompts: Sequence[Sequence[int] | None], multiple: int = 1
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """[BOS prompt EOS] of each, padded on the right -> (B, T) ids, (B,) lengths."""
-        config, device = self.config, self.embed_tokens.weight.device
-        rows = [[] if prompt is None else [config.bos, *prompt, config.eos] for prompt in prompts]
-        ids, lengths = pad(rows, config.eos, multiple)
-        return ids.to(device), lengths.to(device)
-
-    def padding_mask(self, lengths: torch.Tensor, length: int) -> torch.Tensor:
-        """(B,) lengths -> (B, 1, 1, length) bool, True at the tokens of each row, False at its padding."""
-        return (torch.arange(length, device=lengths.device) < lengths[:, None])[:, None, None, :]
-
-    def embed_latents(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Noisy latents (B, latent_channels, h, w) and times (B,) -> gen tokens (B, h * w, width)."""
-        h, w = x.shape[2:]
-        tokens = self.vae2llm(x.flatten(2).transpose(1, 2).to(self.compute_dtype))
-        times = self.time_embedder(t, self.compute_dtype)[:, None]
-        return tokens + times + self.latent_positions[:h, :w].flatten(0, 1).to(self.compute_dtype)
-
-    def embed_block_ends(self, batch: int) -> torch.Tensor:
-        """[BOI, EOI], the und tokens of the image block: (batch, 2, width)."""
-        ids = torch.tensor([self.config.boi, self.config.eoi], device=self.embed_tokens.weight.device)
-        return self.embed(ids).expand(batch, -1, -1)
-
-    def to_velocity(self, hidden: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        """The latent tokens' last hidden states (B, h * w, width) -> a velocity of `shape`, (B, C, h, w) float32."""
-        v = self.llm2vae(self.norm["gen"](hidden)).float()
-        return v.transpose(1, 2).reshape(shape)
 
     # ---- reading -----------------------------------------------------------------------------------------------
 

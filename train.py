@@ -43,11 +43,12 @@ from common.training_log import TrainingLog
 from evaluation.progress import show
 from evaluation.validation import Validation, heeding, validation_source
 from judges.raddino import load_raddino
-from losses import Batch, RepaProjector, StageLoss
+from losses import Batch, RepaProjector
 from model import UniX
 from phantoms.dataset import Phantoms, named
 from speed import cost, cpu
 from speed.feature_cache import FeatureCache
+from training.pretraining import EveryStageLoss
 from vae import VAE
 from weights import Checkpoint, load_checkpoint, save_checkpoint
 
@@ -132,7 +133,7 @@ def train(args: argparse.Namespace, team: Team) -> int:
     trained, heads, frozen_features = what_trains(args, checkpoint, recipe, source, vocabulary, dtype, team)
     originals = freeze([model, checkpoint.vae], trained, dtype)
     objective = {"repa_weight": recipe.repa_weight, "time_shift": recipe.time_shift}
-    losses = StageLoss(model, checkpoint.vae, heads, frozen_features, train_und=args.train == "both", **objective)
+    losses = EveryStageLoss(model, checkpoint.vae, heads, frozen_features, train_und=args.train == "both", **objective)
     if team.size > 1:
         # What is trained but has no part in the loss (ablation only) must not be waited for.
         unused = args.train == "both"
@@ -146,7 +147,7 @@ def train(args: argparse.Namespace, team: Team) -> int:
     if held_out is not None and team.is_main and not args.profile:  # the others wait at their next sum
         features = FeatureCache(frozen_features.compute, len(held_out))
         examples = make_examples(args, checkpoint, recipe, held_out, vocabulary, seed=0, prompt_dropout=0.0)
-        measured = StageLoss(model, checkpoint.vae, heads, features, **objective)
+        measured = EveryStageLoss(model, checkpoint.vae, heads, features, **objective)
         validation = Validation(checkpoint, measured, examples, micro_batch)
     how = f"batch {recipe.batch} = {team.size} processes x {micro_batch} at a time x {accumulation} accumulated"
     count = sum(parameter.numel() for parameter in trained.values())

@@ -200,34 +200,3 @@ class VAE(nn.Module):
 def sample_posterior(mean: torch.Tensor, log_variance: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """The reparameterisation trick: mean + sigma * noise, all of one shape."""
     return mean + torch.exp(0.5 * log_variance) * noise
-
-
-def vae_loss(
-    vae: VAE,
-    images: torch.Tensor,
-    noise: torch.Tensor,
-    kl_weight: float = 1e-6,
-    detail_weight: float = 2.0,
-    square_weight: float = 150.0,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """L1 + squares + detail + KL. images: (B, 3, H, W) in [-1, 1]; noise: standard normal, the latent's shape.
-
-    The detail term stands in for latent-diffusion's perceptual and adversarial losses, which need a second network: an
-    L1 on every band of a Laplacian pyramid (Bojanowski et al. 2018). A rib edge or a catheter is a small part of
-    the plain L1 but all of a fine band, so blurring it away becomes expensive. The squares weigh the few pixels of
-    which much is lost: a thin tube at half its contrast costs an L1 as little as grain does.
-    """
-    mean, log_variance = vae.posterior(images)
-    mean, log_variance = mean.float(), log_variance.float()
-    latent = sample_posterior(mean, log_variance, noise)
-    decoded = vae.decoder(vae.post_quant_conv(latent.to(images.dtype))).float()
-    error = decoded - images.float()
-    l1, square = error.abs().mean(), error.square().mean()
-    detail = torch.zeros((), device=images.device)
-    for _ in range(3):  # the pyramid is linear: bands of the error are errors of the bands
-        coarse = F.avg_pool2d(error, 2)
-        detail = detail + (error - F.interpolate(coarse, scale_factor=2, mode="nearest")).abs().mean()
-        error = coarse
-    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3)).mean()
-    loss = l1 + square_weight * square + detail_weight * detail + kl_weight * kl
-    return loss, {"l1": l1.detach(), "square": square.detach(), "detail": detail.detach(), "kl": kl.detach()}

@@ -17,7 +17,6 @@ from torch import nn
 from checkpoints.layouts import Place, Translate
 from checkpoints.tensors import COPIED, Tensors, listed
 from common.errors import UserError
-from model import UniX
 
 
 @dataclass
@@ -144,9 +143,7 @@ def empty(build: Callable[[], nn.Module], device: str | torch.device, dtype: tor
         for name, value in module.state_dict().items()
     }
     module.load_state_dict(memory, assign=True)
-    if isinstance(module, UniX):
-        module.reset_tables()
-    return module
+    return module.to(device)  # its fixed tables, which no file holds
 
 
 def filled(
