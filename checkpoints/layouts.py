@@ -71,9 +71,12 @@ TOWER = """
 vision_model.vision_tower.attn_pool.*                       -
 vision_model.vision_tower.pos_embed                         vit.pos_embed
 vision_model.vision_tower.patch_embed.proj.*                vit.patch_embed.*
-vision_model.vision_tower.blocks.N.attn.*                   vit.blocks.N.*
-vision_model.vision_tower.blocks.N.mlp.*                    vit.blocks.N.*
-vision_model.vision_tower.blocks.N.*                        vit.blocks.N.*
+vision_model.vision_tower.blocks.N.norm1.*                  vit.blocks.N.norm1.*
+vision_model.vision_tower.blocks.N.attn.qkv.*               vit.blocks.N.qkv.*
+vision_model.vision_tower.blocks.N.attn.proj.*              vit.blocks.N.proj.*
+vision_model.vision_tower.blocks.N.norm2.*                  vit.blocks.N.norm2.*
+vision_model.vision_tower.blocks.N.mlp.fc1.*                vit.blocks.N.fc1.*
+vision_model.vision_tower.blocks.N.mlp.fc2.*                vit.blocks.N.fc2.*
 vision_model.vision_tower.norm.*                            vit.norm.*
 """
 # Janus-Pro as deepseek-ai publishes it. gen_*: its own image tokens, which UniX replaces by latents.

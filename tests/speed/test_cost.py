@@ -99,7 +99,7 @@ for i in range(20):  # the heap finds its shape in the first few
     torch.ones(20_000_000)
 print(pages() - before)
 """
-    given_back, kept = (int(bench.in_child(code.format(call))[0]) for call in ("", "cpu.keep_freed_memory()"))
+    given_back, kept = (bench.in_child(code.format(call))[0] for call in ("", "cpu.keep_freed_memory()"))
     assert kept < 1000 and given_back > 10 * max(kept, 100)
 
 
