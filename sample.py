@@ -394,12 +394,13 @@ def read_aloud(
 
 def question_of(checkpoint: Checkpoint, question: str | None) -> tuple[list[int], list[int]]:
     """Token ids before the image's patches (Janus-Pro alone has some) and after them. None: the data set's question."""
-    import data
+    from checkpoints.janus import janus_chat
+    from reports.questions import default_question
 
-    question = data.default_question(checkpoint.model.config) if question is None else question
+    question = default_question(checkpoint.model.config.wording) if question is None else question
     ids = prompt_ids(checkpoint, question, "--question")
     if checkpoint.model.config.causal:
-        return data.janus_chat(checkpoint.tokenizer, checkpoint.model.config, question.strip())
+        return janus_chat(checkpoint.tokenizer, checkpoint.model.config, question.strip())
     return [], ids
 
 

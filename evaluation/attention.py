@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-import data
 import flow
 from common import arguments
 from common.errors import UserError, run
@@ -35,6 +34,7 @@ from evaluation.autoencoder import OWN, with_and_without
 from evaluation.phantom import derangement
 from phantoms.dataset import phantom
 from phantoms.truth import KINDS
+from reports.questions import default_question
 from sample import DISCLAIMER, draw, load_model, pixels_of, prompt_ids, read
 from weights import Checkpoint
 
@@ -79,7 +79,7 @@ def report_maps(
     model, config = checkpoint.model, checkpoint.model.config
     if config.causal:
         raise UserError("these weights are Janus-Pro's, whose sequence has another layout; name a UniX")
-    question = data.default_question(config) if question is None else question
+    question = default_question(config.wording) if question is None else question
     ids, words = words_of(checkpoint, report)
     before = [config.bos, *prompt_ids(checkpoint, question, "the question"), config.eos, config.bos]
     pixels = pixels_of(checkpoint, [image])

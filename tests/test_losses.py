@@ -14,6 +14,7 @@ import train
 from losses import Batch, StageLoss, prompt_gain
 from model import UniX
 from phantoms.dataset import Phantoms
+from reports.phrases import common_targets, visible
 from speed.feature_cache import FeatureCache
 from test_golden import SPEC
 from vae import VAE, VAEConfig
@@ -70,7 +71,7 @@ def frozen_features(checkpoint, dtype):
 
 def examples_of(micro, stage, batch, size=64, **more):
     source = Phantoms(8, size if stage == "vae" else 256)  # the autoencoder's eight: whole pictures, no crops
-    vocabulary = data.common_targets([data.visible(source, i) for i in range(8)], least=1)
+    vocabulary = common_targets([visible(source, i) for i in range(8)], least=1)
     stream = data.Examples(source, stage, size, 0, micro.encode, micro.model.config, 16, batch, vocabulary, **more)
     return source, stream, vocabulary
 
