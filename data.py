@@ -33,15 +33,13 @@ from checkpoints.configs import read_tokenizer
 from common.errors import UserError, run
 from common.images import augment, to_square
 from common.workers import ignore_signals, stop_workers, unbroken
-from losses import Batch
-from model import IGNORE, UniXConfig, pad
+from losses import IGNORE, KINDS, Batch
+from model import UniXConfig, pad
 from reports import questions
 from reports.labeler import POSITIVE, label_reports
 from reports.phrases import visible
 
 READING = ("vit", "1")
-# What an example of a stage asks for.
-KINDS = {"vae": "rebuild", "vit": "see", "1": "read", "text": "recite", "2": "draw", "3": "draw"}
 
 
 def position_rng(seed: int, stream: int, position: int) -> np.random.Generator:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from checkpoints.presets import preset
 from common.images import load_image, to_square
-from model import preset
 from phantoms.dataset import Phantoms
 from vit import VisionTransformer
 
