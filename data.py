@@ -20,7 +20,6 @@ import math
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -342,5 +341,9 @@ def count_cut(source: Records, encode: Callable[[str], list[int]], room: int) ->
     return sum(len(report.encode()) > room and len(encode(report)) > room for report in reports)
 
 
+def main() -> None:
+    command.main(read_tokenizer)
+
+
 if __name__ == "__main__":
-    run(partial(command.main, read_tokenizer))
+    run(main)
