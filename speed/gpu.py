@@ -112,12 +112,8 @@ def random_model(bench: Bench, trained: str) -> tuple[UniX, VAE]:
     size = "tiny" if bench.tiny else "unix"
     model = empty(lambda: UniX(preset(size), compute_dtype=bench.dtype), bench.device, torch.float32)
     vae = empty(lambda: VAE(vae_preset(size)), bench.device, bench.dtype)
-    for module in (model, vae):
-        for name, parameter in module.named_parameters():
-            if parameter.dim() > 1:
-                nn.init.normal_(parameter, std=0.02)
-            else:  # norms and biases
-                nn.init.constant_(parameter, float(name.endswith("weight")))
+    for parameter in [*model.parameters(), *vae.parameters()]:
+        nn.init.normal_(parameter, std=0.02)
     training = dict(model.und_parameters() if trained == "und" else model.gen_parameters())
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in training)
@@ -217,14 +213,6 @@ def using(bench: Bench) -> None:
         bench.add("checkpoint", "s to save", f"{saved:.1f}", f"{gigabytes:.2f} GB; {loaded:.1f} s to load")
 
 
-def page(bench: Bench, name: str) -> str:
-    """The rows as a Markdown page."""
-    head = ["| what | dtype | unit | measured | beside |", "|---|---|---|---|---|"]
-    lines = [*head, *("| " + " | ".join(row) + " |" for row in bench.rows)]
-    words = f"*{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, random weights (`bash runs/gpu.sh`)*"
-    return "\n".join([f"# {name}", "", words, "", *lines, ""])
-
-
 def main() -> None:
     parser = arguments.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="the tiny model: does it run? also on a CPU")
@@ -242,7 +230,9 @@ def main() -> None:
             bench.add(part.__name__, "-", "failed", f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
     card = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
     if out := args.out or (None if bench.tiny else Path("docs") / f"gpu-{card}.md"):
-        write_text(out, page(bench, name))
+        made = f"*{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, random weights (`bash runs/gpu.sh`)*"
+        head = f"# {name}\n\n{made}\n\n| what | dtype | unit | measured | beside |\n|---|---|---|---|---|\n"
+        write_text(out, head + "".join(f"| {' | '.join(row)} |\n" for row in bench.rows))
         print(out)
     if any(row[3] == "failed" or "WRONG" in row[4] for row in bench.rows):
         raise SystemExit(1)
