@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from checkpoints.configs import read_ours, read_tokenizer
-from checkpoints.folders import check_replaceable, find_checkpoint, replacing
+from checkpoints.folders import check_is_no_run, check_replaceable, find_checkpoint, replacing
 from checkpoints.inspection import inspect
 from checkpoints.layouts import translate_ours
 from checkpoints.manifest import Mark, check_folder, write_manifest
@@ -121,6 +121,8 @@ def save_checkpoint(
 
 
 def convert(source: Path, destination: Path, dtype: torch.dtype, vae: Path | None, verify: bool) -> None:
+    """Raises UserError, before anything is loaded, if the destination is not to be replaced."""
+    check_is_no_run(destination)
     check_replaceable(destination)
     save_checkpoint(destination, load_checkpoint(source, dtype=dtype, vae=vae, verify=verify), dtype)
     size = sum(file.stat().st_size for file in destination.iterdir())

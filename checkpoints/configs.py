@@ -8,6 +8,7 @@ what.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -39,6 +40,10 @@ LIMITS = (
 )
 RANGES = {name: (least, most) for names, least, most in LIMITS for name in names.split()}
 ACTIVATIONS = ("gelu", "gelu_tanh")
+# The names that published configs have for what our layers compute.
+VIT_ACTS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_tanh": "gelu_tanh"}
+VIT_ACTS |= {"gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_accurate": "gelu_tanh"}
+LLM_ACTS = ("silu", "swish")
 NAMED = {"recipe": ("tiny", "small", "unix"), "wording": ("plain", "published")}
 
 
@@ -177,6 +182,21 @@ def section(given: dict, path: Path, *names: str) -> dict:
     return {}
 
 
+def check_computed(given: dict, path: Path, what: str, **known: Iterable[Any]) -> None:
+    """Raises UserError if a published config asks for what our layers do not compute.
+
+    known: key -> the values that they do; a key that is absent or null asks for nothing.
+    """
+    for name, values in known.items():
+        value = given.get(name)
+        names = ", ".join(map(str, values))
+        require(value in (None, *values), path, f"{name} is {shortened(value)}; our {what} computes {names} alone")
+    for name in ("rope_scaling", "rope_parameters"):
+        rope = section(given, path, name)
+        kind = rope.get("rope_type", rope.get("type", "default" if "factor" not in rope else None))
+        require(kind == "default", path, f"{name} is {shortened(rope)}; our rotary positions are not scaled")
+
+
 TOWERS = {"siglip_large_": 24, "siglip_so400m_": 27}  # layers, in Janus-Pro's own siglip_vit.py
 
 
@@ -208,9 +228,9 @@ def our_shapes(tensors: Tensors, translate: Translate) -> dict[str, tuple[int, .
 
 
 def depth(shapes: dict[str, tuple[int, ...]], prefix: str) -> int:
-    """How many numbered layers `prefix` has."""
+    """How many numbered layers `prefix` has; no more than there are tensors, whatever number one names."""
     numbers = [int(name.removeprefix(prefix).split(".")[0]) for name in shapes if name.startswith(prefix)]
-    return 1 + max(numbers, default=-1)
+    return min(1 + max(numbers, default=-1), len(shapes))
 
 
 def vit_config(shapes: dict[str, tuple[int, ...]], given: dict, path: Path, prefix: str = "") -> ViTConfig:
@@ -218,6 +238,7 @@ def vit_config(shapes: dict[str, tuple[int, ...]], given: dict, path: Path, pref
 
     path: the config.json that `given` comes from.
     """
+    check_computed(given, path, "ViT", hidden_act=VIT_ACTS, layer_norm_eps=[1e-6])
     width, _, patch, _ = shapes[prefix + "patch_embed.weight"]
     class_token = prefix + "cls_token" in shapes
     side = round((shapes[prefix + "pos_embed"][-2] - class_token) ** 0.5)
@@ -229,7 +250,7 @@ def vit_config(shapes: dict[str, tuple[int, ...]], given: dict, path: Path, pref
         layers=depth(shapes, prefix + "blocks."),
         heads=heads,
         mlp_width=shapes[prefix + "blocks.0.fc1.weight"][0],
-        act="gelu_tanh" if "tanh" in str(given.get("hidden_act")) else "gelu",
+        act=VIT_ACTS[given.get("hidden_act") or "gelu"],
         class_token=class_token,
         layer_scale=prefix + "blocks.0.scale1.gamma" in shapes,
     )
@@ -241,6 +262,8 @@ def unix_config(tensors: Tensors, layout: Layout, given: dict, parity: bool = Fa
     path = Path(tensors.path).parent / "config.json"
     language = section(given, path, "language_config", "text_config", "llm_config")
     vision = section(given, path, "vision_config", "vit_config")
+    for values in (given, language):  # a config may describe its LLM without a section of its own
+        check_computed(values, path, "LLM", hidden_act=LLM_ACTS, partial_rotary_factor=[1.0])
     try:
         vocab_size, width = shapes["embed_tokens.weight"]
         # Where neither a norm over heads nor the config tells, Llama's 128 channels a head.
@@ -266,7 +289,7 @@ def unix_config(tensors: Tensors, layout: Layout, given: dict, parity: bool = Fa
     # sees the squares that it will be judged on.
     config.vit.padding, config.vit.scaling = 255, "shrink"
     if parity:
-        config.qk_norm, config.qkv_bias, config.connector_act = False, False, "gelu"
+        config.qk_norm, config.qkv_bias, config.connector_act = False, False, config.vit.act
         config.wording = "plain"
         config.vit.mean = config.vit.std = 0.5
         config.vit.padding, config.vit.scaling = 127, "janus"  # int(255 * 0.5): image_processing_vlm.py
@@ -316,7 +339,10 @@ def vae_config(tensors: Tensors) -> VAEConfig:
 
 
 def read_tokenizer(path: str | Path, vocab_size: int | None = None) -> Tokenizer:
-    """Raises UserError if the file is missing, broken, or knows an id beyond the model's `vocab_size` tokens."""
+    """A tokenizer that cuts and pads nothing, whatever its file says.
+
+    Raises UserError if the file is missing, broken, or knows an id beyond the model's `vocab_size` tokens.
+    """
     try:
         tokenizer = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -326,5 +352,7 @@ def read_tokenizer(path: str | Path, vocab_size: int | None = None) -> Tokenizer
     tokens = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if vocab_size is not None and tokens > vocab_size:
         raise UserError(f"{path}: has {tokens} tokens, the model {vocab_size}; is it this model's tokenizer?")
+    tokenizer.no_truncation()  # transformers saves how it was called last with the file
+    tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
     return tokenizer

@@ -8,20 +8,19 @@ them leaves is cleared by the next save.
 from __future__ import annotations
 
 import contextlib
-import functools
 import glob
 import os
 import secrets
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from checkpoints.manifest import FILES, MANIFEST, check_folder
-from checkpoints.tensors import listed
+from checkpoints.tensors import listed, warn
 from common.errors import UserError
 from common.files import read_json
+from common.ownership import MARK
 
 CHECKPOINT = "checkpoint"  # inside the folder of a training run; the one before it is CHECKPOINT.old
 # Where a checkpoint of a run may lie, the newest first. The last two are all there is between the renames of a save.
@@ -50,12 +49,6 @@ def find_checkpoint(run: Path, verify: bool = True) -> Path | None:
         others = f" (the one before it is damaged too: {damage[1]})" if damage[1:] else ""
         raise UserError(damage[0] + others)
     return None
-
-
-@functools.cache  # one line, however often and by however many processes a checkpoint is looked for
-def warn(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -109,3 +102,14 @@ def check_replaceable(folder: Path) -> None:
         raise UserError(f"{folder}: holds {listed(sorted(held))} and is no checkpoint of ours; name a new folder")
     if extra := sorted(held - OUR_FILES):
         raise UserError(f"{folder}: holds {listed(extra)} beside a checkpoint; move that, or name a new folder")
+
+
+def check_is_no_run(folder: Path) -> None:
+    """Raises UserError if a checkpoint of somebody else's at `folder` would cost a training run its state."""
+    place = folder.resolve()
+    for outer in place.parents:
+        if all((outer / name).is_file() for name in FILES):
+            raise UserError(f"{folder}: lies inside the checkpoint {outer}; name a folder elsewhere")
+    in_a_run = place.name.startswith(CHECKPOINT) and (place.parent / MARK).exists()
+    if in_a_run or (folder / "training.json").exists():
+        raise UserError(f"{folder}: is where a training run keeps its state; name another folder")

@@ -33,7 +33,7 @@ def translation(table: str) -> Translate:
 
 def renamed(name: str, pattern: str, into: str) -> str | None:
     """`into` with what N and * of `pattern` stand for in `name`; None if `name` is not as `pattern` says."""
-    found = re.fullmatch(re.escape(pattern).replace(r"\.N\.", r"\.(\d+)\.").replace(r"\*", "(.+)"), name)
+    found = re.fullmatch(re.escape(pattern).replace(r"\.N\.", r"\.(\d{1,4})\.").replace(r"\*", "(.+)"), name)
     parts = list(found.groups()) if found else []
     return re.sub(r"(?<=\.)N(?=\.)|\*", lambda _: parts.pop(0), into) if found else None
 

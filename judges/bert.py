@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from tokenizers.implementations import BaseTokenizer, BertWordPieceTokenizer
 from torch import nn
 
-from checkpoints.configs import check_depth, depth, our_shapes, read_tokenizer
+from checkpoints.configs import check_computed, check_depth, depth, our_shapes, read_tokenizer
 from checkpoints.layouts import Layout, Translate
 from checkpoints.tensors import PICKLES, Tensors, recognise
 from common.errors import UserError
@@ -102,6 +102,8 @@ def bert_shapes(tensors: Tensors, translate: Translate, folder: Path) -> tuple[d
     if not all(len(shapes.get(f"{name}.weight", ())) == 2 for name in matrices):
         raise UserError(f"{tensors.path}: no whole BERT in it")
     given, width = read_json(path, absent={}), shapes["word.weight"][1]
+    known = {"hidden_act": ["gelu"], "layer_norm_eps": [1e-12], "position_embedding_type": ["absolute"]}
+    check_computed(given, path, "BERT", **known)
     check_depth(depth(shapes, "blocks."), given, "BERT", tensors, path)
     heads = given.get("num_attention_heads", max(1, width // 64))
     if type(heads) is not int or heads < 1 or width % heads:

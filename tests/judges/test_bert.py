@@ -34,6 +34,16 @@ def test_wordpiece_is_the_reference_tokenizer(tmp_path):
         assert [row[seen].tolist() for row, seen in zip(ids, visible, strict=True)] == expected
 
 
+def test_a_vocabulary_is_split_at_line_feeds_alone(tmp_path):
+    """Words that hold what Python takes for an end of line keep the words after them at their numbers."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a\u2028b", "\x85", "c\rd", "e\x0bf\x1c", "lung", "heart"]
+    for end, last in (("\n", ""), ("\n", "\n"), ("\r\n", "\r\n")):
+        (tmp_path / "vocab.txt").write_bytes((end.join(words) + last).encode())
+        tokenizer = read_wordpiece(tmp_path, len(words))
+        assert [tokenizer.token_to_id(word) for word in words] == list(range(len(words)))
+        assert tokenizer.encode("heart lung").ids == [2, 9, 8, 3]
+
+
 def test_a_text_beyond_the_context_is_cut_and_keeps_its_end():
     tokenizer = read_wordpiece(MINILM, 30522)
     ids, visible = tokenize(tokenizer, ["heart " * 600, "heart"], 512)
