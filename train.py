@@ -29,25 +29,25 @@ import flow
 from archives.opening import open_source
 from archives.records import Records
 from checkpoints.folders import CHECKPOINT, find_checkpoint
-from checkpoints.same_run import check_no_run_is_lost, check_same_run
-from checkpoints.training_state import State, name_run, read_state, restore, write_state
 from common import arguments
-from common.average import MovingAverage
 from common.clock import Clock, memory_used
 from common.devices import dtype_name, pick_device, pick_dtype
 from common.distributed import StopSignal, Team, joined_team
 from common.errors import UserError, run
 from common.files import SHIPPED
 from common.ownership import lock_folder, own_folder
-from common.training_log import TrainingLog
-from evaluation.progress import show
-from evaluation.validation import Validation, heeding, validation_source
 from judges.raddino import load_raddino
 from losses import Batch, StageLoss
 from model import PRESETS, UniX, preset
 from phantoms.dataset import Phantoms, named
 from speed import cost, cpu
 from speed.feature_cache import FeatureCache
+from training.average import MovingAverage
+from training.log import TrainingLog
+from training.pictures import show
+from training.same_run import check_no_run_is_lost, check_same_run
+from training.state import State, name_run, read_state, restore, write_state
+from training.validation import Validation, heeding, validation_source
 from vae import VAE, VAEConfig, tiny_vae
 from weights import Checkpoint, load_checkpoint, save_checkpoint
 

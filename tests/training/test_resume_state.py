@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from checkpoints.manifest import write_manifest
-from checkpoints.training_state import State, name_run, read_state, restore, write_state
 from common.errors import UserError
+from training.state import State, name_run, read_state, restore, write_state
 from weights import save_checkpoint
 
 ROOT = Path(__file__).parents[2]

@@ -25,7 +25,7 @@ from speed.feature_cache import FeatureCache
 from vae import VAE, sample_posterior
 from weights import load_checkpoint, save_checkpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 STAGES = ("vae", "vit", "1", "2", "3")
 
 

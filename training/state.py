@@ -22,8 +22,8 @@ from checkpoints.folders import find_checkpoint
 from checkpoints.manifest import MEND, Mark, read_object
 from checkpoints.plan import is_finite
 from checkpoints.tensors import listed
-from common.average import MovingAverage
 from common.errors import UserError
+from training.average import MovingAverage
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of one parameter
 RAW = "weight"  # the parameter itself, where the model beside holds an average

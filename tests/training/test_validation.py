@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
+from test_train import run
 
 import train
-from checkpoints.training_state import read_state
 from evaluation.metrics import area_under_roc
-from test_train import run
+from training.state import read_state
 from weights import load_checkpoint
 
 FLAGS = ["--batch", 4, "--size", 64, "--sample-every", 100, "--validate", "phantom:10", "--validate-every", 2]

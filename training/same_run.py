@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from checkpoints.training_state import read_state
 from common.errors import UserError
+from training.state import read_state
 
 
 def check_same_run(out: Path, before: dict, now: dict) -> None:
