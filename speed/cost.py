@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from common import arguments
+from common.clock import Clock
+from common.distributed import Team
 from common.errors import run
 from model import UniXConfig, count_parameters, preset
 
@@ -73,6 +75,15 @@ def peak_flops(device: torch.device) -> float | None:
     """The card's dense bfloat16 peak, None where we do not know it."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return next((peak for card, peak in PEAK_FLOPS.items() if card in name), None)
+
+
+def profile(clock: Clock, config: UniXConfig, stage: str, size: int, batch: int, steps: int, team: Team) -> str:
+    """train.py --profile: where a step's time goes, and how much of the hardware's arithmetic it uses (a prompt of 32
+    tokens, an answer of 96)."""
+    flops, peak = step_flops(config, stage, size, 32, 96, batch), peak_flops(team.device)
+    rate = flops * steps / sum(clock.seconds.values())
+    share = f", {100 * rate / (peak * team.size):.1f} % of the peak" if peak else ""
+    return f"{clock.table(steps)}\n{flops / 1e12:.3f} TFLOP a step, {rate / 1e12:.3f} TFLOP/s{share}"
 
 
 # ---- memory ------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 What a run does follows from its settings, its seed and the number of the step alone (`data.py` gives every example a
 generator of its own). So the state is small: the step, and the optimizer's moments. A run is named by what it computes
-(`name_run`), and its name and step stand in every file, so that it goes on only with what belongs together.
+(`begin`), and its name and step stand in every file, so that it goes on only with what belongs together.
 """
 
 from __future__ import annotations
@@ -10,34 +10,45 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from checkpoints.folders import find_checkpoint
 from checkpoints.manifest import MEND, Mark, read_object
-from checkpoints.plan import is_finite
 from checkpoints.tensors import listed
 from common.errors import UserError
+from common.ownership import own_folder
 from training.average import MovingAverage
+from training.recipe import KNOBS, is_recipe
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of one parameter
 RAW = "weight"  # the parameter itself, where the model beside holds an average
+SETTINGS = ("stage", "recipe", "validate", "look_every")  # must be the same when a run goes on
+
+
+@dataclass
+class Trained:
+    """What a stage trains, and with what."""
+
+    parameters: dict[str, nn.Parameter]  # by name, those of the heads among them
+    heads: nn.ModuleDict  # train with the stage and are dropped at its end
+    optimizer: torch.optim.Optimizer  # AdamW, perhaps sharded; of the parameters in their order
+    average: MovingAverage | None = None  # of the parameters (--ema)
 
 
 @dataclass
 class State:
     """Where a run stands."""
 
-    settings: dict = field(default_factory=dict)  # what must be the same when the run goes on
+    settings: dict  # SETTINGS
+    run: str  # its name
     step: int = 0  # finished steps
     seconds: float = 0.0  # of training, over all its sessions
-    run: str = ""  # see `name_run`; "" in a checkpoint older than these names
-    tensors: int = 0  # in training.safetensors; 0: unknown, as `run`
     best: float | None = None  # the lowest validation loss so far, whose weights are kept beside
     folder: Path | None = None  # the checkpoint it was read from; not written
 
@@ -46,122 +57,103 @@ class State:
         return Mark(self.run, self.step)
 
 
-def name_run(settings: dict, history: list[dict], modules: list[nn.Module]) -> str:
-    """12 hex digits of what a run computes: its settings, and the weights it starts from (some numbers of each tensor).
+def begin(out: Path, settings: dict, earlier: State | None, history: list[dict], writes: bool) -> State:
+    """The state of a run that starts from weights of this history, or that goes on; its folder is made.
 
-    Two runs of one name go through the same states, wherever they lie. More steps do not rename a run.
+    A run is named by what it computes: its settings, and what it starts from. More steps do not rename it. Raises
+    UserError if --resume would make it another run, or if one that is not finished, or is damaged, would be lost:
+    forgetting --resume must not cost a week.
     """
-    recipe = {name: value for name, value in settings["recipe"].items() if name not in ("steps", "micro_batch")}
-    digest = hashlib.sha256(json.dumps([{**settings, "recipe": recipe}, history], sort_keys=True).encode())
-    for module in modules:
-        for name, tensor in module.state_dict().items():
-            digest.update(name.encode() + tensor.detach().reshape(-1)[:64].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]
+    if earlier:
+        check_same_run(out, earlier.settings, settings)
+    elif writes:
+        if (there := read_state(out)) and there.step < there.settings["recipe"]["steps"]:
+            mend = "add --resume, or name another --out"
+            raise UserError(f"--out {out}: holds a run at step {there.step}, which is not finished; {mend}")
+        own_folder(out)
+    if writes:
+        (out / "samples").mkdir(exist_ok=True)
+    recipe = {**settings["recipe"], "steps": None, "micro_batch": None}
+    named = json.dumps([{**settings, "recipe": recipe}, history], sort_keys=True).encode()
+    return replace(earlier or State(settings, hashlib.sha256(named).hexdigest()[:12]), settings=settings)
 
 
-def write_state(
-    folder: Path,
-    state: State,
-    optimizer: torch.optim.Optimizer,
-    trained: dict[str, nn.Parameter],
-    heads: nn.Module,
-    average: MovingAverage | None = None,
-) -> None:
-    """Put training.json and training.safetensors into a checkpoint's folder. heads: modules that train and are dropped
-    at the end of the stage. With a sharded optimizer, its state must have been consolidated.
+def check_same_run(out: Path, before: dict, now: dict) -> None:
+    """Raises UserError if a setting differs. More steps are welcome if the rate never falls; how many examples are
+    computed at a time changes nothing."""
+    before, now = ({**each, **each["recipe"], "recipe": None, "micro_batch": None} for each in (before, now))
+    for name, value in before.items():
+        longer = name == "steps" and not before["decay"] and now["steps"] >= value
+        if now[name] != value and not longer:
+            flag = KNOBS[name].flag if name in KNOBS else f"--{name.replace('_', '-')}"
+            was = f"without {flag}" if value is None else f"with {flag} {value}, not {now[name]}"
+            raise UserError(f"--resume: {out} was started {was}; leave it out, or name another --out")
 
-    average: its values are in place, as the model beside holds them; the weights that train on are written here.
-    """
-    tensors = {f"heads/{name}": tensor.detach().cpu().contiguous() for name, tensor in heads.state_dict().items()}
-    stored = optimizer.state_dict()["state"]
-    for i, name in enumerate(trained):
-        tensors |= {f"{name}/{moment}": stored[i][moment].cpu().contiguous() for moment in MOMENTS if i in stored}
-    for name, raw in average.values.items() if average else ():
-        tensors[f"{name}/{RAW}"] = raw.cpu().contiguous()
-    save_file(tensors, folder / "training.safetensors", state.mark.metadata() if state.run else None)
-    values = {**vars(state), "tensors": len(tensors)}
-    del values["folder"]
+
+# ---- the two files -----------------------------------------------------------------------------------------------
+
+
+def write_state(folder: Path, state: State, trained: Trained) -> None:
+    """Put training.json and training.safetensors into a checkpoint's folder. The state of a sharded optimizer must have
+    been consolidated. An average is in place, as the model beside holds it; the weights that train on go here."""
+    tensors = {f"heads/{name}": tensor for name, tensor in trained.heads.state_dict().items()}
+    stored = trained.optimizer.state_dict()["state"]
+    for i, name in enumerate(trained.parameters):
+        tensors |= {f"{name}/{moment}": stored[i][moment] for moment in MOMENTS if i in stored}
+    if trained.average:
+        tensors |= {f"{name}/{RAW}": raw for name, raw in trained.average.values.items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, folder / "training.safetensors", state.mark.metadata())
+    values = {name: value for name, value in vars(state).items() if name != "folder"}
     (folder / "training.json").write_text(json.dumps(values, indent=1) + "\n")
 
 
 def read_state(out: Path) -> State | None:
     """The state of the run in OUT, at its newest sound checkpoint; None if nothing was saved yet.
 
-    Raises UserError if all that was saved is damaged, or is no run.
+    Raises UserError if all that was saved is damaged, is no run, or is one of another version.
     """
     folder = find_checkpoint(out)
-    return None if folder is None else state_in(folder)
-
-
-def state_in(folder: Path) -> State:
-    """The state in the folder of a checkpoint. Raises UserError naming what is wrong with it."""
+    if folder is None:
+        return None
     path = folder / "training.json"
     if not path.is_file():
         raise UserError(f"{folder}: no training.json: weights, not a run to go on with; name it by --init")
     values = read_object(path)
-    try:
-        state = State(**{**values, "folder": folder})
-        kinds = [(state.step, int), (state.tensors, int), (state.run, str), (state.settings, dict)]
-        sound = all(type(value) is kind for value, kind in kinds) and type(state.seconds) in (int, float)
-        sound = sound and (state.best is None or (type(state.best) in (int, float) and math.isfinite(state.best)))
-        if not (sound and state.step >= 0 and 0 <= state.seconds < math.inf and "recipe" in state.settings):
-            raise ValueError("step, seconds or settings are not what a run writes")
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: not the state of a run ({error}); {MEND}") from error
-    return state
+    sound = {*values, "folder"} == {each.name for each in fields(State)} and type(values["run"]) is str
+    sound = sound and type(values["settings"]) is dict and {*SETTINGS} == {*values["settings"]}
+    sound = sound and is_recipe(values["settings"]["recipe"]) and type(values["step"]) is int
+    numbers = [values["seconds"], values["best"] or 0.0] if sound else []
+    if not sound or not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+        raise UserError(f"{path}: not the state of a run that this version began; name another --out")
+    return State(**values, folder=folder)
 
 
 @torch.no_grad()
-def restore(
-    out: Path,
-    optimizer: torch.optim.Optimizer,
-    trained: dict[str, nn.Parameter],
-    heads: nn.Module,
-    average: MovingAverage | None = None,
-) -> None:
-    """Give optimizer and heads what `write_state` stored; the weights themselves come with the checkpoint.
+def restore(state: State, trained: Trained) -> None:
+    """Give what trains its moments and heads and, with an average, the weights to train on, which `write_state` stored;
+    the weights themselves, or their average, come with the checkpoint.
 
-    With an average, what came with the checkpoint is the average, and the weights that train on come from here.
-    Raises UserError, before anything is changed, if what is stored is not the whole state of this run at its step.
+    Raises UserError, before anything is changed, if what is stored is of another model.
     """
-    folder = find_checkpoint(out)
-    if folder is None:
-        raise UserError(f"{out}: no checkpoint in it")
-    state, path = state_in(folder), folder / "training.safetensors"
+    path = state.folder / "training.safetensors"
     try:
-        with safe_open(path, framework="pt") as file:
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        stored = load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not the whole state of this run ({error}); {MEND}") from error
-    shapes = {f"heads/{name}": tensor.shape for name, tensor in heads.state_dict().items()}
-    for name, parameter in trained.items():
-        if f"{name}/step" in stored:  # a parameter that never had a gradient has no moments
-            shapes |= {f"{name}/{moment}": parameter.shape if moment != "step" else () for moment in MOMENTS}
-        if average:
-            shapes[f"{name}/{RAW}"] = parameter.shape
-    problems = {
-        "missing": [name for name in shapes if name not in stored],
-        "of another run": [name for name in stored if name not in shapes],
-        "of a wrong shape": [n for n in shapes if n in stored and tuple(stored[n].shape) != tuple(shapes[n])],
-        "not of finite float32": [n for n, t in stored.items() if t.dtype != torch.float32 or not is_finite(t)],
-    }
-    for what, names in problems.items():
-        if names:
-            raise UserError(f"{path}: {len(names)} tensors {what} ({listed(sorted(names))}); {MEND}")
-    if state.tensors not in (0, len(stored)):
-        raise UserError(f"{path}: holds {len(stored)} tensors, training.json counts {state.tensors}; {MEND}")
-    steps = max((int(stored[f"{name}/step"]) for name in trained if f"{name}/step" in stored), default=0)
-    if steps != state.step:  # some parameter has a gradient at every step
-        raise UserError(f"{path}: was stored after step {steps}, training.json after step {state.step}; {MEND}")
-    heads.load_state_dict({name: stored[f"heads/{name}"] for name in heads.state_dict()})
-    for name, parameter in trained.items() if average else ():
-        average.values[name].copy_(parameter)
+    moved = [name for name in trained.parameters if f"{name}/step" in stored]  # the others never had a gradient
+    like = {f"heads/{name}": tensor for name, tensor in trained.heads.state_dict().items()}
+    for name in moved:
+        like |= {f"{name}/{moment}": trained.parameters[name] for moment in MOMENTS} | {f"{name}/step": torch.zeros(())}
+    if trained.average:
+        like |= {f"{name}/{RAW}": parameter for name, parameter in trained.parameters.items()}
+    shapes, wanted = ({name: tensor.shape for name, tensor in each.items()} for each in (stored, like))
+    if wrong := [name for name in shapes | wanted if shapes.get(name) != wanted.get(name)]:
+        raise UserError(f"{path}: {len(wrong)} tensors are not those of this run ({listed(sorted(wrong))}); {MEND}")
+    trained.heads.load_state_dict({name: stored[f"heads/{name}"] for name in trained.heads.state_dict()})
+    for name, parameter in trained.parameters.items() if trained.average else ():
+        trained.average.values[name].copy_(parameter)
         parameter.copy_(stored[f"{name}/{RAW}"])
-    moments = {
-        i: {moment: stored[f"{name}/{moment}"] for moment in MOMENTS}
-        for i, name in enumerate(trained)
-        if f"{name}/step" in stored
-    }
-    groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    groups[0]["params"] = list(range(len(trained)))
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    moments = {i: {m: stored[f"{n}/{m}"] for m in MOMENTS} for i, n in enumerate(trained.parameters) if n in moved}
+    group = {**trained.optimizer.param_groups[0], "params": [*range(len(trained.parameters))]}
+    trained.optimizer.load_state_dict({"state": moments, "param_groups": [group]})
