@@ -22,20 +22,20 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-import flow
 from common.clock import Clock
 from common.devices import pick_device, pick_dtype
 from common.distributed import Team, joined_team
 from common.errors import UserError
 from common.errors import run as run_command
 from common.ownership import lock_folder
-from losses import Batch, StageLoss
+from losses import Batch, RepaProjector
 from model import UniX, UniXConfig
 from speed import cost
 from speed.feature_cache import FeatureCache
 from training import batches, setup
 from training.average import MovingAverage
 from training.flags import parse_args
+from training.pretraining import EveryStageLoss
 from training.recipe import DRAWING, FILMS, Recipe, check_recipe
 from training.run import Run
 from training.state import State, Trained, begin, read_state, restore
@@ -103,7 +103,7 @@ def choose_recipe(stage: str, asked: dict[str, object], config: UniXConfig, earl
 
 def train(
     recipe: Recipe,
-    losses: StageLoss | DistributedDataParallel,
+    losses: EveryStageLoss | DistributedDataParallel,
     trained: Trained,
     micro_batches: Generator[dict[str, Batch], None, None],
     accumulation: int,
@@ -177,7 +177,7 @@ def what_trains(
         trained = {f"model/{name}": parameter for name, parameter in named}
         if recipe.repa_weight:
             width = model.config.hidden_size
-            heads["repa"] = flow.RepaProjector(width, repa_width, hidden=min(2048, 2 * width))
+            heads["repa"] = RepaProjector(width, repa_width, hidden=min(2048, 2 * width))
     heads.to(model.vae2llm.weight.device)
     return trained | {f"heads/{name}": parameter for name, parameter in heads.named_parameters()}, heads
 
@@ -241,7 +241,7 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
     if state.step:
         restore(state, trained)
     features, both = FeatureCache(encode, len(source)), recipe.train == "both"
-    losses = StageLoss(model, vae, heads, features, recipe.repa_weight, both, recipe.time_shift)
+    losses = EveryStageLoss(model, vae, heads, features, recipe.repa_weight, both, recipe.time_shift)
     if team.size > 1:  # what is trained but has no part in the loss (ablation only) must not be waited for
         losses = DistributedDataParallel(losses, find_unused_parameters=both, gradient_as_bucket_view=True)
 
@@ -249,7 +249,7 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
     validation = None
     if validate and team.is_main and not args.profile:  # the others wait at their next sum
         features = FeatureCache(encode, len(held_out))
-        measured = StageLoss(model, vae, heads, features, recipe.repa_weight, time_shift=recipe.time_shift)
+        measured = EveryStageLoss(model, vae, heads, features, recipe.repa_weight, time_shift=recipe.time_shift)
         unseen = batches.examples_of(stage, recipe, held_out, checkpoint, phrases, training=False)
         validation = Validation(checkpoint, measured, unseen, micro_batch)
     count = sum(parameter.numel() for parameter in parameters.values())

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import data
+from checkpoints.presets import PRESETS
 from common import arguments
 from common.errors import UserError
-from model import PRESETS
 from training.recipe import KNOBS, STAGES
 
 MOVED = {

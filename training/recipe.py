@@ -92,9 +92,7 @@ class Recipe:
     )
     repa_weight: float = knob("--repa-weight", number(0, 100), "of REPA in the loss; 0: without REPA", 0.0, ("2",))
     repa: str | None = knob("--repa", folder, "RadDino, REPA's target; else the model's own ViT", None, ("2",))
-    gen_from: str | None = knob(
-        "--gen-from", folder, "whose und branch gen begins as; else its own", None, ("2",)
-    )
+    gen_from: str | None = knob("--gen-from", folder, "whose und branch gen begins as; else its own", None, ("2",))
     time_shift: float = knob("--time-shift", number(0, 100, above=True), "above 1: noisier times", 1.0, DRAWING)
 
     @property

@@ -12,18 +12,19 @@ import torch
 import data
 from archives.opening import open_source
 from checkpoints.folders import find_checkpoint
+from checkpoints.presets import init_weights, preset, vae_preset
 from common import arguments
 from common.distributed import Team
 from common.errors import UserError
 from common.files import SHIPPED
 from judges.raddino import load_raddino
-from model import UniX, preset
+from model import UniX
 from phantoms.dataset import Phantoms
 from speed import cpu
 from training.flags import Scratch
 from training.recipe import DRAWING, STAGES, Recipe
 from training.state import State
-from vae import VAE, VAEConfig, tiny_vae
+from vae import VAE
 from weights import Checkpoint, load_checkpoint
 
 
@@ -70,8 +71,8 @@ def from_scratch(fresh: Scratch, word: str, seed: int, cache: Path, team: Team) 
     # Few words yield fewer pieces than the model has room for; the ids above them stay unused.
     tokenizer = data.train_tokenizer([*reports, data.DEFAULT_QUESTION, data.SHORT_QUESTION], config.vocab_size)
     torch.manual_seed(seed)  # the autoencoder keeps torch's own initialisation
-    vae, model = VAE(VAEConfig() if fresh.preset == "unix" else tiny_vae()), UniX(config)
-    model.init_weights(torch.Generator().manual_seed(seed))
+    vae, model = VAE(vae_preset(fresh.preset)), UniX(config)
+    init_weights(model, torch.Generator().manual_seed(seed))
     return Checkpoint(model.to(team.device), vae.to(team.device), tokenizer)
 
 

@@ -9,10 +9,12 @@ from PIL import Image
 import data
 from archives.records import Records
 from evaluation import metrics
-from losses import Batch, StageLoss, prompt_gain
+from losses import Batch
 from phantoms.dataset import Phantoms
 from reports.labeler import POSITIVE, UNCERTAIN, label_reports
 from sample import read
+from studies.prompt_gain import exchanged_prompts
+from training.pretraining import EveryStageLoss
 from weights import Checkpoint
 
 MOST_VALIDATED = 1000  # examples: enough for the loss, and validating must not cost more than training
@@ -28,7 +30,9 @@ class Validation:
     process, so it does not depend on their number.
     """
 
-    def __init__(self, checkpoint: Checkpoint, losses: StageLoss, examples: data.Examples, micro_batch: int) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, losses: EveryStageLoss, examples: data.Examples, micro_batch: int
+    ) -> None:
         """examples: those of the stage, of a source that it does not train on."""
         self.checkpoint, self.losses, self.examples = checkpoint, losses, examples
         count = min(len(examples.source), MOST_VALIDATED)
@@ -87,5 +91,5 @@ def prompt_gains(checkpoint: Checkpoint, source: Phantoms | Records, size: int, 
     texts = [checkpoint.encode(source.text(i)[1])[:room] for i in chosen]
     if len(texts) < 2:
         return {}
-    gains = prompt_gain(checkpoint.model, checkpoint.vae, torch.from_numpy(np.stack(pictures)), texts)
+    gains = exchanged_prompts(checkpoint.model, checkpoint.vae, torch.from_numpy(np.stack(pictures)), texts)
     return {f"prompt_gain_{t}": gain for t, gain in gains.items()}
