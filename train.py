@@ -102,16 +102,10 @@ def choose_recipe(stage: str, asked: dict[str, object], config: UniXConfig, earl
 
 
 def train(
-    recipe: Recipe,
-    losses: EveryStageLoss | DistributedDataParallel,
-    trained: Trained,
-    micro_batches: Generator[dict[str, Batch], None, None],
-    accumulation: int,
-    run: Run,
-    team: Team,
-    clock: Clock,
+    losses: nn.Module, micro_batches: Generator[dict[str, Batch], None, None], accumulation: int, run: Run, clock: Clock
 ) -> None:
-    """From the step where the run stands to the recipe's last one."""
+    """From the step where the run stands to its recipe's last one. losses: `EveryStageLoss`, alone or distributed."""
+    recipe, trained, team = run.recipe, run.trained, run.team
     for step in range(run.state.step, recipe.steps):
         with clock("data"):
             batches = [next(micro_batches) for _ in range(accumulation)]
@@ -237,7 +231,8 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
     parameters, heads = what_trains(stage, recipe, checkpoint, len(phrases), width)
     originals = freeze([model, vae], parameters, dtype)
     optimizer = build_optimizer(parameters, args.less_memory in ("optimizer", "both") and team.size > 1, team.device)
-    trained = Trained(parameters, heads, optimizer, MovingAverage(parameters, recipe.ema) if recipe.ema else None)
+    average = MovingAverage(parameters, recipe.ema) if recipe.ema else None
+    trained = Trained(checkpoint, originals, parameters, heads, optimizer, average)
     if state.step:
         restore(state, trained)
     features, both = FeatureCache(encode, len(source)), recipe.train == "both"
@@ -258,26 +253,15 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
     how = f"batch {recipe.batch} = {team.size} processes x {micro_batch} at a time x {accumulation} accumulated"
     team.say(f"{recipe}\n{how}, into {out}" + f"; going on after step {state.step}" * bool(state.step))
 
-    look_every = settings["look_every"] or max(10, recipe.steps // 20)
-    run = Run(
-        out,
-        recipe,
-        checkpoint,
-        originals,
-        trained,
-        examples,
-        validation,
-        state,
-        team,
-        args.save_every,
-        look_every,
-        args.tensorboard,
-        args.profile,
+    every, flags = (
+        (args.save_every, settings["look_every"] or max(10, recipe.steps // 20)),
+        (args.tensorboard, args.profile),
     )
+    run = Run(out, team, recipe, trained, examples, validation, state, *every, *flags)
     mine = batches.load_batches(examples, recipe, micro_batch, state.step, team, args.workers)
     clock, left = Clock(team.device, args.profile), recipe.steps - state.step
     with run.bar, contextlib.closing(mine):
-        train(recipe, losses, trained, mine, accumulation, run, team, clock)
+        train(losses, mine, accumulation, run, clock)
     if args.profile:
         team.say(cost.profile(clock, model.config, stage, recipe.size, recipe.batch, left, team))
     elif not run.code:

@@ -164,12 +164,12 @@ def main() -> None:
     config = preset("unix")
     print("GB per GPU of the full-size model in bfloat16, 8 GPUs, by formula (speed/cost.py), not measured")
     columns = ["weights", "bfloat16 copies", "gradients", "AdamW", "activations", "total"]
-    print(f"{'stage':6}{'px':>5}{'micro':>7}  {'flags':28}" + "".join(f"{name:>17}" for name in columns))
+    print(f"{'stage':6}{'px':>5}{'micro':>7}  {'--less-memory':15}" + "".join(f"{name:>17}" for name in columns))
     for stage, size, micro in (("1", 384, 8), ("2", 256, 32), ("3", 512, 8)):
         for zero, checkpointing in ((False, False), (True, False), (False, True), (True, True)):
             parts = memory_per_gpu(config, stage, micro, size, 8, zero, checkpointing)
-            flags = " ".join(["--zero"] * zero + ["--checkpoint-activations"] * checkpointing) or "-"
-            print(f"{stage:6}{size:5}{micro:7}  {flags:28}" + "".join(f"{parts[name]:17.1f}" for name in columns))
+            less = [["-", "activations"], ["optimizer", "both"]][zero][checkpointing]
+            print(f"{stage:6}{size:5}{micro:7}  {less:15}" + "".join(f"{parts[name]:17.1f}" for name in columns))
 
 
 if __name__ == "__main__":

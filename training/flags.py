@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import data
 from checkpoints.presets import PRESETS
 from common import arguments
 from common.errors import UserError
-from training.recipe import KNOBS, STAGES
+from training.recipe import KNOBS, STAGES, check_stage
 
 MOVED = {
     "--preset": "--init scratch:PRESET",
@@ -25,20 +24,14 @@ MOVED = {
 COMPILED = STAGES[1:]  # --compile knows their layers
 
 
-class Scratch(NamedTuple):
-    """A fresh model."""
-
-    preset: str
-
-
-def start(word: str) -> Path | Scratch:
-    """--init: a weights folder, or scratch[:PRESET]."""
-    name, _, size = word.partition(":")
+def start(word: str) -> Path | str:
+    """--init: a weights folder, or the preset of scratch[:PRESET]."""
+    name, _, preset = word.partition(":")
     if name != "scratch":
         return arguments.weights_folder(word)
-    if size and size not in PRESETS:
+    if preset and preset not in PRESETS:
         raise UserError(f"{arguments.shown(word)}: give scratch:PRESET, one of {', '.join(PRESETS)}")
-    return Scratch(size or "tiny")
+    return preset or "tiny"
 
 
 def parse_args() -> argparse.Namespace:
@@ -67,6 +60,8 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument_group("the recipe (default: Table 1's, or that of the model's size)").add_argument
     for name, knob in KNOBS.items():
         how = {"type": knob.kind, "metavar": knob.flag.strip("-").upper()}
+        if isinstance(knob.kind, tuple):
+            how = {"choices": knob.kind}
         if knob.kind is bool:
             how = {"action": argparse.BooleanOptionalAction}
         add(knob.flag, dest=name, help=knob.help if stages <= set(knob.stages) else argparse.SUPPRESS, **how)
@@ -95,5 +90,6 @@ def parse_args() -> argparse.Namespace:
     if args.compile and args.stage not in COMPILED:
         raise UserError(f"--compile: only for stage {' and '.join(COMPILED)}; leave it out")
     args.asked = {name: getattr(args, name) for name in KNOBS if getattr(args, name) is not None}
+    check_stage(args.stage, args.asked)
     args.out = args.out or Path(f"out/stage-{args.stage}")
     return args

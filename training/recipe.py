@@ -30,20 +30,11 @@ def folder(word: str) -> str:
     return str(arguments.weights_folder(word))
 
 
-def one_of(*words: str) -> Callable[[str], str]:
-    def choose(word: str) -> str:
-        if word not in words:
-            raise UserError(f"{arguments.shown(word)}: choose {' or '.join(words)}")
-        return word
-
-    return choose
-
-
 class Knob(NamedTuple):
     """What stands once about a field of Recipe: its flag is made of it."""
 
     flag: str
-    kind: Callable[[str], object]  # turns a word into a value in range, or raises UserError; or bool
+    kind: Callable[[str], object] | tuple[str, ...]  # turns a word into a value in range, or the words; or bool
     help: str
     default: object = MISSING
     stages: tuple[str, ...] = STAGES  # that have a use for it
@@ -77,7 +68,7 @@ class Recipe:
     augment: bool = knob("--augment", bool, "turn, shift, scale, expose real films", False, FILMS, films=True)
     observations: str | None = knob(
         "--observations",
-        one_of("only", "first"),
+        ("only", "first"),
         "write the names of what is seen, alone or before a report",
         None,
         ("1",),
@@ -85,7 +76,7 @@ class Recipe:
     mix: str = knob("--mix", mix, "OTHER:OWN; OTHER: impressions alone (1), reading (2, 3)", "0:1", ("1", *DRAWING))
     train: str = knob(
         "--train",
-        one_of("gen", "both", "decoder"),
+        ("gen", "both", "decoder"),
         "both: the und branch too (2, 3); decoder: alone, so that latents stay what they are (vae)",
         "gen",
         ("vae", *DRAWING),
@@ -105,15 +96,27 @@ class Recipe:
 KNOBS: dict[str, Knob] = {each.name: each.metadata["knob"] for each in fields(Recipe)}
 
 
-def check_recipe(recipe: Recipe, stage: str, asked: dict[str, object]) -> None:
-    """Raises UserError, by its flag, if stage or data have no use for a knob that was asked for, or if two contradict
-    each other."""
+def typed(name: str, value: object) -> str:
+    """ "--lr 0.001", as a user would write it."""
+    flag = KNOBS[name].flag if name in KNOBS else f"--{name.replace('_', '-')}"
+    return (
+        flag if value is None or value is True else f"{flag} {value:g}" if type(value) is float else f"{flag} {value}"
+    )
+
+
+def check_stage(stage: str, asked: dict[str, object]) -> None:
+    """Raises UserError for a knob that the stage has no use for."""
     for name, value in asked.items():
-        knob = KNOBS[name]
-        if stage not in knob.stages:
-            raise UserError(f"{knob.flag} {value}: only for stage {' and '.join(knob.stages)}; leave it out")
-        if knob.films and arguments.names_phantoms(recipe.data):
-            raise UserError(f"{knob.flag} {value}: only for real films; --data phantom:COUNT:even evens phantoms out")
+        if stage not in (stages := KNOBS[name].stages):
+            raise UserError(f"{typed(name, value)}: only for stage {' and '.join(stages)}; leave it out")
+
+
+def check_recipe(recipe: Recipe, stage: str, asked: dict[str, object]) -> None:
+    """Raises UserError for a knob that was asked for and that the data has no use for, or two that contradict."""
+    for name, value in asked.items():
+        if KNOBS[name].films and arguments.names_phantoms(recipe.data):
+            mend = "phantoms are evened out by --data phantom:COUNT:even"
+            raise UserError(f"{typed(name, value)}: only for real films; {mend}")
     if recipe.train == ("both" if stage == "vae" else "decoder"):
         raise UserError(f"--train {recipe.train}: not for stage {stage}; leave it out")
     if recipe.ratio[0] and stage in DRAWING and recipe.train != "both":
@@ -124,9 +127,13 @@ def check_recipe(recipe: Recipe, stage: str, asked: dict[str, object]) -> None:
 
 def is_recipe(values: object) -> bool:
     """Whether they are a Recipe's of this version: all its fields, each in the range of its flag."""
-    if type(values) is not dict or set(values) != set(KNOBS):
-        return False
+
+    def fits(value: object, knob: Knob) -> bool:
+        if value == knob.default or type(knob.kind) is tuple:
+            return value == knob.default or value in knob.kind
+        return knob.kind(str(value)) == value
+
     try:
-        return all(values[name] in (knob.default, knob.kind(str(values[name]))) for name, knob in KNOBS.items())
+        return type(values) is dict and {*values} == {*KNOBS} and all(fits(values[n], KNOBS[n]) for n in KNOBS)
     except UserError:
         return False

@@ -18,10 +18,11 @@ from common.devices import dtype_name
 from common.distributed import StopSignal, Team
 from training.log import TrainingLog
 from training.pictures import show
+from training.pretraining import measure_latents
 from training.recipe import DRAWING, KNOBS, Recipe
 from training.state import State, Trained, write_state
 from training.validation import Validation, prompt_gains
-from weights import Checkpoint, save_checkpoint
+from weights import save_checkpoint
 
 BEST = "checkpoint.best"  # in the folder of a run, beside CHECKPOINT
 
@@ -31,14 +32,12 @@ class Run:
     """A run in its folder. `after` is called with every step."""
 
     out: Path
+    team: Team
     recipe: Recipe
-    checkpoint: Checkpoint
-    originals: dict[str, torch.Tensor]  # of the model, to be saved in place of what it computes with
     trained: Trained
     examples: data.Examples
     validation: Validation | None  # of the main process
     state: State
-    team: Team
     save_every: int  # steps
     look_every: int
     tensorboard: bool
@@ -73,7 +72,7 @@ class Run:
                     record |= self.measure()
                 self.log.add({"step": state.step, **record, "seconds": round(state.seconds, 2)})
                 if looking:
-                    show(self.checkpoint, self.examples, self.log.records, self.out)
+                    show(self.trained.checkpoint, self.examples, self.log.records, self.out)
                 if done:
                     self.measure_latents()
                 if saving:
@@ -86,39 +85,31 @@ class Run:
     def measure(self) -> dict[str, float]:
         """The prompt gains of a stage that draws, and what --validate measures. The weights of the lowest loss go into
         OUT/checkpoint.best: for --weights and --init, not to go on training with."""
-        examples, state, gains = self.examples, self.state, {}
-        if examples.stage in DRAWING:
-            gains = prompt_gains(self.checkpoint, examples.source, examples.size)
-        if self.validation is None:
-            return gains
-        found = self.validation.measure()
-        best = state.best is None or found["validate_loss"] < state.best
-        if best:
-            state.best = found["validate_loss"]
-            self.measure_latents()  # it may be the last one to be kept
-            self.save(BEST, found)
-        words = ", ".join(f"{name.removeprefix('validate_')} {value:.4f}" for name, value in found.items())
-        tqdm.write(f"step {state.step}, validation: {words}{' (the best so far)' * best}")
-        return gains | found
+        examples = self.validation.examples if self.validation else self.examples
+        found = prompt_gains(self.trained.checkpoint, examples) if examples.stage in DRAWING else {}
+        if self.validation:
+            found = self.validation.measure() | found
+            best = self.state.best is None or found["validate_loss"] < self.state.best
+            if best:
+                self.state.best = found["validate_loss"]
+                self.measure_latents()  # it may be the last one to be kept
+                self.save(BEST, found)
+            words = ", ".join(f"{name.removeprefix('validate_')} {value:.4f}" for name, value in found.items())
+            tqdm.write(f"step {self.state.step}, validation: {words}{' (the best so far)' * best}")
+        return found
 
-    @torch.no_grad()
     def measure_latents(self) -> None:
-        """In stage vae: scale and shift so that normalised latents have mean 0, variance 1, from 256 training images.
-        A decoder that trains alone leaves the latents as they are."""
-        if self.examples.stage != "vae" or self.recipe.train == "decoder":
-            return
-        vae, images = self.checkpoint.vae, np.stack(data.squares(self.examples.source, 256, self.recipe.size)[1])
-        parts = torch.from_numpy(images).to(self.team.device).split(32)
-        latents = torch.cat([vae.posterior(vae.preprocess(part))[0] for part in parts])
-        vae.config.shift_factor, vae.config.scale_factor = latents.mean().item(), 1 / latents.std().item()
-        print(f"latents: shift {vae.config.shift_factor:.4f}, scale {vae.config.scale_factor:.4f}")
+        """In stage vae. A decoder that trains alone leaves the latents as they are."""
+        if self.examples.stage == "vae" and self.recipe.train != "decoder":
+            images = np.stack(data.squares(self.examples.source, 256, self.recipe.size)[1])
+            measure_latents(self.trained.checkpoint.vae, torch.from_numpy(images).to(self.team.device))
 
     def save(self, name: str, found: dict[str, float] | None = None, **more: object) -> None:
         """The whole model into OUT/`name`, which serves as --weights and --init. With --ema it holds the average. Its
         history says what recipe made it, and what was `found`. more: see `save_checkpoint`."""
-        stage, knobs = self.examples.stage, asdict(self.recipe).items()
+        stage, knobs, start = self.examples.stage, asdict(self.recipe).items(), self.trained.checkpoint
         entry = {"stage": stage} | {knob: value for knob, value in knobs if stage in KNOBS[knob].stages}
         entry |= {"steps": self.state.step, "seconds": round(self.state.seconds), "torch": torch.__version__}
-        entry |= {"dtype": dtype_name(self.checkpoint.model.compute_dtype), **(found or {})}
-        whole = replace(self.checkpoint, history=[*self.checkpoint.history, entry])
-        save_checkpoint(self.out / name, whole, instead=self.originals, mark=self.state.mark, **more)
+        entry |= {"dtype": dtype_name(start.model.compute_dtype), **(found or {})}
+        whole, originals = replace(start, history=[*start.history, entry]), self.trained.originals
+        save_checkpoint(self.out / name, whole, instead=originals, mark=self.state.mark, **more)

@@ -21,7 +21,6 @@ from judges.raddino import load_raddino
 from model import UniX
 from phantoms.dataset import Phantoms
 from speed import cpu
-from training.flags import Scratch
 from training.recipe import DRAWING, STAGES, Recipe
 from training.state import State
 from vae import VAE
@@ -29,7 +28,7 @@ from weights import Checkpoint, load_checkpoint
 
 
 def start_from(
-    stage: str, init: Path | Scratch | None, asked: dict[str, object], cache: Path, earlier: State | None, team: Team
+    stage: str, init: Path | str | None, asked: dict[str, object], cache: Path, earlier: State | None, team: Team
 ) -> Checkpoint:
     """The weights of the run that goes on; else of --init; else of the stage before, if it lies under out/; else the
     shipped ones. Says which. asked: the knobs that were given."""
@@ -38,7 +37,7 @@ def start_from(
         checkpoint.history.pop()  # this run's own entry, written anew with every save
         team.say(f"going on with {earlier.folder}")
         return checkpoint
-    if isinstance(init, Scratch):
+    if isinstance(init, str):
         checkpoint = from_scratch(init, asked.get("data", "phantom"), asked.get("seed", 0), cache, team)
     else:
         before = STAGES.index(stage) - 1
@@ -58,20 +57,20 @@ def start_from(
     return checkpoint
 
 
-def from_scratch(fresh: Scratch, word: str, seed: int, cache: Path, team: Team) -> Checkpoint:
+def from_scratch(size: str, word: str, seed: int, cache: Path, team: Team) -> Checkpoint:
     """A fresh model, and a tokenizer trained on the reports of `word` (--data), from which it will learn."""
-    config = replace(preset(fresh.preset), bos=0, eos=1, boi=2, eoi=3)  # ids of train_tokenizer
+    config = replace(preset(size), bos=0, eos=1, boi=2, eoi=3)  # ids of train_tokenizer
     rendered = arguments.names_phantoms(word)
     source = Phantoms(5000) if rendered else open_source(word, split="train", cache=cache)
     reports = [source.text(i)[0] for i in range(len(source))]
     if not rendered:
         reports = list(dict.fromkeys(reports))  # some are of several films
     what = f"{len(reports):,} reports of {'phantoms' if rendered else word}"
-    team.say(f"starting from scratch: a fresh {fresh.preset} model, and a tokenizer trained on {what}")
+    team.say(f"starting from scratch: a fresh {size} model, and a tokenizer trained on {what}")
     # Few words yield fewer pieces than the model has room for; the ids above them stay unused.
     tokenizer = data.train_tokenizer([*reports, data.DEFAULT_QUESTION, data.SHORT_QUESTION], config.vocab_size)
     torch.manual_seed(seed)  # the autoencoder keeps torch's own initialisation
-    vae, model = VAE(vae_preset(fresh.preset)), UniX(config)
+    vae, model = VAE(vae_preset(size)), UniX(config)
     init_weights(model, torch.Generator().manual_seed(seed))
     return Checkpoint(model.to(team.device), vae.to(team.device), tokenizer)
 

@@ -14,17 +14,16 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from checkpoints.folders import find_checkpoint
-from checkpoints.manifest import MEND, Mark, read_object
-from checkpoints.tensors import listed
+from checkpoints.manifest import Mark, read_object
 from common.errors import UserError
 from common.ownership import own_folder
 from training.average import MovingAverage
-from training.recipe import KNOBS, is_recipe
+from training.recipe import is_recipe, typed
+from weights import Checkpoint
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of one parameter
 RAW = "weight"  # the parameter itself, where the model beside holds an average
@@ -35,10 +34,12 @@ SETTINGS = ("stage", "recipe", "validate", "look_every")  # must be the same whe
 class Trained:
     """What a stage trains, and with what."""
 
-    parameters: dict[str, nn.Parameter]  # by name, those of the heads among them
+    checkpoint: Checkpoint  # the networks
+    originals: dict[str, torch.Tensor]  # of the model, to be saved in place of what it computes with
+    parameters: dict[str, nn.Parameter]  # that train, by name, those of the heads among them
     heads: nn.ModuleDict  # train with the stage and are dropped at its end
     optimizer: torch.optim.Optimizer  # AdamW, perhaps sharded; of the parameters in their order
-    average: MovingAverage | None = None  # of the parameters (--ema)
+    average: MovingAverage | None  # of the parameters (--ema)
 
 
 @dataclass
@@ -85,8 +86,7 @@ def check_same_run(out: Path, before: dict, now: dict) -> None:
     for name, value in before.items():
         longer = name == "steps" and not before["decay"] and now["steps"] >= value
         if now[name] != value and not longer:
-            flag = KNOBS[name].flag if name in KNOBS else f"--{name.replace('_', '-')}"
-            was = f"without {flag}" if value is None else f"with {flag} {value}, not {now[name]}"
+            was = f"{'without' if value is None else 'with'} {typed(name, value)}, not {typed(name, now[name])}"
             raise UserError(f"--resume: {out} was started {was}; leave it out, or name another --out")
 
 
@@ -132,28 +132,13 @@ def read_state(out: Path) -> State | None:
 @torch.no_grad()
 def restore(state: State, trained: Trained) -> None:
     """Give what trains its moments and heads and, with an average, the weights to train on, which `write_state` stored;
-    the weights themselves, or their average, come with the checkpoint.
-
-    Raises UserError, before anything is changed, if what is stored is of another model.
-    """
-    path = state.folder / "training.safetensors"
-    try:
-        stored = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not the whole state of this run ({error}); {MEND}") from error
-    moved = [name for name in trained.parameters if f"{name}/step" in stored]  # the others never had a gradient
-    like = {f"heads/{name}": tensor for name, tensor in trained.heads.state_dict().items()}
-    for name in moved:
-        like |= {f"{name}/{moment}": trained.parameters[name] for moment in MOMENTS} | {f"{name}/step": torch.zeros(())}
-    if trained.average:
-        like |= {f"{name}/{RAW}": parameter for name, parameter in trained.parameters.items()}
-    shapes, wanted = ({name: tensor.shape for name, tensor in each.items()} for each in (stored, like))
-    if wrong := [name for name in shapes | wanted if shapes.get(name) != wanted.get(name)]:
-        raise UserError(f"{path}: {len(wrong)} tensors are not those of this run ({listed(sorted(wrong))}); {MEND}")
+    the weights themselves, or their average, come with the checkpoint. Its manifest tells that all belong together."""
+    stored, names = load_file(state.folder / "training.safetensors"), [*trained.parameters]
     trained.heads.load_state_dict({name: stored[f"heads/{name}"] for name in trained.heads.state_dict()})
     for name, parameter in trained.parameters.items() if trained.average else ():
         trained.average.values[name].copy_(parameter)
         parameter.copy_(stored[f"{name}/{RAW}"])
-    moments = {i: {m: stored[f"{n}/{m}"] for m in MOMENTS} for i, n in enumerate(trained.parameters) if n in moved}
-    group = {**trained.optimizer.param_groups[0], "params": [*range(len(trained.parameters))]}
+    moved = [i for i, name in enumerate(names) if f"{name}/step" in stored]  # the others never had a gradient
+    moments = {i: {moment: stored[f"{names[i]}/{moment}"] for moment in MOMENTS} for i in moved}
+    group = {**trained.optimizer.param_groups[0], "params": [*range(len(names))]}
     trained.optimizer.load_state_dict({"state": moments, "param_groups": [group]})

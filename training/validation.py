@@ -1,4 +1,4 @@
-"""train.py --validate: how the model of a run does on examples that no step trains on, while it trains."""
+"""How the model of a run does while it trains: on examples that no step trains on, and whether it heeds its prompts."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import torch
 from PIL import Image
 
 import data
-from archives.records import Records
 from evaluation import metrics
-from losses import Batch
-from phantoms.dataset import Phantoms
 from reports.labeler import POSITIVE, UNCERTAIN, label_reports
 from sample import read
 from studies.prompt_gain import exchanged_prompts
@@ -18,15 +15,14 @@ from training.pretraining import EveryStageLoss
 from weights import Checkpoint
 
 MOST_VALIDATED = 1000  # examples: enough for the loss, and validating must not cost more than training
-MOST_JUDGED = 64  # of those, for the measure beside the loss
+MOST_JUDGED = 64  # of those, for the reports that are written
 
 
 class Validation:
-    """Examples that no step trains on, made once, so that every measurement asks for the same thing.
+    """train.py --validate: examples that no step trains on, made once, so that every measurement asks for the same.
 
-    Beside the loss there is one number that says what the loss is worth: "psnr" (dB) of rebuilt pictures in stage vae;
-    "auc", the mean area under the ROC curve of the targets, in stage vit; "f1" (micro, by the labeler) of written
-    reports in stage 1; "prompt_gain" (the mean of `prompt_gains`) in stages 2 and 3. Everything is computed by the main
+    Beside the loss and its parts, one number of what they are worth: "auc", the mean area under the ROC curve of the
+    targets, in stage vit; "f1" (micro, by the labeler) of written reports in stage 1. All is computed by the main
     process, so it does not depend on their number.
     """
 
@@ -43,52 +39,40 @@ class Validation:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """{"validate_loss": ..., "validate_" + the stage's measure: ...}"""
+        """{"validate_loss": ..., and its parts, and the stage's number}"""
         device = self.checkpoint.model.vae2llm.weight.device
         batches = [{kind: part.to(device) for kind, part in batch.items()} for batch in self.batches]
         totals: dict[str, int] = {}
         for batch in batches:
             totals |= {kind: totals.get(kind, 0) + part.terms() for kind, part in batch.items()}
-        loss = sum(self.losses(batch, totals)[0].item() for batch in batches)
-        name, value = self.judge(batches)
-        return {"validate_loss": loss, f"validate_{name}": value}
-
-    def judge(self, batches: list[dict[str, Batch]]) -> tuple[str, float]:
-        """The measure beside the loss: its name and its value."""
-        checkpoint, source, stage = self.checkpoint, self.examples.source, self.examples.stage
-        if stage == "vae":
-            vae, found = checkpoint.vae, []
-            for batch in batches[: MOST_JUDGED // len(batches[0]["rebuild"].index) + 1]:
-                images = batch["rebuild"].image
-                mean, _ = vae.posterior(vae.preprocess(images).to(checkpoint.model.compute_dtype))
-                # Not normalised: how is measured anew in this stage.
-                rebuilt = vae.postprocess(vae.decoder(vae.post_quant_conv(mean)))
-                error = (rebuilt.float() - images.float()).square().mean(dim=(1, 2))
-                found += (10 * torch.log10(255**2 / error.clamp(min=1e-3))).tolist()
-            return "psnr", float(np.mean(found))
-        if stage == "vit":
+        found = {"loss": 0.0}
+        for batch in batches:
+            loss, parts = self.losses(batch, totals)
+            for name, value in {"loss": loss, **parts}.items():
+                found[name] = found.get(name, 0.0) + value.item()
+        if self.examples.stage == "vit":
             logits = torch.cat([self.losses.phrase_logits(batch["see"]) for batch in batches]).cpu().numpy()
             truth = torch.cat([batch["see"].phrases for batch in batches]).cpu().numpy()
             areas = [metrics.area_under_roc(logits[:, k], truth[:, k]) for k in range(truth.shape[1])]
-            return "auc", float(np.nanmean(areas)) if not np.isnan(areas).all() else 0.5
-        if stage == "1":
-            chosen, pictures = data.squares(source, MOST_JUDGED, checkpoint.model.config.vit.image_size)
+            found["auc"] = float(np.nanmean(areas)) if not np.isnan(areas).all() else 0.5
+        if self.examples.stage == "1":
+            source, size = self.examples.source, self.checkpoint.model.config.vit.image_size
+            chosen, pictures = data.squares(source, MOST_JUDGED, size)
             images = [Image.fromarray(picture) for picture in pictures]
-            written = label_reports(read(checkpoint, images, max_new_tokens=160, batch=len(images)))
+            written = label_reports(read(self.checkpoint, images, max_new_tokens=160, batch=len(images)))
             truth = label_reports([source.text(i)[0] for i in chosen])
             claimed, true = (np.isin(labels, (POSITIVE, UNCERTAIN)) for labels in (written, truth))
-            return "f1", float(2 * (claimed & true).sum() / max(1, claimed.sum() + true.sum()))
-        gains = prompt_gains(checkpoint, source, self.examples.size, MOST_JUDGED)
-        return "prompt_gain", float(np.mean([*gains.values()])) if gains else 0.0
+            found["f1"] = float(2 * (claimed & true).sum() / max(1, claimed.sum() + true.sum()))
+        return {f"validate_{name}": value for name, value in found.items()}
 
 
 @torch.no_grad()
-def prompt_gains(checkpoint: Checkpoint, source: Phantoms | Records, size: int, count: int = 32) -> dict[str, float]:
-    """The prompt gain on up to `count` examples, as it is logged: it says more than the loss does of whether a picture
-    will show what its prompt asks for."""
+def prompt_gains(checkpoint: Checkpoint, examples: data.Examples, count: int = 32) -> dict[str, float]:
+    """Of up to `count` examples of a stage that draws. They say more than the loss does of whether a picture will show
+    what its prompt asks for."""
     room = checkpoint.model.config.context_length - 2
-    chosen, pictures = data.squares(source, count, size)
-    texts = [checkpoint.encode(source.text(i)[1])[:room] for i in chosen]
+    chosen, pictures = data.squares(examples.source, count, examples.size)
+    texts = [checkpoint.encode(examples.source.text(i)[1])[:room] for i in chosen]
     if len(texts) < 2:
         return {}
     gains = exchanged_prompts(checkpoint.model, checkpoint.vae, torch.from_numpy(np.stack(pictures)), texts)

@@ -189,7 +189,7 @@ REFUSED = [
         ("batch", "1e9"), ("batch", "1000000000"), ("batch", "0"), ("micro-batch", HUGE), ("workers", "100000"),
         ("workers", "-1"), ("steps", HUGE), ("steps", "0"), ("lr", "nan"), ("lr", "inf"), ("lr", "0"),
         ("decay", "nan"), ("decay", "1.5"), ("seed", "-1"), ("seed", str(2**63)), ("size", "100"), ("size", HUGE),
-        ("save-every", "0"), ("sample-every", HUGE), ("mix", "1:x"), ("mix", f"1:{HUGE}"), ("init", "/dev/zero"),
+        ("save-every", "0"), ("look-every", HUGE), ("warmup", "-1"), ("mix", "1:x"), ("mix", f"1:{HUGE}"), ("init", "/dev/zero"),
         ("init", "absent"), ("data", "/dev/zero"), ("data", "fifo"), ("data", f"phantom:{HUGE}"), ("out", "fifo"),
         ("out", "file"), ("out", "file/out"), ("cache", "file"), ("repa", "circle"), ("train", "all"),
         ("train", "both"), ("dtype", "int8"),

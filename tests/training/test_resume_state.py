@@ -1,97 +1,105 @@
 """--resume goes on only with what belongs together, from the newest checkpoint that is sound."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from checkpoints.manifest import write_manifest
 from common.errors import UserError
-from training.state import State, name_run, read_state, restore, write_state
+from training.average import MovingAverage
+from training.recipe import Recipe
+from training.state import State, Trained, begin, read_state, restore, write_state
 from weights import save_checkpoint
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = {"stage": "1", "recipe": {"steps": 9, "batch": 2, "micro_batch": 1}, "seed": 0}
+RECIPE = Recipe(1e-3, 64, 2, 0, 9, micro_batch=1)
+SETTINGS = {"stage": "1", "recipe": asdict(RECIPE), "validate": None, "look_every": None}
 
 
 class Run:
     """A run that trains one parameter of three; the head's bias never gets a gradient."""
 
-    def __init__(self, width=3, run="abc"):
+    def __init__(self, micro, run="abc", ema=False):
         torch.manual_seed(0)
-        self.heads = nn.ModuleDict({"head": nn.Linear(width, 2)})
-        self.trained = {f"heads/{name}": parameter for name, parameter in self.heads.named_parameters()}
-        self.optimizer = torch.optim.AdamW(self.trained.values())
-        self.state = State(SETTINGS, run=run)
+        heads = nn.ModuleDict({"head": nn.Linear(3, 2)})
+        parameters = {f"heads/{name}": parameter for name, parameter in heads.named_parameters()}
+        average = MovingAverage(parameters, 0.5) if ema else None
+        optimizer = torch.optim.AdamW(parameters.values())
+        self.trained = Trained(micro, {}, parameters, heads, optimizer, average)
+        self.state = State(SETTINGS, run)
 
     def step(self):
-        self.optimizer.zero_grad()
-        self.heads["head"].weight.square().sum().backward()
-        self.optimizer.step()
+        self.trained.optimizer.zero_grad()
+        self.trained.heads["head"].weight.square().sum().backward()
+        self.trained.optimizer.step()
+        if self.trained.average:
+            self.trained.average.update(self.state.step)
         self.state.step += 1
 
-    def save(self, out, micro):
-        save_checkpoint(
-            out / "checkpoint",
-            micro,
-            more=lambda folder: write_state(folder, self.state, self.optimizer, self.trained, self.heads),
-            keep_last=True,
-            mark=self.state.mark if self.state.run else None,
-        )
+    def save(self, out):
+        average = self.trained.average
+        with average.in_place() if average else contextlib.nullcontext():
+            save_checkpoint(
+                out / "checkpoint",
+                self.trained.checkpoint,
+                more=lambda folder: write_state(folder, self.state, self.trained),
+                keep_last=True,
+                mark=self.state.mark,
+            )
 
-    def restore(self, out):
-        restore(out, self.optimizer, self.trained, self.heads)
+    def values(self):
+        return [
+            *self.trained.parameters.values(),
+            *(self.trained.average.values.values() if self.trained.average else ()),
+        ]
 
 
 @pytest.fixture
 def out(micro, tmp_path):
     """The folder of a run with one checkpoint, of step 2."""
-    run = Run()
+    run = Run(micro)
     run.step()
     run.step()
-    run.save(tmp_path / "run", micro)
+    run.save(tmp_path / "run")
     return tmp_path / "run"
 
 
-def forge(out, change, metadata=None):
-    """Change training.safetensors and make marks and manifest agree, as no accident would."""
-    path = out / "checkpoint/training.safetensors"
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path, metadata)
-    write_manifest(out / "checkpoint", Run().state.mark._replace(step=2))
-
-
-def test_a_state_is_read_and_restored_bit_for_bit(out):
-    state, run, again = read_state(out), Run(), Run()
-    assert (state.run, state.step, state.tensors, state.folder) == ("abc", 2, 5, out / "checkpoint")
-    assert state.settings == SETTINGS and "folder" not in json.loads((out / "checkpoint/training.json").read_text())
+@pytest.mark.parametrize("ema", [False, True])
+def test_a_state_is_read_and_restored_bit_for_bit(micro, tmp_path, ema):
+    run, again = Run(micro, ema=ema), Run(micro, ema=ema)
     for _ in range(2):
         run.step()
-    again.restore(out)
+    run.save(tmp_path)
+    state = read_state(tmp_path)
+    assert (state.run, state.step, state.folder, state.settings) == ("abc", 2, tmp_path / "checkpoint", SETTINGS)
+    assert "folder" not in json.loads((tmp_path / "checkpoint/training.json").read_text())
+    with torch.no_grad():  # as the checkpoint's own weights would come: those that were saved
+        for parameter, saved in zip(again.trained.parameters.values(), run.values()[-2:], strict=True):
+            parameter.copy_(saved)
+    restore(state, again.trained)
+    again.state.step = state.step
     for each in (run, again):
         each.step()
-    assert all(torch.equal(a, b) for a, b in zip(run.trained.values(), again.trained.values(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(run.values(), again.values(), strict=True))
 
 
 @pytest.mark.parametrize("manifest", [True, False])
 @pytest.mark.parametrize("name", ["model.safetensors", "vae.safetensors", "training.safetensors", "training.json"])
 @pytest.mark.parametrize("other", ["step", "run"])
 def test_a_file_of_another_step_or_run_is_refused(micro, out, tmp_path, name, other, manifest):
-    run = Run(run="abc" if other == "step" else "other")
+    run = Run(micro, run="abc" if other == "step" else "other")
     for _ in range(3 if other == "step" else 2):
         run.step()
-    run.save(tmp_path / "other", micro)
+    run.save(tmp_path / "other")
     if not manifest:
         (out / "checkpoint/manifest.json").unlink()
     shutil.copy(tmp_path / "other/checkpoint" / name, out / "checkpoint" / name)
@@ -108,42 +116,7 @@ def test_a_changed_step_is_refused(out, manifest):
         read_state(out)
 
 
-def test_a_changed_step_of_a_checkpoint_without_names_is_refused(micro, tmp_path):
-    run = Run(run="")
-    run.step()
-    run.save(tmp_path, micro)
-    (tmp_path / "checkpoint/manifest.json").unlink()
-    Run().restore(tmp_path)
-    path = tmp_path / "checkpoint/training.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 4}))
-    with pytest.raises(UserError, match=r"was stored after step 1, training\.json after step 4"):
-        Run().restore(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda t: t.pop("heads/head.weight/exp_avg"), r"1 tensors missing \(heads/head\.weight/exp_avg\)"),
-        (lambda t: [t.pop(n) for n in list(t) if n.count("/") == 2], "holds 2 tensors, training.json counts 5"),
-        (lambda t: t.pop("heads/head.bias"), r"1 tensors missing \(heads/head\.bias\)"),
-        (lambda t: t.update({"model/x/step": torch.zeros(())}), r"1 tensors of another run \(model/x/step\)"),
-        (lambda t: t["heads/head.weight/exp_avg"].fill_(float("nan")), "1 tensors not of finite float32"),
-        (lambda t: t.update({"heads/head.weight/step": torch.tensor(1)}), "1 tensors not of finite float32"),
-        (lambda t: t["heads/head.weight/step"].fill_(7), r"stored after step 7, training\.json after step 2"),
-    ],
-)
-def test_moments_that_are_not_this_runs_are_refused(out, change, words):
-    forge(out, change)
-    run = Run()
-    before = [parameter.clone() for parameter in run.trained.values()]
-    with pytest.raises(UserError, match=words):
-        run.restore(out)
-    assert all(torch.equal(a, b) for a, b in zip(before, run.trained.values(), strict=True))
-
-
-def test_the_moments_of_another_model_are_refused(out):
-    with pytest.raises(UserError, match=r"tensors of a wrong shape \(heads/head\.weight, heads/head\.weight/exp_avg, "):
-        Run(width=4).restore(out)
+OLD = {"stage": "1", "recipe": {"learning_rate": 1e-3, "steps": 9}, "seed": 0, "data": "phantom", "decay": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -151,31 +124,62 @@ def test_the_moments_of_another_model_are_refused(out):
     [
         {"step": "2"},
         {"step": None},
-        {"step": -1},
         {"seconds": "1"},
+        {"seconds": float("inf")},
+        {"best": float("nan")},
         {"settings": []},
         {"settings": {}},
+        {"settings": OLD},  # before all knobs were in the recipe
+        {"settings": SETTINGS | {"recipe": None}},
+        {"settings": SETTINGS | {"recipe": SETTINGS["recipe"] | {"novelty": 1}}},
+        {"settings": SETTINGS | {"recipe": SETTINGS["recipe"] | {"learning_rate": -1.0}}},
+        {"settings": SETTINGS | {"recipe": SETTINGS["recipe"] | {"size": "big"}}},
         {"more": 1},
         {"run": 3},
-        {"tensors": None},
     ],
 )
-def test_a_training_json_that_no_run_writes_is_refused(out, values):
+def test_a_training_json_that_no_run_of_this_version_writes_is_refused_in_one_line(out, values):
     path = out / "checkpoint/training.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
     (out / "checkpoint/manifest.json").unlink()
-    with pytest.raises(UserError, match=r"training\.json"):
+    with pytest.raises(UserError, match=r"^.*training\.json: [^\n]*$"):
         read_state(out)
 
 
-def test_a_runs_name_tells_what_it_computes():
-    modules, history = [nn.Linear(3, 2)], [{"stage": "vit"}]
-    name = name_run(SETTINGS, history, modules)
-    longer = {**SETTINGS, "recipe": {**SETTINGS["recipe"], "steps": 90, "micro_batch": 2}}
-    assert name_run(longer, history, modules) == name and len(name) == 12
-    others = [({**SETTINGS, "seed": 1}, history, modules), (SETTINGS, [], modules)]
-    others += [(SETTINGS, history, [nn.Linear(3, 2)])]
-    assert len({name, *(name_run(*other) for other in others)}) == 4
+def test_a_training_json_of_a_thousand_brackets_is_refused_in_one_line(out):
+    (out / "checkpoint/training.json").write_text('{"settings": ' * 100_000)
+    (out / "checkpoint/manifest.json").unlink()
+    with pytest.raises(UserError, match=r"^.*training\.json: [^\n]*$"):
+        read_state(out)
+
+
+def test_a_runs_name_tells_what_it_computes(tmp_path):
+    def name(history=(), **changed):
+        settings = SETTINGS | {"recipe": asdict(replace(RECIPE, **changed))}
+        return begin(tmp_path, settings, None, list(history), writes=False).run
+
+    assert len(name()) == 12 and name(steps=90, micro_batch=2) == name()  # neither changes what a step computes
+    assert len({name(), name(seed=1), name(mix="1:3"), name(history=[{"stage": "vit"}])}) == 4
+
+
+def test_a_run_goes_on_with_its_own_settings_alone(tmp_path):
+    def resume(before, stage="1", **changed):
+        now = SETTINGS | {"stage": stage, "recipe": asdict(replace(before, **changed))}
+        earlier = State(SETTINGS | {"recipe": asdict(before)}, "abc", step=2)
+        return begin(tmp_path, now, earlier, [], writes=False)
+
+    assert resume(RECIPE).step == 2
+    assert resume(RECIPE, micro_batch=4, steps=90).settings["recipe"]["steps"] == 90
+    for changed, words in (
+        ({"steps": 8}, "with --steps 9, not --steps 8"),
+        ({"learning_rate": 0.5}, "with --lr 0.001, not --lr 0.5"),
+        ({"observations": "only"}, "without --observations, not --observations only"),
+        ({"stage": "2"}, "with --stage 1, not --stage 2"),
+    ):
+        with pytest.raises(UserError, match=f"^--resume: .* was started {words}; leave it out"):
+            resume(RECIPE, **changed)
+    with pytest.raises(UserError, match="with --steps 9, not --steps 90"):  # the rate has begun to fall
+        resume(replace(RECIPE, decay=0.5), steps=90)
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
@@ -183,7 +187,7 @@ def test_a_runs_name_tells_what_it_computes():
 
 def train(micro_folder, out, steps, *more, returncode=0):
     flags = ["--stage", "2", "--data", "phantom:12", "--workers", 0, "--batch", 4, "--size", 64, "--device", "cpu"]
-    flags += ["--init", micro_folder, "--out", out, "--steps", steps, "--save-every", 2, "--sample-every", 100, *more]
+    flags += ["--init", micro_folder, "--out", out, "--steps", steps, "--save-every", 2, "--look-every", 100, *more]
     result = subprocess.run(
         [sys.executable, *map(str, [ROOT / "train.py", *flags])],
         cwd=out.parent,
