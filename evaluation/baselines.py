@@ -26,7 +26,7 @@ from archives.sections import split_report
 from common.errors import UserError
 from common.observations import OBSERVATIONS
 from evaluation import metrics, page
-from evaluation.phantom import derangement
+from evaluation.metrics import derangement
 from evaluation.results import Scored, scored
 from judges.features import features, load_feature_extractor, of_records
 from phantoms.dataset import Phantoms

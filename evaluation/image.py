@@ -211,8 +211,8 @@ def shown_by_prompts(
     sets: list[np.ndarray], of_train: np.ndarray, real: Images, fake: Images, train: Images
 ) -> dict | None:
     """`shown.score_shown`, where training films and texts have labels; a drawing should show what its prompt says."""
-    from evaluation import shown
     from reports.labeler import label_reports
+    from studies import shown
 
     if train.labels is None or real.labels is None or not all(fake.texts):
         return None

@@ -428,7 +428,7 @@ def _exact(a: torch.Tensor, b: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -
     return torch.cat([(a[one].double() - b[other].double()).square().sum(dim=1) for one, other in parts])
 
 
-# ---- how far to trust a score ------------------------------------------------------------------------------------
+# ---- what a score stands beside, and how far to trust it -----------------------------------------------------------
 
 
 def bootstrap_sums(
@@ -467,3 +467,14 @@ def _interval(values: Sequence[float | np.ndarray] | np.ndarray, level: float) -
         warnings.filterwarnings("ignore", "All-NaN slice")
         low, high = np.nanquantile(np.asarray(values, dtype=np.float64), [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
+
+
+def derangement(n: int, seed: int) -> np.ndarray:
+    """A random permutation (n,) that leaves no index in its place: one cycle through all. n at least 2.
+
+    The control of every table: answers held against the truth of other examples.
+    """
+    order = np.random.default_rng(seed).permutation(n)
+    partner = np.empty(n, dtype=np.int64)
+    partner[order] = np.roll(order, 1)
+    return partner

@@ -6,10 +6,10 @@
   says what the picture shows, and that is compared with what was asked for; the distances of Table 3 compare the
   classifier's features of all generated pictures with those of drawn ones
 - doubt (--reports): of several sampled reports, is the share that affirms a finding as often right as it says?
-  (`evaluation/calibration.py`)
-- editing (--edit): does a picture change as asked, and only so? (`evaluation/editing.py`)
-- why: how much of each finding the autoencoder keeps (`evaluation/autoencoder.py`), and how much the velocity heeds the
-  prompt (`evaluation/prompt_gain.py`)
+  (`studies/calibration.py`)
+- editing (--edit): does a picture change as asked, and only so? (`studies/editing.py`)
+- why: how much of each finding the autoencoder keeps (`studies/autoencoder.py`), and how much the velocity heeds the
+  prompt (`studies/prompt_gain.py`)
 
 Every score stands between two others that say what it is worth: a *ceiling*, the same judge on the true reports or
 pictures, and a *control*, the same answers held against the truth of other phantoms. A model that ignores its input
@@ -47,14 +47,6 @@ if TYPE_CHECKING:
 TRAINING_SEED, CLASSIFIER_SEED = 0, 2
 COLUMNS = ("generated", "control", "ceiling")
 MOST_GAINS = 64  # phantoms for the prompt gain, which more of them hardly change
-
-
-def derangement(n: int, seed: int) -> np.ndarray:
-    """A random permutation (n,) that leaves no index in its place: one cycle through all. n at least 2."""
-    order = np.random.default_rng(seed).permutation(n)
-    partner = np.empty(n, dtype=np.int64)
-    partner[order] = np.roll(order, 1)
-    return partner
 
 
 class SideAccuracy(NamedTuple):
@@ -99,9 +91,9 @@ def phantom_command(args: argparse.Namespace) -> None:
     from PIL import Image
 
     import sample
-    from evaluation import autoencoder, calibration, editing, prompt_gain
     from judges import classifier, trained_classifier
     from judges.features import weights_hash
+    from studies import autoencoder, calibration, editing, prompt_gain
 
     print(DISCLAIMER)
     started, timings = time.perf_counter(), {}
@@ -151,11 +143,11 @@ def phantom_command(args: argparse.Namespace) -> None:
         done("drawing")
 
     gains_of = min(args.n, MOST_GAINS)
-    gains = prompt_gain.prompt_gain(checkpoint, args.seed, gains_of, size)
+    gains = prompt_gain.gain_on_phantoms(checkpoint, args.seed, gains_of, size)
     kept = autoencoder.measure(checkpoint.vae, args.seed)
     done("autoencoder and prompt gain")
 
-    partner = derangement(args.n, args.seed)
+    partner = metrics.derangement(args.n, args.seed)
     reading = score_reading(phantoms, reports, partner)
     other_real = np.stack([p.image for p in others])
     drawing = score_drawing(phantom_classifier, phantoms, real, other_real, drawings, partner)

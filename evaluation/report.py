@@ -166,8 +166,8 @@ def write_reports(
 
     import data
     import sample
-    from evaluation.consensus import read_consensus
     from judges.features import weights_hash
+    from studies.consensus import read_consensus
 
     checkpoint = sample.load_model(args.weights, team.device, getattr(torch, args.dtype))
     source, config = report_source(args, checkpoint), checkpoint.model.config

@@ -14,10 +14,11 @@ from archives.records import Records
 from common import arguments
 from common.errors import UserError
 from evaluation import metrics
-from losses import Batch, StageLoss, prompt_gain
+from losses import Batch, StageLoss
 from phantoms.dataset import Phantoms, named
 from reports.labeler import POSITIVE, UNCERTAIN, label_reports
 from sample import read
+from studies.prompt_gain import prompt_gain
 from weights import Checkpoint
 
 VALIDATION_SEED = 3  # of phantoms that nothing else draws

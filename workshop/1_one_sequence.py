@@ -308,7 +308,7 @@ plt.show()
 # ## Where do words look?
 #
 # `attention_maps=True` on the whole-sequence forwards gives the softmax of Eq. 5 of every layer.
-# `evaluation/attention.py` makes maps of it: for each word of a report, the attention on the image's patches where the
+# `studies/attention.py` makes maps of it: for each word of a report, the attention on the image's patches where the
 # word is being **predicted**.
 #
 # **Attention is no explanation.** A map says what one softmax weighed. It does not say what the model would have
@@ -317,7 +317,7 @@ plt.show()
 # %%
 from PIL import Image
 
-from evaluation.attention import noised, over, prompt_maps, report_maps, word_maps
+from studies.attention import noised, over, prompt_maps, report_maps, word_maps
 
 film = phantom(1, 42, 256)
 print(film.report)
@@ -367,7 +367,7 @@ print(check.share_inside(share_inside))
 # where such findings usually lie.
 
 # %%
-from evaluation.attention import shares
+from studies.attention import shares
 
 print(f"{'reading, 8 phantoms each':28}{'inside':>8}{'others':>8}{'area':>8}")
 for kind in ("mass", "consolidation", "pneumothorax", "cardiomegaly", "central venous catheter"):
@@ -376,7 +376,7 @@ for kind in ("mass", "consolidation", "pneumothorax", "cardiomegaly", "central v
 
 # %% [markdown]
 # A catheter is two or three pixels wide and a patch has sixteen: its map tells nothing. The heart is in the same place
-# in everybody, so *inside* cannot beat *others*. `python -m evaluation.attention` prints all kinds, for drawing too.
+# in everybody, so *inside* cannot beat *others*. `python -m studies.attention` prints all kinds, for drawing too.
 #
 # ## Experiment
 #

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 import evaluate
-import losses
 import sample
 from common.observations import OBSERVATIONS
-from evaluation import autoencoder
-from evaluation.phantom import CLASSIFIER_SEED, TRAINING_SEED, derangement, side_accuracy, true_sides
+from evaluation.metrics import derangement
+from evaluation.phantom import CLASSIFIER_SEED, TRAINING_SEED, side_accuracy, true_sides
 from judges import classifier
 from judges.trained_classifier import SHIPPED_CLASSIFIER
 from phantoms.dataset import TRAIN_SEED, phantom
 from phantoms.truth import KINDS, Finding
 from reports.labeler import label_report
+from studies import autoencoder, prompt_gain
 
 
 def test_sides_are_asked_only_of_rightly_affirmed_findings():
@@ -68,7 +68,7 @@ def fake(tmp_path, monkeypatch):
         assert [phantom(1, index).impression for index in seeds] == prompts
         return np.stack([phantom(1, index, size).image for index in seeds])
 
-    def prompt_gain(model, vae, images, prompts):
+    def gain(model, vae, images, prompts):
         assert images.shape == (12, 256, 256) and prompts == [phantom(1, index).impression for index in range(12)]
         return {0.9: 0.125, 0.5: 0.25}
 
@@ -77,7 +77,7 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setattr(sample, "draw", draw)
     monkeypatch.setattr(autoencoder, "contrast_kept", lambda *_: dict.fromkeys(KINDS, 0.75))
     monkeypatch.setattr(autoencoder, "psnr", lambda vae, images: vae.psnr)
-    monkeypatch.setattr(losses, "prompt_gain", prompt_gain)
+    monkeypatch.setattr(prompt_gain, "prompt_gain", gain)
 
     def command(*extra):
         # Named, the shipped classifier judges even where the code has changed since: no test trains another.

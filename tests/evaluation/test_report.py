@@ -16,10 +16,11 @@ import sample
 from common.errors import UserError
 from common.observations import OBSERVATIONS
 from common.ownership import own_folder
-from evaluation import consensus, metrics, report
+from evaluation import metrics, report
 from judges import chexbert
 from phantoms.dataset import phantom
 from reports.labeler import Label, label_reports
+from studies import consensus
 
 TRUTHS = [
     "Moderate cardiomegaly. Small left pleural effusion.",

@@ -4,7 +4,7 @@ A phantom can be drawn with and without one of its findings, all else equal to t
 asked for the other (`sample.edit`), both ways, and the judge of drawings says what became of it. The control is the
 same edit with the unchanged prompt: what going towards noise and back does by itself.
 
-    python -m evaluation.editing [--weights DIR] [--n 2]      without the rest of evaluate.py
+    python -m studies.editing [--weights DIR] [--n 2]      without the rest of evaluate.py
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from common.observations import OBSERVATIONS
 from common.ownership import own_file
 from common.pictures import grid, save_png
 from evaluation import page
-from evaluation.autoencoder import OWN, patients, with_and_without
 from judges import classifier, trained_classifier
 from judges.classifier import PhantomClassifier
 from phantoms.truth import KINDS, PATHOLOGIES, streams
 from phantoms.wording import write_report
+from studies.autoencoder import OWN, patients, with_and_without
 from weights import Checkpoint
 
 WAYS = ("removed", "added")

@@ -9,9 +9,9 @@ lies inside the finding, against the share that the same maps have inside other 
 **Attention is no explanation.** A map says which keys a softmax weighed in one layer. What the model would have written
 without them is another question, and many layers mix every token's content long before the word is chosen.
 
-    python -m evaluation.attention                              the number, on phantoms
-    python -m evaluation.attention --image FILE --out out.png   the words of the report, each over the film
-    python -m evaluation.attention --prompt TEXT --out out.png  the words of the prompt, each over the drawing
+    python -m studies.attention                              the number, on phantoms
+    python -m studies.attention --image FILE --out out.png   the words of the report, each over the film
+    python -m studies.attention --prompt TEXT --out out.png  the words of the prompt, each over the drawing
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from common.files import SHIPPED
 from common.images import load_image, to_square
 from common.ownership import own_file
 from common.pictures import grid, save_png
-from evaluation.autoencoder import OWN, with_and_without
-from evaluation.phantom import derangement
+from evaluation.metrics import derangement
 from phantoms.dataset import phantom
 from phantoms.truth import KINDS
 from sample import DISCLAIMER, draw, load_model, pixels_of, prompt_ids, read
+from studies.autoencoder import OWN, with_and_without
 from weights import Checkpoint
 
 TIME = 0.7  # of the noise at which a drawing is looked at: the large shapes are being decided

@@ -4,8 +4,8 @@ A picture that goes through the autoencoder may look right and still have lost a
 Here the same chest is drawn with and without one finding, and only the finding's own pixels count. Of real films, where
 nobody knows these pixels, there are the peak signal-to-noise ratio, the structural similarity, and a sheet to look at.
 
-    python -m evaluation.autoencoder [--weights DIR]
-    python -m evaluation.autoencoder --weights DIR --data SRC --split validate
+    python -m studies.autoencoder [--weights DIR]
+    python -m studies.autoencoder --weights DIR --data SRC --split validate
 """
 
 from __future__ import annotations

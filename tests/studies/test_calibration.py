@@ -7,7 +7,8 @@ import pytest
 
 from common.observations import OBSERVATIONS
 from common.ownership import own_file
-from evaluation import calibration, page
+from evaluation import page
+from studies import calibration
 
 
 def test_calibration_error_by_brute_force_and_by_its_extremes():

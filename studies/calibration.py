@@ -3,7 +3,7 @@
 Of N sampled reports of a phantom, a share affirms each observation (`reports/agreement.py`). Where 7 of 10 affirm one,
 it should be drawn in 7 of 10 phantoms. One greedy report says 0 or 1: it is always sure.
 
-    python -m evaluation.calibration [--weights DIR] [--n 100] [--reports 10]      without the rest of evaluate.py
+    python -m studies.calibration [--weights DIR] [--n 100] [--reports 10]      without the rest of evaluate.py
 """
 
 from __future__ import annotations

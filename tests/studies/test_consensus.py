@@ -4,10 +4,10 @@ from nltk.translate.bleu_score import corpus_bleu
 from PIL import Image
 
 import data
-from evaluation import consensus as decoding
-from evaluation.consensus import consensus, vote
 from evaluation.metrics import tokenize
 from sample import TEMPERATURE
+from studies import consensus as decoding
+from studies.consensus import consensus, vote
 
 REPORTS = [
     "FINDINGS: The lungs are clear. The heart is moderately large. IMPRESSION: Large heart.",

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 import sample
-from evaluation import editing
-from evaluation.autoencoder import patients, with_and_without
 from judges import trained_classifier
 from phantoms.truth import streams
 from phantoms.wording import write_report
+from studies import editing
+from studies.autoencoder import patients, with_and_without
 
 KINDS = ("pleural effusion", "cardiomegaly")
 

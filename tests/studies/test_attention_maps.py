@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from common.files import SHIPPED
-from evaluation import attention
 from phantoms.dataset import phantom
 from phantoms.truth import KINDS, truth
 from sample import load_model
+from studies import attention
 
 
 @pytest.fixture(scope="module")
