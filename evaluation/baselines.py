@@ -25,9 +25,10 @@ from archives.records import Records
 from archives.sections import split_report
 from common.errors import UserError
 from common.observations import OBSERVATIONS
-from evaluation import metrics, page
+from evaluation import metrics
 from evaluation.metrics import derangement
 from evaluation.results import Scored, scored
+from evaluation.tables import Table
 from judges.features import features, load_feature_extractor, of_records
 from phantoms.dataset import Phantoms
 
@@ -290,37 +291,17 @@ def score_answers(
     return table
 
 
-def title_of(table: dict) -> str:
-    how = "corpus BLEU as in this set's literature" if table["literature"] else "BLEU is the mean over reports"
-    return f"Beside what costs nothing: {table['title']} ({how})"
-
-
-def comparison_text(tables: Sequence[dict]) -> str:
-    """For the terminal."""
-    lines, shown = [], ("f1", "set_f1", *WORDS)
-    headers = "".join(f"{name:>9}" for name in ("F1", "set's F1", *(SCORES[name] for name in WORDS)))
-    for table in tables:
-        lines += ["", title_of(table), f"{'':<42}{headers}"]
-        for row in table["rows"]:
-            numbers = [value[0] if isinstance(value, tuple) else value for value in map(row.get, shown)]
-            line = "".join(f"{'-' if number is None else format(number, '.3f'):>9}" for number in numbers)
-            lines.append(f"{row['name'][:41]:<42}{line}")
-        lines += [f"The one text: {table['constant']}"] * bool(table["constant"]) + table["notes"]
-    return "\n".join(lines)
-
-
-def comparison_blocks(tables: Sequence[dict]) -> list[str]:
-    """For report.html."""
+def comparison(tables: Sequence[dict]) -> list[Table]:
+    """What is printed, and shown on the page."""
     blocks = []
     for table in tables:
+        how = "corpus BLEU as in this set's literature" if table["literature"] else "BLEU is the mean over reports"
         note = f"F1: macro, over the observations with {LEAST_POSITIVES} positives or more, uncertain as positive."
         note += " Below this run: by how much, with the interval of the difference over the same draws of films."
         if table["constant"]:
             note += " True labels, usual words: of the training reports with a film's true labels the one that agrees"
             note += f" best with all of them. The one text: {table['constant']}"
         rows = [[row["name"], *map(row.get, SCORES)] for row in table["rows"]]
-        blocks += [
-            page.heading(title_of(table)),
-            page.table(["", *SCORES.values()], rows, note=" ".join([note, *table["notes"]]), highlight=[0], decimals=3),
-        ]
+        title = f"Beside what costs nothing: {table['title']} ({how})"
+        blocks.append(Table(["", *SCORES.values()], rows, title, " ".join([note, *table["notes"]]), ours=[0]))
     return blocks

@@ -23,6 +23,8 @@ from common.errors import UserError, run
 from common.files import SHIPPED
 from common.ownership import own_file
 from common.pictures import grid, save_png
+from evaluation import page
+from evaluation.tables import Paragraph, Table, print_blocks
 from phantoms.dataset import phantom
 from phantoms.drawing import draw
 from phantoms.truth import KINDS, Patient, streams, truth
@@ -126,12 +128,11 @@ def measure(vae: VAE, seed: int, count: int = 4) -> dict:
     return {"contrast_kept": contrast_kept(vae, seed, count), "psnr": psnr(vae, pictures), "of_each_kind": count}
 
 
-def autoencoder_table(scores: dict) -> str:
-    lines = [
-        f"Autoencoder: how much contrast it keeps of each kind of finding ({scores['of_each_kind']} phantoms each)."
-    ]
-    lines += ["", *(f"{kind:28}{share:>7.1%}" for kind, share in scores["contrast_kept"].items())]
-    return "\n".join([*lines, f"{'PSNR':28}{scores['psnr']:>7.1f} dB"])
+def autoencoder_blocks(scores: dict) -> list[Table | Paragraph | str]:
+    """What is printed, and shown on the page."""
+    title = f"Autoencoder: how much contrast it keeps of each kind of finding ({scores['of_each_kind']} phantoms each)"
+    table = Table(["", "contrast kept"], [*map(list, scores["contrast_kept"].items())], title, percent=True)
+    return [table, page.bars_of(table, [1]), Paragraph(f"PSNR {scores['psnr']:.1f} dB.")]
 
 
 def real_films(vae: VAE, images: np.ndarray) -> dict[str, float]:
@@ -160,7 +161,7 @@ def main() -> None:
     if vae is None:
         raise UserError(f"--weights {args.weights}: a Janus-Pro, which has no autoencoder; name a UniX")
     if args.data is None:
-        print(autoencoder_table(measure(vae, seed=1, count=args.n or 4)))
+        print_blocks(autoencoder_blocks(measure(vae, seed=1, count=args.n or 4)))
         return
     own_file(args.out)
     images = np.stack(data.squares(open_source(args.data, split=args.split), args.n or 64, args.size)[1])

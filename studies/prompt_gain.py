@@ -1,4 +1,4 @@
-"""How much a model's drawing heeds its prompt, on phantoms that it was never trained on: a minute, and no judge.
+"""How much a model's drawing depends on its prompt, on phantoms that it was never trained on: a minute, and no judge.
 
     python -m studies.prompt_gain [--weights DIR] [--n 64] [--size PX]
 
@@ -18,6 +18,7 @@ from common import arguments
 from common.errors import UserError, run
 from common.files import SHIPPED
 from common.images import to_square
+from evaluation.tables import Table, text
 from model import UniX
 from phantoms.dataset import phantom
 from sample import check_size, load_model
@@ -63,7 +64,7 @@ def prompt_gain(
 def gain_on_phantoms(checkpoint: Checkpoint, seed: int, n: int, size: int) -> dict[float, float]:
     """Time -> the share by which the velocity's error grows with another phantom's impression.
 
-    Over the first `n` phantoms of a seed, at least 2, drawn at `size` px.
+    Over the first `n` phantoms of a seed, at least 2, rendered at `size` px.
     """
     phantoms = [phantom(seed, index, max(256, size)) for index in range(n)]
     images = np.stack([to_square(Image.fromarray(p.image), size) for p in phantoms])
@@ -71,13 +72,15 @@ def gain_on_phantoms(checkpoint: Checkpoint, seed: int, n: int, size: int) -> di
     return prompt_gain(checkpoint.model, checkpoint.vae, torch.from_numpy(images), prompts)
 
 
-def gain_table(gains: dict[float, float], n: int) -> str:
-    title = f"Prompt gain: by how much the velocity's error grows if {n} phantoms exchange their impressions."
-    return "\n".join([title, "", *(f"at t = {time:<22}{gain:>7.1%}" for time, gain in gains.items())])
+def gain_table(gains: dict[float, float], n: int) -> Table:
+    rows = [[f"t = {time:g}", gain] for time, gain in gains.items()]
+    title = f"Prompt gain: by how much the velocity's error grows if {n} phantoms exchange their impressions"
+    note = "At 0 the velocity ignores its prompt. At t = 1 all is noise."
+    return Table(["time", "gain"], rows, title, note, percent=True)
 
 
 def main() -> None:
-    parser = arguments.Parser(description="How much a model's velocity heeds its prompt, at three noise levels.")
+    parser = arguments.Parser(description="How much a model's velocity depends on its prompt, at three noise levels.")
     add = parser.add_argument
     weights = "weights folder, or a run's (default: the shipped tiny model)"
     add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)
@@ -91,7 +94,7 @@ def main() -> None:
         raise UserError(f"--weights {args.weights}: a Janus-Pro, which draws no X-rays; name a UniX")
     size = args.size or config.image_size
     check_size(size, config.max_latent_size)
-    print(gain_table(gain_on_phantoms(checkpoint, 1, args.n, size), args.n))
+    print(text(gain_table(gain_on_phantoms(checkpoint, 1, args.n, size), args.n)))
 
 
 if __name__ == "__main__":
