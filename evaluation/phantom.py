@@ -125,7 +125,7 @@ def phantom_command(args: argparse.Namespace) -> None:
         return
     reports, drawings = made
     gains_of = min(args.n, MOST_GAINS)
-    gains = prompt_gain.gain_on_phantoms(checkpoint, args.seed, gains_of, size)
+    gains = prompt_gain.prompt_gain(checkpoint, args.seed, gains_of, size)
     kept = autoencoder.measure(checkpoint.vae, args.seed)
     done("autoencoder and prompt gain")
 

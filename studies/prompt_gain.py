@@ -1,8 +1,8 @@
-"""How much a model's drawing depends on its prompt, on phantoms that it was never trained on: a minute, and no judge.
+"""How far the model follows its prompts: a minute on phantoms that it was never trained on, and no judge.
 
     python -m studies.prompt_gain [--weights DIR] [--n 64] [--size PX]
 
-A run may log it while it trains (training/validation.py).
+Eq. 2's loss hides it, so a run logs it while it trains (`exchanged_prompts`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from weights import Checkpoint
 
 
 @torch.inference_mode()
-def prompt_gain(
+def exchanged_prompts(
     model: UniX,
     vae: VAE,
     images: torch.Tensor,
@@ -61,7 +61,7 @@ def prompt_gain(
     return {time: (other - right) / right for time, (right, other) in errors.items()}
 
 
-def gain_on_phantoms(checkpoint: Checkpoint, seed: int, n: int, size: int) -> dict[float, float]:
+def prompt_gain(checkpoint: Checkpoint, seed: int, n: int, size: int) -> dict[float, float]:
     """Time -> the share by which the velocity's error grows with another phantom's impression.
 
     Over the first `n` phantoms of a seed, at least 2, rendered at `size` px.
@@ -69,7 +69,7 @@ def gain_on_phantoms(checkpoint: Checkpoint, seed: int, n: int, size: int) -> di
     phantoms = [phantom(seed, index, max(256, size)) for index in range(n)]
     images = np.stack([to_square(Image.fromarray(p.image), size) for p in phantoms])
     prompts = [checkpoint.encode(p.impression) for p in phantoms]
-    return prompt_gain(checkpoint.model, checkpoint.vae, torch.from_numpy(images), prompts)
+    return exchanged_prompts(checkpoint.model, checkpoint.vae, torch.from_numpy(images), prompts)
 
 
 def gain_table(gains: dict[float, float], n: int) -> Table:
@@ -80,7 +80,7 @@ def gain_table(gains: dict[float, float], n: int) -> Table:
 
 
 def main() -> None:
-    parser = arguments.Parser(description="How much a model's velocity depends on its prompt, at three noise levels.")
+    parser = arguments.Parser(description="How far a model's velocity follows its prompt, at three noise levels.")
     add = parser.add_argument
     weights = "weights folder, or a run's (default: the shipped tiny model)"
     add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)
@@ -94,7 +94,7 @@ def main() -> None:
         raise UserError(f"--weights {args.weights}: a Janus-Pro, which draws no X-rays; name a UniX")
     size = args.size or config.image_size
     check_size(size, config.max_latent_size)
-    print(text(gain_table(gain_on_phantoms(checkpoint, 1, args.n, size), args.n)))
+    print(text(gain_table(prompt_gain(checkpoint, 1, args.n, size), args.n)))
 
 
 if __name__ == "__main__":

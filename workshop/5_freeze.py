@@ -25,7 +25,7 @@ import training
 from checks import lesson_5 as check
 from evaluation.metrics import derangement
 from evaluation.phantom import score_reading
-from studies.prompt_gain import gain_on_phantoms
+from studies.prompt_gain import prompt_gain
 from phantoms.dataset import phantom
 from sample import draw, load_model, read
 from weights import load_checkpoint
@@ -143,7 +143,7 @@ for name, reports in written.items():
     line = f"{name:12}{scores['generated']['micro']:19.2f}{scores['control']['micro']:9.2f}"
     if name in logs:
         error = np.mean([record["mse"] for record in logs[name][-10:]])
-        gain = gain_on_phantoms(load_checkpoint(training.run_folder(name)), seed=1, n=32, size=128)[0.7]
+        gain = prompt_gain(load_checkpoint(training.run_folder(name)), seed=1, n=32, size=128)[0.7]
         line += f"{error:22.3f}{gain:20.1%}"
     print(line)
 

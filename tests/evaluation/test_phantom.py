@@ -77,7 +77,7 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setattr(sample, "draw", draw)
     monkeypatch.setattr(autoencoder, "contrast_kept", lambda *_: dict.fromkeys(KINDS, 0.75))
     monkeypatch.setattr(autoencoder, "psnr", lambda vae, images: vae.psnr)
-    monkeypatch.setattr(prompt_gain, "prompt_gain", gain)
+    monkeypatch.setattr(prompt_gain, "exchanged_prompts", gain)
 
     def command(*extra):
         # Named, the shipped classifier judges even where the code has changed since: no test trains another.
