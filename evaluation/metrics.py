@@ -1,10 +1,10 @@
 """Every measure of the evaluation, as plain functions of arrays and strings. Knows no model, no file and no flag.
 
-- labels: `f1_scores`, `chexbert_scores` for the eight columns of Table 2, and `area_under_roc`
+- labels: `f1_scores`, `chexbert_scores` for a half of Table 2, and `area_under_roc`
 - reports, word by word: `bleu_counts` and `bleu_from_counts`, `rouge_l` and `bootstrap_median`
 - pictures, as sets of features (RadDino's class token in Table 3): `frechet_distance`, `kernel_distance`,
   `prdc_samples`, and `nearest`, which finds out what has been memorised
-- how far to trust a score: `bootstrap_sums`
+- what a score stands beside, and how far to trust it: `derangement`, `bootstrap_sums`
 """
 
 from __future__ import annotations
@@ -430,24 +430,14 @@ def bootstrap_sums(
     """
     counts = np.asarray(counts, dtype=np.float64)
     n = len(counts)
-    weights = np.stack([np.bincount(draw, minlength=n) for draw in _draws(n, repeats, seed)]).astype(np.float64)
-    sums = (weights @ counts.reshape(n, -1)).reshape(repeats, *counts.shape[1:])
-    return _interval(statistic(sums), level)
-
-
-def _draws(n: int, repeats: int, seed: int) -> Iterator[np.ndarray]:
-    if n < 1 or repeats < 1:
-        raise ValueError(f"n {n} and repeats {repeats} must be at least 1")
+    if n < 1 or repeats < 1 or not 0 < level < 1:
+        raise ValueError(f"n {n} and repeats {repeats} must be at least 1, level {level} between 0 and 1")
     rng = np.random.default_rng(seed)
-    return (rng.integers(n, size=n) for _ in range(repeats))
-
-
-def _interval(values: Sequence[float | np.ndarray] | np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    if not 0 < level < 1:
-        raise ValueError(f"level {level} must be between 0 and 1")
+    weights = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(repeats)]).astype(np.float64)
+    values = statistic((weights @ counts.reshape(n, -1)).reshape(repeats, *counts.shape[1:]))
     with warnings.catch_warnings():  # a class that nobody has is nan in every draw, and so is its interval
         warnings.filterwarnings("ignore", "All-NaN slice")
-        low, high = np.nanquantile(np.asarray(values, dtype=np.float64), [(1 - level) / 2, (1 + level) / 2], axis=0)
+        low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
 
 

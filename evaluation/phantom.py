@@ -21,8 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -39,7 +38,7 @@ from common.pictures import grid, save_png
 from evaluation import metrics, page
 from evaluation.generated import draw_pictures, write_reports
 from evaluation.protocol import OURS, set_drawing_flags
-from evaluation.results import mean_and_interval, publish, thumbnail, together
+from evaluation.results import mean_and_interval, publish, thumbnail
 from evaluation.tables import Paragraph, Table
 from judges import classifier, trained_classifier
 from judges.classifier import PhantomClassifier
@@ -48,7 +47,6 @@ from phantoms.dataset import Phantom
 from phantoms.truth import Finding
 from reports.labeler import Label, label_report
 from studies import autoencoder, calibration, editing, prompt_gain
-from weights import Checkpoint
 
 # Phantoms of these seeds have been seen: phantoms.dataset.TRAIN_SEED, ClassifierRecipe.seed.
 TRAINING_SEED, CLASSIFIER_SEED = 0, 2
@@ -56,18 +54,8 @@ COLUMNS = ("generated", "control", "ceiling")
 MOST_GAINS = 64  # phantoms for the prompt gain, which more of them hardly change
 
 
-class SideAccuracy(NamedTuple):
-    """How many findings were affirmed on the right side, of those affirmed."""
-
-    right: int
-    asked: int
-
-    def fraction(self) -> float:
-        return self.right / self.asked if self.asked else float("nan")
-
-
-def side_accuracy(truth: Sequence[dict[str, str]], labels: Sequence[dict[str, Label]]) -> SideAccuracy:
-    """Of the findings that a report affirms rightly, how many does it put on the right side?
+def side_accuracy(truth: Sequence[dict[str, str]], labels: Sequence[dict[str, Label]]) -> tuple[float, int]:
+    """Of the findings that a report affirms rightly: (the share that it puts on the right side, how many there are).
 
     truth: for each phantom, observation -> "left" | "right" | "bilateral", as `true_sides`. labels: for each report, as
     `reports.labeler.label_report`. A report that affirms such a finding and names no side, or another, is wrong.
@@ -78,7 +66,7 @@ def side_accuracy(truth: Sequence[dict[str, str]], labels: Sequence[dict[str, La
         for name, side in sides.items()
         if labels_of_one[name].value in (1, -1)
     ]
-    return SideAccuracy(sum(said), len(said))
+    return sum(said) / len(said) if said else float("nan"), len(said)
 
 
 def true_sides(findings: Sequence[Finding]) -> dict[str, str]:
@@ -120,10 +108,23 @@ def phantom_command(args: argparse.Namespace) -> None:
     weights = weights_hash(args.weights)
     settings = {"n": args.n, "seed": args.seed, **how, "dtype": args.dtype}
     settings |= {"weights": str(args.weights), "weights_sha256": weights}
-    made = together(args, lambda args, team: generate(args, team, checkpoint, phantoms, settings, how, done))
-    if made is None:  # the main process scores
-        return
-    reports, drawings = made
+    alone, batch = Team(0, 1, torch.device(args.device)), args.batch or 32
+    batches = [range(start, min(start + batch, args.n)) for start in range(0, args.n, batch)]
+
+    def write(rows: Sequence[int]) -> list[dict]:
+        texts = sample.read(checkpoint, [Image.fromarray(real[k]) for k in rows], batch=batch)
+        return [
+            {"index": k, "truth": phantoms[k].report, "generated": text} for k, text in zip(rows, texts, strict=True)
+        ]
+
+    rows = write_reports(args.out, {**settings, "batch": batch}, batches, write, alone, args.resume)
+    reports = [row["generated"] for row in rows]
+    done("reading")
+    prompts, folder = [each.impression for each in phantoms], args.out / "generated"
+    names = draw_pictures(checkpoint, folder, prompts, 0, how, settings, args.batch, alone, args.resume)
+    drawings = np.stack([np.asarray(load_image(folder / name)) for name in names])
+    done("drawing")
+
     gains_of = min(args.n, MOST_GAINS)
     gains = prompt_gain.prompt_gain(checkpoint, args.seed, gains_of, size)
     kept = autoencoder.measure(checkpoint.vae, args.seed)
@@ -165,9 +166,7 @@ def phantom_command(args: argparse.Namespace) -> None:
         results["editing"] = {"strength": args.strength, "kinds": kinds}
         blocks += editing.editing_blocks(kinds, args.strength, sheet)
         done("editing")
-    rows = zip(phantoms, reports, strict=True)
-    lines = [json.dumps({"index": k, "truth": p.report, "generated": report}) for k, (p, report) in enumerate(rows)]
-    write_text(args.out / "reading.jsonl", "\n".join(lines) + "\n")
+    write_text(args.out / "reading.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     pairs = []
     for p, image, picture, report in list(zip(phantoms, real, drawings, reports, strict=True))[:16]:
         pairs += [(thumbnail(image), f"A phantom. The model reads: {report}")]
@@ -176,33 +175,6 @@ def phantom_command(args: argparse.Namespace) -> None:
     blocks += [page.heading("The first of them"), page.pictures(pairs)]
     title, files = "Reading and drawing phantoms", f", reading.jsonl, drawing.png ({sum(timings.values()):.0f} s)"
     publish(args.out, title, blocks, results, files, f"{args.weights} ({weights})")
-
-
-def generate(
-    args: argparse.Namespace,
-    team: Team,
-    checkpoint: Checkpoint,
-    phantoms: Sequence[Phantom],
-    settings: dict,
-    how: dict,
-    done: Callable[[str], None],
-) -> tuple[list[str], np.ndarray] | None:
-    """The reports and the drawings (N, size, size), each process a share; None on all but the main one."""
-    batch = args.batch or 32
-    batches = [range(start, min(start + batch, args.n)) for start in range(0, args.n, batch)]
-
-    def write(rows: Sequence[int]) -> list[dict]:
-        texts = sample.read(checkpoint, [Image.fromarray(phantoms[k].image) for k in rows], batch=batch)
-        return [{"index": index, "generated": text} for index, text in zip(rows, texts, strict=True)]
-
-    rows = write_reports(args.out, {**settings, "batch": batch}, batches, write, team, args.resume)
-    done("reading")
-    prompts, folder = [each.impression for each in phantoms], args.out / "generated"
-    names = draw_pictures(checkpoint, folder, prompts, 0, how, settings, args.batch, team, args.resume)
-    done("drawing")
-    if rows is None:
-        return None
-    return [row["generated"] for row in rows], np.stack([np.asarray(load_image(folder / name)) for name in names])
 
 
 def score_reading(phantoms: Sequence[Phantom], reports: Sequence[str], partner: np.ndarray) -> dict:
@@ -218,9 +190,8 @@ def score_reading(phantoms: Sequence[Phantom], reports: Sequence[str], partner: 
     for name, labels in columns.items():
         # A rendered finding is there or not: a report that calls it possible has noticed it.
         claimed = np.array([[label.value in (1, -1) for label in one.values()] for one in labels])
-        side = side_accuracy(sides, labels)
         scores[name] = f1_with_intervals(truth, claimed)
-        scores[name] |= {"side_accuracy": side.fraction(), "side_asked": side.asked}
+        scores[name]["side_accuracy"], scores[name]["side_asked"] = side_accuracy(sides, labels)
     return scores
 
 

@@ -44,11 +44,8 @@ from reports.labeler import label_reports
 from studies import consensus
 from weights import Checkpoint
 
-LabelReports = Callable[[Sequence[str]], np.ndarray]  # N texts -> (N, 14): 1, 0, -1 and nan
-
 PREDICTION_COLUMNS = ("Ground Truth", "Report Impression")  # of the CSV that UniX's own evaluation writes
 CSV_NAME, CSV_COLUMNS = "understanding_results.csv", ("Image Path", "Report Impression", "Ground Truth")
-MEASURES = {"bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4": "BLEU-4", "rouge_l": "ROUGE-L"}
 
 
 def report_command(args: argparse.Namespace) -> None:
@@ -212,7 +209,7 @@ def file_of(source: Records | Phantoms, index: int) -> str:
     return str(source.root / records[index].image) if records else ""
 
 
-def report_judge(args: argparse.Namespace) -> tuple[str, LabelReports]:
+def report_judge(args: argparse.Namespace) -> tuple[str, baselines.LabelReports]:
     """(name, texts -> labels (N, 14): 1, 0, -1 and nan): CheXbert if its folder is given, else our rules."""
     if args.chexbert is None:
         return f"rule-based labeler (reports/labeler.py), not CheXbert: {OURS_ONLY}", label_reports
@@ -229,7 +226,7 @@ def score_reports(
     truths: Sequence[str],
     written: Sequence[str],
     judge: str,
-    label: LabelReports,
+    label: baselines.LabelReports,
     tokenize: Callable[[str], Sequence[str]] = metrics.tokenize,
     protocol: Protocol = OURS,
 ) -> dict:
@@ -245,7 +242,7 @@ def score_reports(
     bleu = metrics.bleu_from_counts(counts, protocol.bleu_weights)
     each = np.column_stack([bleu, metrics.rouge_l(truths, written)])  # (N, 5)
     low, high = metrics.bootstrap_sums(lambda sums: sums / len(each), each)
-    text = {name: scored(each[:, k].mean(), low[k], high[k]) for k, name in enumerate(MEASURES)}
+    text = {name: scored(each[:, k].mean(), low[k], high[k]) for k, name in enumerate(baselines.WORDS)}
     if protocol.rouge_draws:
         text["rouge_l"] = metrics.bootstrap_median(each[:, 4], protocol.rouge_draws)
     # Which reports to show: by the labels they got right (uncertain is positive), then by their words.
@@ -303,7 +300,7 @@ def report_blocks(
     ]
     headers = ["", *(header for mode in modes for header in ("true", f"F1, uncertain is {mode}"))]
     classes = Table(headers, rows_of_classes, "Each observation", intervals=True)
-    likeness = [[MEASURES[name], value] for name, value in results["text"].items()]
+    likeness = [[baselines.WORDS[name], value] for name, value in results["text"].items()]
     likeness.append(["RadGraph F1", results["radgraph_f1"]])
     blocks = [
         Paragraph(f"{results['reports']} reports of {results['data']}. Judge: {results['judge']}."),
