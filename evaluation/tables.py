@@ -90,24 +90,19 @@ def text(block: Table | Paragraph) -> str:
     """For the terminal."""
     if isinstance(block, Paragraph):
         return str(block)
-    lines: list[str | list[str]] = []
+    lines = [list(block.headers)]
     for row in block.rows:
         if isinstance(row, str):
             lines.append(row)
             continue
-        first, *others = (
-            f"{value} ({ends})" if ends and block.intervals else value for value, ends in block.written(row)
-        )
-        lines.append([first[:LONGEST], *others])
-    cells = [list(block.headers), *(line for line in lines if not isinstance(line, str))]
-    widths = [max(len(line[k]) for line in cells) + 2 * (k > 0) for k in range(len(block.headers))]
-
-    def laid(first: str, *others: str) -> str:
-        return first.ljust(widths[0]) + "".join(
-            cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)
-        )
-
-    table = [laid(*block.headers), *(line if isinstance(line, str) else laid(*line) for line in lines)]
+        cells = [f"{value} ({ends})" if ends and block.intervals else value for value, ends in block.written(row)]
+        lines.append([cells[0][:LONGEST], *cells[1:]])
+    widths = [max(len(line[k]) for line in lines if isinstance(line, list)) for k in range(len(block.headers))]
+    widths[1:] = [width + 2 for width in widths[1:]]
+    table = [
+        line if isinstance(line, str) else line[0].ljust(widths[0]) + "".join(map(str.rjust, line[1:], widths[1:]))
+        for line in lines
+    ]
     if block.groups:
         above, start = "", 0
         for name, span in block.groups:
