@@ -76,8 +76,9 @@ class JointAttention(nn.Module):
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Eq. 5: softmax(Q K^T / sqrt(d)) V. q: (B, heads, S, head_dim), k and v: (B, heads, K, head_dim) -> as q.
 
-    mask: as in `JointAttention`. This is the one place to replace from outside (`attention.attend = ...`): by a way
-    that keeps the softmax to look at (studies/attention.py), or by a faster one.
+    mask: as in `JointAttention`. The ViT attends with it, too. It is the one place to replace from outside
+    (`attention.attend = ...`): by a way that keeps the softmax to look at (studies/attention.py), or by a faster one
+    (speed/cpu.py).
     """
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 

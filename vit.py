@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+import attention
 from layers import Conv2d, LayerNorm, Linear
 
 
@@ -66,7 +67,7 @@ class Block(nn.Module):
         """x: (B, tokens, width) -> the same."""
         B, N, _ = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        attended = attention.attend(q, k, v, None).transpose(1, 2).flatten(2)
         x = x + self.scale1(self.proj(attended))
         return x + self.scale2(self.fc2(F.gelu(self.fc1(self.norm2(x)), approximate=self.approximate)))
 

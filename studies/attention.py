@@ -74,7 +74,8 @@ def kept_maps() -> Iterator[list[torch.Tensor]]:
     maps, attend = [], attention.attend
 
     def looking(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        maps.append(attention_weights(q, k, mask))
+        if mask is not None:  # the ViT has none: its own attention is another question
+            maps.append(attention_weights(q, k, mask))
         return attend(q, k, v, mask)
 
     attention.attend = looking
