@@ -6,22 +6,21 @@
     python evaluate.py image --real SRC --weights DIR        draws from the prompts of SRC and scores (Tables 3 and 4)
     python evaluate.py image --real SRC --fake SRC           scores pictures that somebody else drew
 
-Each is a file of `evaluation/` and leaves results.json and report.html in --out. Where the published judges' weights
-are not given, our own step in, and every heading says so: such numbers compare with nothing outside this repository.
+Each leaves results.json and report.html in --out. Where the published judges' weights are not given, our own step in,
+and every heading says so: such numbers compare with nothing outside this repository.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from common import arguments
 from common.errors import UserError, run
 from common.files import SHIPPED
 from sample import DISCLAIMER, SOLVER, SOLVERS, STEPS, STRENGTH, TEMPERATURE, TOP_P
 
-# What a flag is where it is not typed: a parser that filled it in could not tell which flags do nothing. Solver, steps,
-# guidance and size are left to --protocol.
+# Filled in once it is known which flags were typed. The sampler's are left to --protocol.
 DEFAULTS = {"data": "phantom:200", "split": "test", "section": "report", "seed": 0, "dtype": "float32"}
 DEFAULTS |= {"temperature": TEMPERATURE, "top_p": TOP_P, "strength": STRENGTH, "cache": "out/cache"}
 
@@ -30,111 +29,87 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Raises UserError for a flag that would do nothing beside the others."""
     parser = arguments.Parser(description="Score a model's reading and drawing, as the paper does.", epilog=DISCLAIMER)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    folder, result, whole = arguments.weights_folder, arguments.output_folder, arguments.whole
+    file, folder, result, whole = arguments.existing, arguments.weights_folder, arguments.output_folder, arguments.whole
     some = whole(2, arguments.MOST_EXAMPLES)  # a score needs two
 
     phantom = commands.add_parser("phantom", help="phantoms that the model was never trained on", epilog=DISCLAIMER)
     add = phantom.add_argument
     add("--n", type=some, default=500, help="phantoms to read, and impressions to draw (default 500)")
     add("--seed", type=arguments.seed, default=1, help="not 0 (trained on) nor 2 (the classifier's) (default 1)")
-    classifier = (
-        "the classifier's weights, trained anew if absent (eight minutes on one core); default: the shipped one"
-    )
-    add("--classifier", "--probe", type=arguments.output_file, metavar="FILE", help=classifier)
+    add("--classifier", "--probe", type=arguments.output_file, metavar="FILE", help="its weights, trained if absent")
     add("--reports", type=whole(2, 1000), metavar="N", help="also sample N reports of each: how sure is it?")
-    temperature = arguments.number(0, 100, above=True)
-    add("--temperature", type=temperature, help=f"of sampled reports (default {TEMPERATURE})")
-    add("--top-p", type=arguments.top_p, help=f"of sampled reports (default {TOP_P})")
+    add("--temperature", type=arguments.number(0, 100, above=True), help=f"of these (default {TEMPERATURE})")
+    add("--top-p", type=arguments.top_p, help=f"of these (default {TOP_P})")
     add("--edit", type=whole(1, 1000), metavar="N", help="also remove and add each kind of finding in N phantoms")
     add("--strength", type=arguments.strength, help=f"of an edit (default {STRENGTH})")
 
     report = commands.add_parser("report", help="reports (Table 2), on any data set", epilog=DISCLAIMER)
     add = report.add_argument
     add("--data", type=arguments.data_set, help="a data set (see python data.py --help), or phantom:COUNT (default)")
-    predictions = "score this: JSON lines (truth, generated), or UniX's CSV"
-    add("--predictions", type=arguments.existing_file, metavar="FILE", help=predictions)
+    add("--predictions", type=arguments.existing_file, metavar="FILE", help="to score: JSON lines, or UniX's CSV")
     add("--section", choices=["report", "impression"], help="what to write (default: the report)")
     add("--question", type=arguments.text, help="default: the data set's own, or what the model was trained on")
-    consensus = "of N sampled reports the one that agrees best with all; default: one report, greedily"
-    add("--consensus", type=whole(2, 1000), metavar="N", help=consensus)
+    add("--consensus", type=whole(2, 1000), metavar="N", help="of N sampled reports the one that agrees best with all")
     add("--chexbert", type=folder, metavar="FOLDER", help="CheXbert; default: the rule-based labeler judges")
-    literature = "count the findings' words as the literature of the Indiana University set: corpus BLEU, lower case"
-    add("--literature-bleu", action="store_true", help=literature)
-    train = "training reports, for one text for every film and the nearest film; default: of --data, if any"
-    add("--train", type=arguments.existing, metavar="SRC", help=train)
+    add("--literature-bleu", action="store_true", default=None, help="count words as the Indiana set's literature")
+    add("--train", type=file, metavar="SRC", help="training reports, to compare with; default: of --data, if any")
     add("--require", choices=["findings"], help="leave out reports without this section")
 
     image = commands.add_parser("image", help="pictures (Tables 3 and 4), on any data set", epilog=DISCLAIMER)
     add = image.add_argument
-    add("--real", type=arguments.existing, required=True, metavar="SRC", help="folder of images, table, or data set")
-    fake = "generated pictures: a folder, or CheXGenBench's table of them"
-    add("--fake", type=arguments.existing, metavar="SRC", help=fake)
-    add("--train", type=arguments.existing, metavar="SRC", help="training images: has the model memorised one of them?")
+    add("--real", type=file, required=True, metavar="SRC", help="folder of images, table, or data set")
+    add("--fake", type=file, metavar="SRC", help="generated pictures: a folder, or CheXGenBench's table of them")
+    add("--train", type=file, metavar="SRC", help="training images: has the model memorised one of them?")
     add("--raddino", type=folder, metavar="FOLDER", help="RadDino; default: the tiny ViT, which compares with nothing")
-    add(
-        "--vit",
-        type=folder,
-        metavar="FOLDER",
-        help="weights whose ViT judges in RadDino's place",
-    )
+    add("--vit", type=folder, metavar="FOLDER", help="weights whose ViT judges in RadDino's place")
     add("--aligner", type=folder, metavar="FOLDER", help="BioViL or BioViL-T, for the alignment; default: left out")
     add("--seed", type=arguments.seed, help="of the first picture's noise; the others count up (default 0)")
 
-    for command in (phantom, image):
-        add = command.add_argument
+    for add in (phantom.add_argument, image.add_argument):
         add("--steps", type=arguments.sampler_steps, help=f"times the sampler visits, at least 2 (default {STEPS})")
         add("--solver", choices=SOLVERS, help=f"default {SOLVER}; euler with 50 steps was published")
         add("--guidance", type=arguments.guidance, help="1: off; default: what the weights draw best with")
         add("--size", type=arguments.size, help="pixels a side, a multiple of 16; default: what the weights know best")
-    for command in (report, image):
-        add = command.add_argument
+    for add in (report.add_argument, image.add_argument):
         add("--split", help="train, validate, test (default) or all")
         add("--n", type=some, help="only the first N")
-        protocol = "score as the authors' public code does, for numbers beside the paper's; docs/protocol.md"
-        add("--protocol", choices=["unix"], help=protocol)
+        add("--protocol", choices=["unix"], help="score as the authors' public code does; docs/protocol.md")
         add("--cache", type=result, help="where indexes and features are kept (default out/cache)")
     for command, out in ((phantom, "out/evaluate"), (report, "out/report"), (image, "out/image")):
         add = command.add_argument
-        drawn = "a model that draws them first, into OUT/generated"
-        add("--weights", type=folder, help=drawn if command is image else "default: the shipped tiny model")
+        add("--weights", type=folder, help="the model that reads and draws; default, but to image: the shipped one")
         add("--out", type=result, default=out, help=f"folder for the results (default {out})")
         add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
         add("--dtype", choices=arguments.DTYPES, help=arguments.DTYPES_HELP)
         add("--batch", type=arguments.batch, help="examples at a time; default: 32 to read, what is fastest to draw")
-        add("--resume", action="store_true", help="keep what an earlier, equal run has already generated in --out")
+        add("--resume", action="store_true", default=None, help="keep what an equal run has already made in --out")
     args = parser.parse_args(argv)
-    refuse_idle(args)
-    for name, value in DEFAULTS.items():
-        if getattr(args, name, value) is None:
-            setattr(args, name, value)
-    if args.weights is None and args.command != "image":
-        args.weights = SHIPPED
+    for flags, why in idle_flags(args):
+        for flag in (flag for flag in flags.split() if getattr(args, flag) is not None):
+            raise UserError(f"--{flag.replace('_', '-')}: {why}")
+    defaults = DEFAULTS if args.command == "image" else DEFAULTS | {"weights": SHIPPED}
+    for name in vars(args).keys() & defaults.keys():
+        setattr(args, name, defaults[name] if getattr(args, name) is None else getattr(args, name))
     return args
 
 
-def refuse_idle(args: argparse.Namespace) -> None:
-    """Raises UserError for the first flag that would do nothing beside the others."""
-
-    def idle(applies: object, flags: str, why: str) -> None:
-        for flag in flags.split() if applies else ():
-            if getattr(args, flag) is not None and getattr(args, flag) is not False:
-                raise UserError(f"--{flag.replace('_', '-')}: {why}")
-
-    if args.command == "phantom":
-        idle(not args.reports, "temperature top_p", "is for sampled reports; add --reports N")
-        idle(not args.edit, "strength", "is for edits; add --edit N")
-    elif args.command == "report":
-        mend = "is for a model that writes; leave it out, or --predictions"
-        idle(args.predictions, "weights data split question consensus dtype batch resume", mend)
-        idle(args.predictions and not args.train, "require cache", "is for a data set; add --train SRC")
-        rendered = not args.predictions and arguments.names_phantoms(args.data or DEFAULTS["data"])
-        idle(rendered, "split require train", "is for a data set of files, --data SRC; phantoms have none")
-        mend = "is for whole reports; leave --section impression out"
-        idle(args.section == "impression", "consensus literature_bleu", mend)
-    else:
-        mend = "is for a model that draws; leave it out, or --fake"
-        idle(args.fake, "seed steps solver guidance size dtype resume", mend)
-        idle(args.raddino, "vit", "--raddino judges already; leave one of them out")
+def idle_flags(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """The flags that do nothing beside those that were typed, and what they are for."""
+    if args.command == "phantom" and not args.reports:
+        yield "temperature top_p", "is for sampled reports; add --reports N"
+    if args.command == "phantom" and not args.edit:
+        yield "strength", "is for edits; add --edit N"
+    if args.command == "report" and args.predictions:
+        yield "weights data split question consensus dtype batch resume", "is for a model; leave --predictions out"
+        yield "" if args.train else "require cache", "is for a data set; add --train SRC"
+    elif args.command == "report" and arguments.names_phantoms(args.data or DEFAULTS["data"]):
+        yield "split require train", "is for a data set of files; name one, --data SRC"
+    if args.command == "report" and args.section == "impression":
+        yield "consensus literature_bleu", "is for findings; leave --section impression out"
+    if args.command == "image" and args.fake:
+        yield "seed steps solver guidance size dtype resume", "is for a model that draws; leave --fake out"
+    if args.command == "image" and args.raddino:
+        yield "vit", "--raddino judges already; leave one of them out"
 
 
 def main() -> None:
@@ -144,9 +119,9 @@ def main() -> None:
     from common.ownership import lock_folder
     from evaluation import image, phantom, report
 
-    commands = {"phantom": phantom.phantom_command, "report": report.report_command, "image": image.image_command}
     device = pick_device(args.device)
     args.device, args.dtype = str(device), dtype_name(pick_dtype(args.dtype, device))
+    commands = {"phantom": phantom.phantom_command, "report": report.report_command, "image": image.image_command}
     with lock_folder(args.out):
         commands[args.command](args)
 

@@ -23,7 +23,6 @@ from common.errors import UserError
 from common.files import SHIPPED
 from common.observations import OBSERVATIONS
 from common.ownership import own_folder
-from common.pictures import grid, save_png
 from evaluation import metrics, page
 from evaluation.generated import draw_pictures
 from evaluation.protocol import OURS, Protocol, heading, image_sets, named, set_drawing_flags, whose
@@ -96,9 +95,6 @@ def image_command(args: argparse.Namespace) -> None:
     }
     results = {**about, **results}
     blocks = image_blocks(results)
-    if args.weights and any(fake.texts):
-        save_png(side_by_side(real, fake), args.out / "sheet.png")
-        blocks.append(Paragraph("sheet.png: drawings of sixteen prompts, each beside the real film."))
     blocks += cases_of_images(real, fake, *sets, pairs)
     if closest:
         blocks += memorisation_blocks(fake, train, closest)
@@ -171,18 +167,6 @@ def shown_by_prompts(
     return score_shown((of_train, train.labels), (sets[0], real.labels), (sets[1], prompted))
 
 
-def side_by_side(real: Images, fake: Images, count: int = 16) -> Image.Image:
-    """A sheet of `count` drawings spread over the set, each to the right of the real film with its prompt."""
-    of_prompt = {text: i for i, text in enumerate(real.texts) if text}
-    chosen = [i for i in range(len(fake)) if fake.texts[i] in of_prompt]
-    chosen = [chosen[k] for k in np.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().astype(int)]
-    pictures, captions = [], []
-    for i in chosen:
-        pictures += [thumbnail(real.load(of_prompt[fake.texts[i]])), thumbnail(fake.load(i))]
-        captions += [f"real: {fake.texts[i]}"[:120], "drawn"]
-    return grid(pictures, captions, columns=8)
-
-
 def score_shards(real: np.ndarray, fake: np.ndarray, shards: int) -> dict[str, float]:
     """Table 3 as CheXGenBench's command averages it over parts of both sets, in their order, to save memory.
 
@@ -250,9 +234,8 @@ def image_blocks(results: dict) -> list[Table | Paragraph | str]:
     ours = {"this run": table_3_cells(results, results["table_3"])}
     if "shards" in results:
         ours["this run, mean of parts"] = table_3_cells(results, results["shards"])
-    note = "Paper: RadDino on the test split of MIMIC-CXR. FD and KD also depend on the number of pictures. In small"
-    note += " print: 95 % intervals by bootstrap over pictures; FD and KD have none, since drawing with replacement"
-    note += " would bias them."
+    note = "Paper: RadDino on the test split of MIMIC-CXR. FD and KD also depend on the number of pictures. The"
+    note += " others have intervals, on the page: 95 %, by bootstrap over pictures, which would bias FD and KD."
     if "floor" in results:
         ours["real training films"] = [results["floor"].get(name) for name in TABLE3]  # they have no prompts
         note += " Real training films: as many of them in the place of the drawings, the floor of both distances."
@@ -303,20 +286,16 @@ def cases_of_images(
 ) -> list[str]:
     """The worst and the best pictures: by alignment where it is known, else by how far the nearest real image is."""
     distance, index = metrics.nearest(fake_features, real_features)
-    order = np.argsort(pairs) if pairs is not None else np.argsort(-distance.numpy())
-    by = "alignment with the prompt" if pairs is not None else "distance to the nearest real image"
-    of_prompt = {text: i for i, text in enumerate(real.texts) if text}
-    blocks = []
+    order = np.argsort(-distance.numpy()) if pairs is None else np.argsort(pairs)
+    by = "distance to the nearest real image" if pairs is None else "alignment with the prompt"
+    of_prompt, blocks = {text: i for i, text in enumerate(real.texts) if text}, []
     for title, chosen in (("Worst", order[:6]), ("Best", order[::-1][:6])):
         items = []
         for i in chosen.tolist():
             partner = of_prompt.get(fake.texts[i], int(index[i]))
             same = "real, same text" if fake.texts[i] in of_prompt else "the nearest real image"
-            prompt = f": {fake.texts[i]}" if fake.texts[i] else f" ({fake.files[i].name})"
-            items += [
-                (thumbnail(fake.load(i)), f"generated{prompt}"),
-                (thumbnail(real.load(partner)), f"{same} ({real.files[partner].name})"),
-            ]
+            items.append((thumbnail(fake.load(i)), f"generated: {fake.texts[i] or fake.files[i].name}"))
+            items.append((thumbnail(real.load(partner)), f"{same} ({real.files[partner].name})"))
         blocks += [page.heading(f"{title} pictures, by {by}"), page.pictures(items)]
     return blocks
 
@@ -325,10 +304,9 @@ def memorisation_blocks(fake: Images, train: Images, closest: dict) -> list[Tabl
     drawn, index = closest["drawn"], closest["index"]
     items = []
     for i in np.argsort(drawn)[:8].tolist():
-        items += [
-            (thumbnail(fake.load(i)), f"generated ({fake.files[i].name})"),
-            (thumbnail(train.load(int(index[i]))), f"training image {train.files[index[i]].name}, at {drawn[i]:.3f}"),
-        ]
+        items.append((thumbnail(fake.load(i)), f"generated ({fake.files[i].name})"))
+        source = f"training image {train.files[index[i]].name}, at {drawn[i]:.3f}"
+        items.append((thumbnail(train.load(int(index[i]))), source))
     edges = np.histogram_bin_edges(np.concatenate([drawn, closest["unseen"]]), 12)
     shares = [100 * np.histogram(line, edges)[0] / len(line) for line in (drawn, closest["unseen"])]
     rows = [[f"{edges[k]:.3g} to {edges[k + 1]:.3g}", shares[0][k], shares[1][k]] for k in range(12)]

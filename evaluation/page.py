@@ -37,18 +37,14 @@ STYLE_OF_BARS = """
 .i0 { background: var(--c0) } .i1 { background: var(--c1) } .i2 { background: var(--c2) } .i3 { background: var(--c3) }
 """
 
-COLOURS = """
+STYLE = (
+    STYLE_OF_BARS
+    + """
 :root { color-scheme: light dark; --ink: #1b1e21; --paper: #fff; --quiet: #62686e; --rule: #d5d9dd; --ours: #e6f0f9;
   --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #cc79a7 }
 @media screen and (prefers-color-scheme: dark) {
   :root { --ink: #e4e6e8; --paper: #15181b; --quiet: #9aa1a8; --rule: #353b41; --ours: #1c2f40;
     --c0: #56b4e9; --c1: #e69f00; --c2: #009e73; --c3: #cc79a7 } }
-"""
-
-STYLE = (
-    STYLE_OF_BARS
-    + COLOURS
-    + """
 * { box-sizing: border-box; print-color-adjust: exact; -webkit-print-color-adjust: exact }
 body { max-width: 70rem; margin: 0 auto; padding: 2.5rem 1.25rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.55 system-ui, sans-serif }

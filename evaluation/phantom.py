@@ -250,7 +250,7 @@ def f1_blocks(title: str, scores: dict) -> list[Table | str]:
             cells.append((value, *column["intervals"][k]))
         rows.append([name, scores["drawn"][k] if k < len(OBSERVATIONS) else None, *cells])
     note = f"Judge: {scores['judge']}; uncertain counts as positive. control: the same answers held against other"
-    note += " phantoms. ceiling: the judge on the true reports or pictures. Small print: 95 % intervals by bootstrap."
+    note += " phantoms. ceiling: the judge on the true reports or pictures. Intervals, on the page: 95 %, by bootstrap."
     bars = page.bars_of(Table(["", "true", *COLUMNS], rows), [2, 3, 4])
     if "side_accuracy" in scores["generated"]:
         rows.append(["side accuracy", None, *(scores[column]["side_accuracy"] for column in COLUMNS)])

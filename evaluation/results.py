@@ -9,6 +9,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
@@ -75,11 +76,8 @@ def beside_paper(
             rows.append(f"{theirs['source']}: {group}")
         rows.append([entry["model"], entry[second], *entry["values"]])
     arrows = {"higher": "\u00a0↑", "lower": "\u00a0↓"}
-    columns, groups = theirs["columns"], [("", 2)]
-    for column in columns:
-        name, span = groups[-1]
-        same = name == column.get("group", "")
-        groups[-1:] = [(name, span + 1)] if same else [(name, span), (column.get("group", ""), 1)]
+    columns = theirs["columns"]
+    groups = [(name, len(list(same))) for name, same in groupby(["", "", *(c.get("group", "") for c in columns)])]
     return Table(
         ["model", {"params": "parameters", "resolution": "px"}[second]]
         + [column["name"].replace(" F1", "") + arrows[column["better"]] for column in columns],

@@ -21,7 +21,7 @@ from common.errors import run
 from common.files import SHIPPED, write_text
 from common.observations import OBSERVATIONS
 from common.ownership import SVG_MARK, own_file
-from evaluation import metrics, page
+from evaluation import metrics
 from evaluation.tables import Paragraph, Table, print_blocks
 from judges import classifier
 from reports.agreement import agreement
@@ -109,52 +109,32 @@ def calibration_blocks(found: dict, n: int, temperature: float, top_p: float) ->
     ]
 
 
-STYLE = """
-.reliability { display: block; width: 100%; max-width: 48rem; font: 13px system-ui, sans-serif; fill: var(--quiet) }
-.reliability line { stroke: var(--rule) }
-.l0, .l1 { fill: none; stroke: var(--c0); stroke-width: 2 } .l1 { stroke: var(--c1); stroke-dasharray: 7 3 }
-.d0 { fill: var(--c0) } .d1 { fill: var(--c1) }
-"""
-
-
 def reliability(found: dict) -> str:
     """The reliability diagram, an SVG that can be a file of its own. A dot grows with how many answers it stands for;
     dots on the diagonal are calibrated."""
-    left, top, right, bottom = 60, 12, 460, 412
 
-    def x(share: float) -> float:
-        return left + share * (right - left)
+    def at(confidence: float, true: float) -> str:
+        return f"{60 + 400 * confidence:.1f} {412 - 400 * true:.1f}"
 
-    def y(share: float) -> float:
-        return bottom - share * (bottom - top)
-
-    marks = [f'<line x1="{left}" y1="{bottom}" x2="{right}" y2="{top}" stroke-dasharray="4 4"/>']
+    marks = [f'<path d="M{at(0, 0)}L{at(1, 1)}" stroke="#999" stroke-dasharray="4"/>']
     for tick in (0, 0.25, 0.5, 0.75, 1):
-        marks.append(f'<line x1="{left}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
-        marks.append(f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.0%}</text>')
-        marks.append(f'<text x="{x(tick):.1f}" y="{bottom + 19}" text-anchor="middle">{tick:.0%}</text>')
-    marks.append(f'<text x="{x(0.5):.1f}" y="{bottom + 40}" text-anchor="middle">affirmed</text>')
-    turned = f'transform="translate(14 {y(0.5):.1f}) rotate(-90)"'
-    marks.append(f'<text {turned} text-anchor="middle">was true</text>')
+        marks.append(f'<path d="M{at(0, tick)}H460" stroke="#ccc"/>')
+        marks.append(f'<text x="54" y="{416 - 400 * tick}" text-anchor="end">{tick:.0%}</text>')
+        marks.append(f'<text x="{60 + 400 * tick}" y="431" text-anchor="middle">{tick:.0%}</text>')
+    marks.append('<text x="260" y="452" text-anchor="middle">affirmed</text>')
+    marks.append('<text transform="translate(14 212) rotate(-90)" text-anchor="middle">was true</text>')
     series = {f"share of {found['reports']} sampled": found["sampled"], "one greedy": found["greedy"]}
     for k, (name, scores) in enumerate(series.items()):
-        if len(scores["dots"]) > 2:  # a line of two would lie on the diagonal
-            line = " ".join(f"{x(confidence):.1f},{y(true):.1f}" for confidence, true, *_ in scores["dots"])
-            marks.append(f'<polyline class="l{k}" points="{line}"/>')
+        colour = ("#0072b2", "#d55e00")[k]
         for confidence, true, low, high, n in scores["dots"]:
-            marks.append(f'<path class="l{k}" d="M{x(confidence):.1f} {y(low):.1f}V{y(high):.1f}"/>')
+            marks.append(f'<path d="M{at(confidence, low)}L{at(confidence, high)}" stroke="{colour}"/>')
+            x, y = at(confidence, true).split()
             title = f"<title>{name}: affirmed {confidence:.0%}, was true {true:.1%} of {n}</title>"
-            place = f'cx="{x(confidence):.1f}" cy="{y(true):.1f}" r="{2.5 + log10(n):.1f}"'
-            marks.append(f'<circle class="d{k}" {place}>{title}</circle>')
-        row = top + 20 + 20 * k
-        marks.append(
-            f'<path class="l{k}" d="M{right + 20} {row}h28"/><text x="{right + 56}" y="{row + 4}">{name}</text>'
-        )
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" class="reliability" viewBox="0 0 720 465" role="img"'
-        f' aria-label="Calibration">{SVG_MARK}\n<style>{page.COLOURS}{STYLE}</style>\n'
-        '<rect width="100%" height="100%" style="fill:var(--paper)"/>\n' + "\n".join(marks) + "\n</svg>\n"
-    )
+            marks.append(f'<circle cx="{x}" cy="{y}" r="{2.5 + log10(n):.1f}" fill="{colour}">{title}</circle>')
+        marks.append(f'<text x="480" y="{36 + 20 * k}" style="fill:{colour}">{name}</text>')
+    look = 'width="720" height="465" font-family="sans-serif" font-size="13" fill="#62686e"'
+    marks = ['<rect width="720" height="465" fill="#fff"/>', *marks]
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {look}>{SVG_MARK}\n' + "\n".join(marks) + "\n</svg>\n"
 
 
 def main() -> None:

@@ -201,7 +201,7 @@ def test_a_consensus_belongs_to_its_film_and_is_not_taken_for_a_greedy_report(mi
         command(monkeypatch, *flags, "--consensus", "3", "--section", "impression")
     predictions = ("--predictions", tmp_path / "out/predictions.jsonl", "--out", tmp_path / "scored")
     for flag in ("--consensus", "3"), ("--question", "What is seen?"):
-        with pytest.raises(UserError, match=f"^{flag[0]}: is for a model that writes"):
+        with pytest.raises(UserError, match=f"^{flag[0]}: is for a model"):
             command(monkeypatch, *predictions, *flag)
     assert not (tmp_path / "scored").exists()
 
@@ -268,12 +268,12 @@ def test_intervals_hold_most_of_what_other_samples_score(monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--predictions", "FILE", "--weights", "."], "--weights: is for a model that writes"),
-        (["--predictions", "FILE", "--data", "phantom:200"], "--data: is for a model that writes"),
-        (["--predictions", "FILE", "--split", "test"], "--split: is for a model that writes"),
-        (["--predictions", "FILE", "--consensus", "4"], "--consensus: is for a model that writes"),
-        (["--predictions", "FILE", "--question", "What?"], "--question: is for a model that writes"),
-        (["--predictions", "FILE", "--resume"], "--resume: is for a model that writes"),
+        (["--predictions", "FILE", "--weights", "."], "--weights: is for a model"),
+        (["--predictions", "FILE", "--data", "phantom:200"], "--data: is for a model"),
+        (["--predictions", "FILE", "--split", "test"], "--split: is for a model"),
+        (["--predictions", "FILE", "--consensus", "4"], "--consensus: is for a model"),
+        (["--predictions", "FILE", "--question", "What?"], "--question: is for a model"),
+        (["--predictions", "FILE", "--resume"], "--resume: is for a model"),
         (["--predictions", "FILE", "--require", "findings"], "--require: is for a data set"),
         (["--data", "phantom:20", "--split", "test"], "--split: is for a data set of files"),
         (["--section", "impression", "--literature-bleu"], "leave --section impression out"),
