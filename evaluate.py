@@ -22,7 +22,7 @@ from sample import DISCLAIMER, SOLVER, SOLVERS, STEPS, STRENGTH, TEMPERATURE, TO
 
 # Filled in once it is known which flags were typed. The sampler's are left to --protocol.
 DEFAULTS = {"data": "phantom:200", "split": "test", "section": "report", "seed": 0, "dtype": "float32"}
-DEFAULTS |= {"temperature": TEMPERATURE, "top_p": TOP_P, "strength": STRENGTH, "cache": "out/cache"}
+DEFAULTS |= {"temperature": TEMPERATURE, "top_p": TOP_P, "strength": STRENGTH, "cache": arguments.path("out/cache")}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -30,11 +30,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = arguments.Parser(description="Score a model's reading and drawing, as the paper does.", epilog=DISCLAIMER)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     file, folder, result, whole = arguments.existing, arguments.weights_folder, arguments.output_folder, arguments.whole
-    some = whole(2, arguments.MOST_EXAMPLES)  # a score needs two
 
     phantom = commands.add_parser("phantom", help="phantoms that the model was never trained on", epilog=DISCLAIMER)
     add = phantom.add_argument
-    add("--n", type=some, default=500, help="phantoms to read, and impressions to draw (default 500)")
+    add("--n", type=whole(2, arguments.MOST_EXAMPLES), default=500, help="phantoms to read and draw (default 500)")
     add("--seed", type=arguments.seed, default=1, help="not 0 (trained on) nor 2 (the classifier's) (default 1)")
     add("--classifier", "--probe", type=arguments.output_file, metavar="FILE", help="its weights, trained if absent")
     add("--reports", type=whole(2, 1000), metavar="N", help="also sample N reports of each: how sure is it?")
@@ -51,7 +50,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--question", type=arguments.text, help="default: the data set's own, or what the model was trained on")
     add("--consensus", type=whole(2, 1000), metavar="N", help="of N sampled reports the one that agrees best with all")
     add("--chexbert", type=folder, metavar="FOLDER", help="CheXbert; default: the rule-based labeler judges")
-    add("--literature-bleu", action="store_true", default=None, help="count words as the Indiana set's literature")
+    add("--literature-bleu", action="store_true", help="count words as the Indiana set's literature")
     add("--train", type=file, metavar="SRC", help="training reports, to compare with; default: of --data, if any")
     add("--require", choices=["findings"], help="leave out reports without this section")
 
@@ -72,7 +71,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         add("--size", type=arguments.size, help="pixels a side, a multiple of 16; default: what the weights know best")
     for add in (report.add_argument, image.add_argument):
         add("--split", help="train, validate, test (default) or all")
-        add("--n", type=some, help="only the first N")
+        add("--n", type=whole(2, arguments.MOST_EXAMPLES), help="only the first N")
         add("--protocol", choices=["unix"], help="score as the authors' public code does; docs/protocol.md")
         add("--cache", type=result, help="where indexes and features are kept (default out/cache)")
     for command, out in ((phantom, "out/evaluate"), (report, "out/report"), (image, "out/image")):
@@ -82,10 +81,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
         add("--dtype", choices=arguments.DTYPES, help=arguments.DTYPES_HELP)
         add("--batch", type=arguments.batch, help="examples at a time; default: 32 to read, what is fastest to draw")
-        add("--resume", action="store_true", default=None, help="keep what an equal run has already made in --out")
+        add("--resume", action="store_true", help="keep what an equal run has already made in --out")
     args = parser.parse_args(argv)
+    typed = {name for name, value in vars(args).items() if value is not None and value is not False}
     for flags, why in idle_flags(args):
-        for flag in (flag for flag in flags.split() if getattr(args, flag) is not None):
+        for flag in sorted(typed.intersection(flags.split())):
             raise UserError(f"--{flag.replace('_', '-')}: {why}")
     defaults = DEFAULTS if args.command == "image" else DEFAULTS | {"weights": SHIPPED}
     for name in vars(args).keys() & defaults.keys():

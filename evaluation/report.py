@@ -146,7 +146,7 @@ def read_films(
     squares = f"{config.vit.padding} {config.vit.scaling}"  # of the config: the weights' hash does not cover it
     settings |= {"weights": weights, "squares": squares, "protocol": protocol.name, "batch": batch}
     if args.consensus:
-        settings["consensus"] = f"{args.consensus} {bool(args.literature_bleu)}"
+        settings["consensus"] = f"{args.consensus} {args.literature_bleu}"
     section, asked = ("report", "impression").index(args.section), {}  # a batch has one question
     for index in range(min(len(source), args.n or len(source))):
         asked.setdefault(question_of(args, protocol, checkpoint, source, index), []).append(index)

@@ -18,6 +18,7 @@ OPTIONAL = {  # file -> packages that a user may lack, or whose import costs som
     "archives/records.py": {"pydicom"},
     "common/clock.py": {"resource"},
     "demo.py": {"gradio", "starlette"},
+    "evaluation/report.py": {"radgraph"},
     "evaluation/words.py": {"nltk", "punkt"},
     "common/errors.py": {"tempfile", "traceback"},  # start-up: only what nobody foresaw needs them
     "common/training_log.py": {"torch"},  # torch.utils.tensorboard
