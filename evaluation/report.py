@@ -40,6 +40,7 @@ from judges import chexbert
 from judges.features import weights_hash
 from phantoms.dataset import Phantoms
 from phantoms.dataset import named as named_phantoms
+from reports import questions
 from reports.labeler import label_reports
 from studies import consensus
 from weights import Checkpoint
@@ -161,7 +162,7 @@ def read_films(
             texts = consensus.read_consensus(checkpoint, images, seeds, question, words, protocol.max_new_tokens)
         else:
             texts = sample.read(checkpoint, images, question, protocol.max_new_tokens, batch=len(rows))
-            texts = [data.split_observations(text)[1] or text for text in texts]  # prose, where there is any
+            texts = [questions.split_observations(text)[1] or text for text in texts]  # prose, where there is any
         return [
             {
                 "index": index,
@@ -180,11 +181,11 @@ def question_of(
     args: argparse.Namespace, protocol: Protocol, checkpoint: Checkpoint, source: Records | Phantoms, index: int
 ) -> str:
     """What to ask about a film: --question, else that of its row, else one of the protocol's or the model's own."""
-    question = args.question or data.own_question(source, index)
+    question = args.question or source.extra(index).get("question")
     if not question and protocol.wordings and args.section == "report":
-        wording = data.position_rng(0, 0, index).integers(len(data.QUESTIONS))
-        question = data.question_for(source.text(index)[0], int(wording))
-    return question or data.default_question(checkpoint.model.config, args.section == "impression")
+        wording = data.position_rng(0, 0, index).integers(len(questions.QUESTIONS))
+        question = questions.question_for(source.text(index)[0], int(wording))
+    return question or questions.default_question(checkpoint.model.config.wording, args.section == "impression")
 
 
 def report_source(args: argparse.Namespace, checkpoint: Checkpoint) -> Records | Phantoms:
@@ -199,8 +200,7 @@ def report_source(args: argparse.Namespace, checkpoint: Checkpoint) -> Records |
 
 def truth_of(source: Records | Phantoms, index: int, section: int) -> str:
     """The true report (section 0) or impression (1); the reference of UniX's own files word by word."""
-    records = getattr(source, "records", None)
-    reference = records[index].extra.get("reference") if records and section == 0 else None
+    reference = source.extra(index).get("reference") if section == 0 else None
     return reference or source.text(index)[section]
 
 

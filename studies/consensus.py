@@ -20,10 +20,10 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from common.observations import OBSERVATIONS
-from data import NAMES_QUESTION, name_observations
 from evaluation import metrics
 from evaluation.baselines import findings_of
 from generate import nucleus, stream, whole_answers
+from reports.questions import NAMES_QUESTION, name_observations
 from sample import TEMPERATURE, TOP_P, pixels_of, question_of
 from weights import Checkpoint
 
