@@ -79,12 +79,12 @@ FIVE = (1, 4, 5, 7, 9)
 
 
 UNCERTAIN = ("negative", "positive")  # what an uncertain label counts as, in the halves of Table 2
-Interval = tuple[float, float, float]  # a number and its 95 % interval
+Scored = tuple[float, float, float]  # a number and its 95 % interval
 
 
 def chexbert_scores(
     truth: np.ndarray, prediction: np.ndarray, uncertain: str
-) -> tuple[dict[str, Interval], list[Interval], list[int]]:
+) -> tuple[dict[str, Scored], list[Scored], list[int]]:
     """One half of Table 2: (its four columns, the F1 of each observation, how often each is true).
 
     truth, prediction: the labels of the true and the generated reports, (N, 14) in the order of OBSERVATIONS:
@@ -196,18 +196,15 @@ def rouge_l(references: Sequence[str | Sequence[str]], hypotheses: Sequence[str 
     The harmonic mean of the longest common subsequence's share in the reference and in the hypothesis, as `rouge-score`
     without stemming. No token in either gives 0. Raises ValueError for no reports or unequal numbers.
     """
-    scores = [
-        2 * _common_subsequence(reference, hypothesis) / max(1, len(reference) + len(hypothesis))
-        for reference, hypothesis in _pairs(references, hypotheses)
-    ]
-    return np.array(scores)
+    pairs = _pairs(references, hypotheses)
+    return np.array([2 * _common_subsequence(a, b) / max(1, len(a) + len(b)) for a, b in pairs])
 
 
-def bootstrap_median(values: np.ndarray, repeats: int = 500, seed: int = 0) -> tuple[float, float, float]:
+def bootstrap_median(values: np.ndarray, repeats: int = 500, seed: int = 0) -> Scored:
     """The median of the means of `repeats` draws of N from the (N,) values, and the 95 % interval of those means.
 
     This is what `rouge-score`'s BootstrapAggregator calls the score of a set, and what UniX reports for ROUGE-L; theirs
-    is drawn anew in every run, ours with numpy's legacy generator from `seed`. Raises ValueError for no values.
+    is random in every run, ours with numpy's legacy generator from `seed`. Raises ValueError for no values.
     """
     if not len(values) or repeats < 1:
         raise ValueError(f"{len(values)} values and {repeats} repeats must be at least 1")
@@ -275,9 +272,8 @@ def frechet_distance(features_a: Features, features_b: Features) -> float:
     a, b = (one.double() for one in _features(features_a, features_b, rows=2))
     # With A = R_a^T R_a, the trace of the root is the sum of the singular values of R_a R_b^T. No covariance is formed
     # and no eigenvalue rooted, so nothing is lost where it is singular: for N < D, or a constant feature.
-    root_a, root_b = (
-        torch.linalg.qr((one - one.mean(dim=0)) / (len(one) - 1) ** 0.5, mode="r").R for one in (a, b)
-    )  # (min(N, D), D)
+    centred = ((one - one.mean(dim=0)) / (len(one) - 1) ** 0.5 for one in (a, b))
+    root_a, root_b = (torch.linalg.qr(one, mode="r").R for one in centred)  # (min(N, D), D)
     cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
     shift = (a.mean(dim=0) - b.mean(dim=0)).square().sum()
     return max(0.0, float(shift + root_a.square().sum() + root_b.square().sum() - 2 * cross))
@@ -426,7 +422,7 @@ def bootstrap_sums(
 
     counts: (N, ...), what each example adds. statistic: takes the sums of all draws, (repeats, ...), gives
     (repeats, ...). The mean of scores (N,) is `lambda sums: sums / N`. Draws where the statistic is nan (a class that
-    none of the drawn examples has) are left out. Raises ValueError for N or repeats < 1, or a level not in (0, 1).
+    no example in them has) are left out. Raises ValueError for N or repeats < 1, or a level not in (0, 1).
     """
     counts = np.asarray(counts, dtype=np.float64)
     n = len(counts)

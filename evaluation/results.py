@@ -21,6 +21,7 @@ from common.distributed import Team, joined_team
 from common.files import write_text
 from common.images import to_square
 from evaluation import metrics
+from evaluation.metrics import Scored
 from evaluation.page import page
 from evaluation.tables import Cell, Paragraph, Table, print_blocks
 
@@ -28,7 +29,6 @@ PAPER = Path(__file__).parent.parent / "assets" / "paper.json"
 OURS_ONLY = "compares with nothing outside this repository"
 
 Result = TypeVar("Result")
-Scored = tuple[float, float, float]  # a number and its 95 % interval
 
 
 def together(args: argparse.Namespace, work: Callable[[argparse.Namespace, Team], Result]) -> Result:

@@ -175,7 +175,7 @@ def place(seed: int, index: int, kind: str, cells: int, size: int = 256) -> np.n
     """How much of each cell of a cells x cells grid belongs to the finding, (cells, cells) in 0..1.
 
     None if the phantom has no such finding, or two that cannot be told apart. A pixel is the finding's own if it
-    changes when the same chest is drawn without it.
+    changes when the same chest is rendered without it.
     """
     pair = with_and_without(seed, index, kind, size)
     if pair is None:

@@ -1,6 +1,6 @@
 """Does a drawing show what was asked for? A linear judge, trained on real films, on features of a frozen ViT.
 
-Where the truth is drawn (`evaluate.py phantom`) a classifier knows it. Of real films there are some thousand with
+Where the truth is rendered (`evaluate.py phantom`) a classifier knows it. Of real films there are some thousand with
 labels, enough for a logistic regression on features. What it says of unseen real films is the ceiling. The control
 holds each drawing against another one's prompt.
 
