@@ -302,6 +302,8 @@ def report_blocks(
     classes = Table(headers, rows_of_classes, "Each observation", intervals=True)
     likeness = [[baselines.WORDS[name], value] for name, value in results["text"].items()]
     likeness.append(["RadGraph F1", results["radgraph_f1"]])
+    note = "BLEU is the mean over reports (smoothed)."
+    note += " RadGraph F1 needs pip install radgraph." if results["radgraph_f1"] is None else ""
     blocks = [
         Paragraph(f"{results['reports']} reports of {results['data']}. Judge: {results['judge']}."),
         Paragraph(f"Protocol: {results['protocol']}."),
@@ -316,7 +318,7 @@ def report_blocks(
         ),
         classes,
         page.bars_of(classes, [2, 4], "F1, by what “uncertain” counts as"),
-        Table(["measure", "value"], likeness, "Words", "BLEU is the mean over reports (smoothed).", intervals=True),
+        Table(["measure", "value"], likeness, "Words", note, intervals=True),
         *baselines.comparison(results["beside"]),
     ]
     for title, chosen in (("Worst", results["order"][:8]), ("Best", results["order"][::-1][:8])):

@@ -1,8 +1,9 @@
 """What the autoencoder keeps of a phantom: the contrast of every kind of finding, and the peak signal-to-noise ratio.
 
 A picture that goes through the autoencoder may look right and still have lost a catheter, which is a few pixels wide.
-Here the same chest is rendered with and without one finding, and only the finding's own pixels count. Of real films, where
-nobody knows these pixels, there are the peak signal-to-noise ratio, the structural similarity, and a sheet to look at.
+Here the same chest is rendered with and without one finding, and only the finding's own pixels count. Of real films,
+where nobody knows these pixels, there are the peak signal-to-noise ratio, the structural similarity, and a sheet to
+look at.
 
     python -m studies.autoencoder [--weights DIR]
     python -m studies.autoencoder --weights DIR --data SRC --split validate
