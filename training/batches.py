@@ -13,6 +13,8 @@ from common.distributed import Team
 from common.errors import UserError
 from losses import Batch
 from phantoms.dataset import TRAIN_SEED, Phantoms, named
+from reports.phrases import common_targets, visible
+from reports.questions import DEFAULT_QUESTION
 from training.recipe import Recipe
 from weights import Checkpoint
 
@@ -40,8 +42,8 @@ def open_data(word: str, split: str, stage: str, size: int, cache: Path) -> Phan
 def phrases_of(source: Phantoms | Records) -> list[str]:
     """What the ViT learns to see: what at least one in 500 phantoms shares. Of real films one in 200: a rarer phrase
     would be learnt by heart, not seen."""
-    found = [data.visible(source, i) for i in range(min(len(source), 5000))]
-    phrases = data.common_targets(found, least=max(2, len(found) // (200 if isinstance(source, Records) else 500)))
+    found = [visible(source, i) for i in range(min(len(source), 5000))]
+    phrases = common_targets(found, least=max(2, len(found) // (200 if isinstance(source, Records) else 500)))
     if not phrases:
         raise UserError(
             "--data: its reports say all the same, or each something else; stage vit needs what some films share and"
@@ -98,6 +100,6 @@ def say_what_is_cut(stage: str, source: Phantoms | Records, checkpoint: Checkpoi
     if stage in ("vae", "vit") or not isinstance(source, Records) or not team.is_main:
         return
     context = checkpoint.model.config.context_length
-    beside = 2 + (len(checkpoint.encode(data.DEFAULT_QUESTION)) + 2 if stage == "1" else 0)
+    beside = 2 + (len(checkpoint.encode(DEFAULT_QUESTION)) + 2 if stage == "1" else 0)
     if cut := data.count_cut(source, checkpoint.encode, context - beside):
         team.say(f"{cut} of {len(source):,} reports are longer than the {context} tokens of the context, and are cut")

@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-import data
 from checkpoints.presets import PRESETS
 from common import arguments
 from common.errors import UserError
+from common.workers import default_workers
 from training.recipe import KNOBS, STAGES, check_stage
 
 MOVED = {
@@ -74,7 +74,7 @@ def parse_args() -> argparse.Namespace:
     compile = "torch.compile the layers: a minute first, then faster" if stages <= set(COMPILED) else argparse.SUPPRESS
     add("--compile", action="store_true", help=compile)
     workers = "data loading processes of each process; default: one a core, at most 8"
-    add("--workers", type=arguments.workers, default=data.default_workers(), metavar="N", help=workers)
+    add("--workers", type=arguments.workers, default=default_workers(), metavar="N", help=workers)
     add("--profile", action="store_true", help="time the parts of a step, print the table, write nothing")
     add = parser.add_argument_group("the run").add_argument
     add("--out", type=arguments.output_folder, help="folder of the run; default out/stage-STAGE")

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from archives.records import squares
 from common.pictures import curves, grid, save_png
-from data import Examples, squares
+from data import Examples
 from sample import draw, read
 from weights import Checkpoint
 

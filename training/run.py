@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import data
+from archives.records import squares
 from checkpoints.folders import CHECKPOINT
 from common.clock import memory_used
 from common.devices import dtype_name
 from common.distributed import StopSignal, Team
+from data import Examples
 from training.log import TrainingLog
 from training.pictures import show
 from training.pretraining import measure_latents
@@ -35,7 +36,7 @@ class Run:
     team: Team
     recipe: Recipe
     trained: Trained
-    examples: data.Examples
+    examples: Examples
     validation: Validation | None  # of the main process
     state: State
     save_every: int  # steps
@@ -101,7 +102,7 @@ class Run:
     def measure_latents(self) -> None:
         """In stage vae. A decoder that trains alone leaves the latents as they are."""
         if self.examples.stage == "vae" and self.recipe.train != "decoder":
-            images = np.stack(data.squares(self.examples.source, 256, self.recipe.size)[1])
+            images = np.stack(squares(self.examples.source, 256, self.recipe.size)[1])
             measure_latents(self.trained.checkpoint.vae, torch.from_numpy(images).to(self.team.device))
 
     def save(self, name: str, found: dict[str, float] | None = None, **more: object) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-import data
 from archives.opening import open_source
 from checkpoints.folders import find_checkpoint
 from checkpoints.presets import init_weights, preset, vae_preset
@@ -20,9 +19,11 @@ from common.files import SHIPPED
 from judges.raddino import load_raddino
 from model import UniX
 from phantoms.dataset import Phantoms
+from reports.questions import DEFAULT_QUESTION, SHORT_QUESTION
 from speed import cpu
 from training.recipe import DRAWING, STAGES, Recipe
 from training.state import State
+from training.tokenizer import train_tokenizer
 from vae import VAE
 from weights import Checkpoint, load_checkpoint
 
@@ -68,7 +69,7 @@ def from_scratch(size: str, word: str, seed: int, cache: Path, team: Team) -> Ch
     what = f"{len(reports):,} reports of {'phantoms' if rendered else word}"
     team.say(f"starting from scratch: a fresh {size} model, and a tokenizer trained on {what}")
     # Few words yield fewer pieces than the model has room for; the ids above them stay unused.
-    tokenizer = data.train_tokenizer([*reports, data.DEFAULT_QUESTION, data.SHORT_QUESTION], config.vocab_size)
+    tokenizer = train_tokenizer([*reports, DEFAULT_QUESTION, SHORT_QUESTION], config.vocab_size)
     torch.manual_seed(seed)  # the autoencoder keeps torch's own initialisation
     vae, model = VAE(vae_preset(size)), UniX(config)
     init_weights(model, torch.Generator().manual_seed(seed))
@@ -82,8 +83,10 @@ def prepare(checkpoint: Checkpoint, dtype: torch.dtype, recompute: bool, compile
     model.checkpoint_activations = model.vit.checkpoint_activations = recompute
     if model.vae2llm.weight.device.type == "cpu":
         cpu.speed_up(model, checkpoint.vae)
-    for block in [*model.layers, *model.vit.blocks] if compiled else ():
-        block.compile()
+    if compiled:
+        model.pad_to = 32
+        for block in [*model.layers, *model.vit.blocks]:
+            block.compile()
 
 
 def frozen_encoders(

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 import data
+from archives.records import squares
 from evaluation import metrics
 from reports.labeler import POSITIVE, UNCERTAIN, label_reports
 from sample import read
@@ -57,7 +58,7 @@ class Validation:
             found["auc"] = float(np.nanmean(areas)) if not np.isnan(areas).all() else 0.5
         if self.examples.stage == "1":
             source, size = self.examples.source, self.checkpoint.model.config.vit.image_size
-            chosen, pictures = data.squares(source, MOST_JUDGED, size)
+            chosen, pictures = squares(source, MOST_JUDGED, size)
             images = [Image.fromarray(picture) for picture in pictures]
             written = label_reports(read(self.checkpoint, images, max_new_tokens=160, batch=len(images)))
             truth = label_reports([source.text(i)[0] for i in chosen])
@@ -71,7 +72,7 @@ def prompt_gains(checkpoint: Checkpoint, examples: data.Examples, count: int = 3
     """Of up to `count` examples of a stage that draws. They say more than the loss does of whether a picture will show
     what its prompt asks for."""
     room = checkpoint.model.config.context_length - 2
-    chosen, pictures = data.squares(examples.source, count, examples.size)
+    chosen, pictures = squares(examples.source, count, examples.size)
     texts = [checkpoint.encode(examples.source.text(i)[1])[:room] for i in chosen]
     if len(texts) < 2:
         return {}
