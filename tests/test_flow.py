@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import flow
+from guided import guided_velocity
 from sample import SOLVERS, split_times
-from speed.reference import guided_velocity
 
 
 @pytest.fixture

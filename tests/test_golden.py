@@ -20,9 +20,9 @@ from checkpoints.published import load_vae
 from checkpoints.tensors import Tensors
 from generate import generate, naive_generate, stream
 from golden.weights_by_rule import state_dict
+from guided import guided_velocity
 from losses import token_loss
 from model import UniX, UniXConfig
-from speed.reference import guided_velocity
 from vit import ViTConfig
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -16,8 +16,8 @@ from PIL import Image
 import flow
 import sample
 from common import errors
+from guided import guided_velocity
 from phantoms.dataset import phantom
-from speed.reference import guided_velocity
 from vae import VAE
 from weights import load_checkpoint, save_checkpoint
 

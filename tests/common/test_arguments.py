@@ -237,7 +237,6 @@ REFUSED = [
     ("-m reports.labeler", "measure fifo", ["fifo: is a fifo"]),
     ("-m reports.labeler", "measure . --which third", ["--which third: choose even, odd or all"]),
     ("-m speed.bench", "--repeat 0", ["--repeat 0"]),
-    ("-m speed.bench", "--threads 100000", ["--threads 100000", "at most 1,024"]),
     ("-m speed.cost", "--stage 1", ["--stage 1: not known here"]),
     ("-m speed.gpu", "--device abacus", ["--device abacus"]),
     ("-m speed.gpu", "--tiny --out fifo", ["--out fifo: is a fifo"]),

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: both ways agree or it refuses, ceilings do the work they stand for."""
+"""The benchmark measures what it says: both ways agree or it refuses, and they take turns."""
 
 import argparse
 import math
@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from common.errors import UserError
 from speed import bench
@@ -18,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def quick():
-    return argparse.Namespace(quick=True, repeat=1, threads=torch.get_num_threads())
+    return argparse.Namespace(quick=True, repeat=1)
 
 
 def check(rows, count):
@@ -41,8 +39,8 @@ def test_training_rows_and_that_ours_keeps_less(quick):
 
 
 @pytest.mark.slow
-def test_drawing_and_solver_rows(quick):
-    check([*bench.drawing(quick), *bench.solvers(quick)], 5)
+def test_drawing_rows(quick):
+    check(list(bench.drawing(quick)), 2)
 
 
 @pytest.mark.slow
@@ -53,20 +51,12 @@ def test_a_way_that_computes_something_else_is_refused(quick, monkeypatch):
         next(bench.training(quick))
 
 
-def test_matrix_products_take_the_operations_they_are_asked_for():
-    for flops in (2e5, 3e8, 2e10):
-        with FlopCounterMode(display=False) as counter:
-            bench.matrix_products(flops, torch.float32)()
-        assert counter.get_total_flops() == pytest.approx(flops, rel=0.1)
-
-
 def test_a_row_says_how_many_times_better_ours_is():
-    seconds = {"ours": [2.0, 2.0, 4.0], "instead": [4.0, 6.0, 4.0], "bare": [1.0, 1.0, 1.0]}
-    rate = bench.flops_row("reading", "samples/s", seconds, 8, 3e9)
-    assert (rate.ours, rate.instead, rate.ratio) == (4.0, 2.0, 2.0)
-    assert rate.ceiling == "50% of matrix products (3.0 GFLOP/s)"
+    seconds = {"ours": [2.0, 2.0, 4.0], "instead": [4.0, 6.0, 4.0]}
+    rate = bench.row("reading", "samples/s", seconds, 8)
+    assert (rate.ours, rate.instead, rate.ratio) == (4.0, 2.0, 2.0)  # the median of 2, 3 and 1
     wait = bench.row("  first token", "s", seconds, 2)
-    assert (wait.ours, wait.instead, wait.ratio, wait.ceiling) == (1.0, 2.0, 2.0, "")
+    assert (wait.ours, wait.instead, wait.ratio) == (1.0, 2.0, 2.0)
 
 
 def test_ways_take_turns_after_a_round_that_does_not_count():
@@ -74,7 +64,6 @@ def test_ways_take_turns_after_a_round_that_does_not_count():
     seconds = bench.take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
     assert calls == ["a", "b"] * 4
     assert [len(taken) for taken in seconds.values()] == [3, 3]
-    assert bench.times([4.0, 9.0, 4.0], [2.0, 3.0, 1.0]) == 3.0  # the median of 2, 3 and 4
 
 
 def test_bad_input_is_refused_in_one_line(monkeypatch, quick):
@@ -85,13 +74,6 @@ def test_bad_input_is_refused_in_one_line(monkeypatch, quick):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(UserError, match=r"compares with transformers: pip install -e '.\[test\]'"):
         next(bench.reading(quick))
-
-
-@pytest.mark.slow
-def test_kl_f16_draws_512_px_in_less_than_2_gb():
-    """At full size: 84 million parameters, a picture of 512 x 512."""
-    code = "import sys; from speed import bench; bench.step_and_decode(*sys.argv[1:])"
-    assert bench.in_child(code, "ours", torch.get_num_threads(), False)[-1] < 2.0
 
 
 @pytest.mark.slow

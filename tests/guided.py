@@ -1,4 +1,4 @@
-"""What one would write first, beside which speed/bench.py measures and which the tests compare with."""
+"""Guidance as one would write it first; the tests compare with it."""
 
 from __future__ import annotations
 
