@@ -31,6 +31,7 @@ from checkpoints.plan import empty, filled
 from checkpoints.presets import preset, vae_preset
 from checkpoints.tensors import Tensors
 from common import arguments
+from common.clock import memory_used
 from common.devices import dtype_name, pick_device
 from common.errors import run
 from common.files import SHIPPED, write_text
@@ -51,12 +52,9 @@ class Bench:
     """What every measurement needs."""
 
     device: torch.device
+    dtype: torch.dtype
     tiny: bool
     rows: list[tuple[str, ...]]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self.device.type == "cuda" else torch.float32  # many CPUs compute bfloat16 slowly
 
     def time(self, work: Callable[[], object], seconds: float = 5.0) -> float:
         """Median seconds of `work`, repeated for about `seconds`, after one call that does not count."""
@@ -69,17 +67,9 @@ class Bench:
             taken.append(time.perf_counter() - began)
         return statistics.median(taken[1:])
 
-    def add(self, what: str, unit: str, measured: str, beside: str, dtype: torch.dtype | None = None) -> None:
-        self.rows.append((what, dtype_name(dtype or self.dtype), unit, measured, beside))
-        print(" | ".join(self.rows[-1]), flush=True)
-
-    def free(self) -> None:
-        """Give the memory of the row before back, and start its peak anew."""
-        gc.collect()
-        torch.compiler.reset()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(self.device)
+    def add(self, *row: str) -> None:
+        self.rows.append(row)
+        print(" | ".join(row), flush=True)
 
 
 @torch.no_grad()
@@ -92,9 +82,7 @@ def golden(bench: Bench) -> None:
         save_file(state_dict("unix_tiny"), Path(folder) / "model.safetensors")
         tensors = Tensors(folder)
         config = unix_config(tensors, PUBLISHED, {part: {"num_attention_heads": n} for part, n in heads.items()})
-        ids = spec["special_ids"]
-        config.bos, config.eos = ids["bos_token_id"], ids["eos_token_id"]
-        config.boi, config.eoi = ids["start_of_image"], ids["end_of_image"]
+        config.bos, config.eos, config.boi, config.eoi = spec["special_ids"].values()
         for dtype in (torch.float32, torch.bfloat16):
             build = partial(UniX, config, compute_dtype=dtype)
             model = filled(build, tensors, translate_unix, bench.device, dtype)
@@ -104,37 +92,19 @@ def golden(bench: Bench) -> None:
                 wanted = expected[f"velocity_cond_t{t}"]
                 worst = max(worst, ((v - wanted).abs().max() / wanted.abs().max()).item())
             right = "right" if worst < (1e-3 if dtype == torch.float32 else 5e-2) else "WRONG"
-            bench.add("golden velocities", "largest error", f"{worst:.1e}", right, dtype)
+            bench.add(f"golden velocities, {dtype_name(dtype)}", "largest error", f"{worst:.1e}", right)
 
 
 def random_model(bench: Bench, trained: str) -> tuple[UniX, VAE]:
     """Random weights: what trains in float32, the rest in the compute dtype, as `train.py` keeps them."""
     size = "tiny" if bench.tiny else "unix"
     model = empty(lambda: UniX(preset(size), compute_dtype=bench.dtype), bench.device, torch.float32)
-    vae = empty(lambda: VAE(vae_preset(size)), bench.device, bench.dtype)
+    vae = empty(lambda: VAE(vae_preset(size)), bench.device, bench.dtype).requires_grad_(False)
     for parameter in [*model.parameters(), *vae.parameters()]:
         nn.init.normal_(parameter, std=0.02)
-    training = dict(model.und_parameters() if trained == "und" else model.gen_parameters())
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in training)
-        if name not in training:
-            parameter.data = parameter.to(bench.dtype)
-    return model, vae.requires_grad_(False)
-
-
-def random_batch(model: UniX, stage: str, size: int, count: int) -> dict[str, Batch]:
-    generator, config = torch.Generator().manual_seed(0), model.config
-    image = torch.randint(0, 256, (count, size, size), generator=generator, dtype=torch.uint8)
-    words = min(config.bos or 10**9, config.vocab_size) - 1
-    ids = torch.randint(4, words, (count, TEXT), generator=generator).tolist()
-    batch = Batch(torch.arange(count), image)
-    if stage == "1":
-        batch.text_ids, batch.targets = data.pack_answers([row[: TEXT - 4] for row in ids], ids, config)
-        return {"read": batch}
-    latent = (count, config.latent_channels, size // 16, size // 16)
-    batch.prompts, batch.t_normal = ids, torch.randn(count, generator=generator)
-    batch.posterior_noise, batch.noise = (torch.randn(latent, generator=generator) for _ in range(2))
-    return {"draw": batch}
+    for _, parameter in model.gen_parameters() if trained == "und" else model.und_parameters():
+        parameter.data = parameter.requires_grad_(False).to(bench.dtype)
+    return model, vae
 
 
 def training(bench: Bench) -> None:
@@ -143,15 +113,10 @@ def training(bench: Bench) -> None:
     a, b = (torch.randn(n, n, device=bench.device, dtype=bench.dtype) for _ in range(2))
     rate = 2 * n**3 / bench.time(lambda: a @ b)
     bench.add(f"matrix products, {n} x {n}", "TFLOP/s", f"{rate / 1e12:.1f}", "the ceiling")
-    stages = (
-        {"1": (128, 4), "2": (128, 4), "3": (256, 2)}
-        if bench.tiny
-        else {"1": (384, 16), "2": (256, 64), "3": (512, 16)}
-    )
-    for stage, (size, count) in stages.items():
+    stages = {"1": (384, 16), "2": (256, 64), "3": (512, 16)}
+    for stage, (size, count) in ({"1": (128, 4), "2": (128, 4), "3": (256, 2)} if bench.tiny else stages).items():
         for compiled in (False, True) if bench.device.type == "cuda" else (False,):
             while count:
-                bench.free()
                 try:
                     step_row(bench, stage, size, count, compiled, rate)
                     break
@@ -160,38 +125,49 @@ def training(bench: Bench) -> None:
 
 
 def step_row(bench: Bench, stage: str, size: int, count: int, compiled: bool, rate: float) -> None:
+    gc.collect()  # a StageLoss holds itself
+    torch.compiler.reset()
+    if bench.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(bench.device)
     model, vae = random_model(bench, "und" if stage == "1" else "gen")
-    heads, side, width = nn.ModuleDict(), size // 16, model.config.vit.width
+    config, heads, side = model.config, nn.ModuleDict(), size // 16
     if stage == "2":
-        heads["repa"] = RepaProjector(model.config.hidden_size, width).to(bench.device)
-    latent = (count, model.config.latent_channels, side, side)
-    mean, target = (torch.randn(shape, device=bench.device) for shape in (latent, (count, side * side, width)))
+        heads["repa"] = RepaProjector(config.hidden_size, config.vit.width).to(bench.device)
+    latent = (count, config.latent_channels, side, side)
+    mean = torch.randn(latent, device=bench.device)
+    target = torch.randn(count, side * side, config.vit.width, device=bench.device)
     losses = StageLoss(model, vae, heads, lambda index, image: (mean, mean - 5, target), 0.5)
     for block in [*model.layers, *model.vit.blocks] if compiled else ():
         block.compile()
     trained = [p for p in [*model.parameters(), *heads.parameters()] if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=bench.device.type == "cuda")
-    batches = {kind: batch.to(bench.device) for kind, batch in random_batch(model, stage, size, count).items()}
-    totals = {kind: float(batch.terms()) for kind, batch in batches.items()}
+
+    batch, ids = Batch(torch.arange(count)), torch.randint(4, 500, (count, TEXT)).tolist()
+    if stage == "1":
+        batch.image = torch.randint(0, 256, (count, size, size), dtype=torch.uint8)
+        batch.text_ids, batch.targets = data.pack_answers([row[: TEXT - 4] for row in ids], ids, config)
+    else:
+        batch.prompts, batch.t_normal = ids, torch.randn(count)
+        batch.posterior_noise, batch.noise = torch.randn(latent), torch.randn(latent)
+    kind, batch, terms = "read" if stage == "1" else "draw", batch.to(bench.device), float(batch.terms())
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        losses(batches, totals)[0].backward()
+        losses({kind: batch}, {kind: terms})[0].backward()
         optimizer.step()
 
     seconds = bench.time(step)
-    share = cost.step_flops(model.config, stage, size, TEXT, TEXT, count) / seconds / rate
-    peak = torch.cuda.max_memory_allocated(bench.device) / 1e9 if bench.device.type == "cuda" else float("nan")
-    formula = cost.memory_per_gpu(model.config, stage, count, size, processes=1, text=2 * TEXT)["total"]
+    share = cost.step_flops(config, stage, size, TEXT, TEXT, count) / seconds / rate
+    formula = cost.memory_per_gpu(config, stage, count, size)["total"]
     name = f"stage {stage}, {size} px, micro-batch {count}{', compiled' if compiled else ''}"
-    beside = f"{share:.0%} of matrix products; {peak:.1f} GB, formula {formula:.1f}"
+    beside = f"{share:.0%} of matrix products; {memory_used(bench.device):.1f} GB, formula {formula:.1f}"
     bench.add(name, "samples/s", f"{count / seconds:.2f}", beside)
 
 
 @torch.inference_mode()
 def using(bench: Bench) -> None:
-    """Reading and drawing, saving and loading, at full size."""
-    bench.free()
+    """Reading and drawing, saving and loading."""
     model, vae = random_model(bench, "gen")
     checkpoint = Checkpoint(model.to(bench.dtype).eval(), vae.eval(), read_tokenizer(SHIPPED / "tokenizer.json"))
     size, tokens, side = model.config.vit.image_size, *((16, 128) if bench.tiny else (128, 512))
@@ -221,8 +197,9 @@ def main() -> None:
     parser.add_argument("--out", type=arguments.output_file, metavar="FILE", help=page_name)
     args = parser.parse_args()
     device = pick_device(args.device)
-    bench = Bench(device, args.tiny or device.type == "cpu", [])
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, tiny model (numbers mean nothing)"
+    on_cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_cuda else "CPU, tiny model (numbers mean nothing)"
+    bench = Bench(device, torch.bfloat16 if on_cuda else torch.float32, args.tiny or not on_cuda, [])
     for part in (golden, training, using):
         try:
             part(bench)
@@ -230,11 +207,12 @@ def main() -> None:
             bench.add(part.__name__, "-", "failed", f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
     card = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
     if out := args.out or (None if bench.tiny else Path("docs") / f"gpu-{card}.md"):
-        made = f"*{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, random weights (`bash runs/gpu.sh`)*"
-        head = f"# {name}\n\n{made}\n\n| what | dtype | unit | measured | beside |\n|---|---|---|---|---|\n"
-        write_text(out, head + "".join(f"| {' | '.join(row)} |\n" for row in bench.rows))
+        made = f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, random weights (`bash runs/gpu.sh`)"
+        head = f"# {name}\n\n*{made}, {dtype_name(bench.dtype)}*\n\n"
+        rows = [("what", "unit", "measured", "beside"), ("---",) * 4, *bench.rows]
+        write_text(out, head + "".join(f"| {' | '.join(row)} |\n" for row in rows))
         print(out)
-    if any(row[3] == "failed" or "WRONG" in row[4] for row in bench.rows):
+    if any(row[2] == "failed" or row[3] == "WRONG" for row in bench.rows):
         raise SystemExit(1)
 
 
