@@ -50,10 +50,6 @@ def velocity_flops(config: UniXConfig, size: int, prompt: int) -> int:
     return config.num_layers * layer_flops(config, block, block + prompt) + time_mlp + ends
 
 
-def prompt_flops(config: UniXConfig, prompt: int) -> int:
-    return config.num_layers * layer_flops(config, prompt, prompt)
-
-
 def report_flops(config: UniXConfig, text: int, answer: int) -> int:
     """One forward pass of reading for one image: `text` tokens in all, of which `answer` carry a loss."""
     tokens = (config.vit.image_size // config.vit.patch_size) ** 2 + 2 + text
@@ -68,20 +64,18 @@ def step_flops(config: UniXConfig, stage: str, size: int, prompt: int, answer: i
     if stage == "1":
         return images * 3 * report_flops(config, prompt + answer, answer)
     if stage in ("2", "3"):
-        return images * (3 * velocity_flops(config, size, prompt) + prompt_flops(config, prompt))
+        return images * (
+            3 * velocity_flops(config, size, prompt) + config.num_layers * layer_flops(config, prompt, prompt)
+        )
     return 0  # the autoencoder and the phrases: not what the paper trains
-
-
-def peak_flops(device: torch.device) -> float | None:
-    """The card's dense bfloat16 peak, None where we do not know it."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return next((peak for card, peak in PEAK_FLOPS.items() if card in name), None)
 
 
 def profile(clock: Clock, config: UniXConfig, stage: str, size: int, batch: int, steps: int, team: Team) -> str:
     """train.py --profile: where a step's time goes, and how much of the hardware's arithmetic it uses (a prompt of 32
     tokens, an answer of 96)."""
-    flops, peak = step_flops(config, stage, size, 32, 96, batch), peak_flops(team.device)
+    flops = step_flops(config, stage, size, 32, 96, batch)
+    name = torch.cuda.get_device_name(team.device) if team.device.type == "cuda" else ""
+    peak = next((peak for card, peak in PEAK_FLOPS.items() if card in name), None)
     rate = flops * steps / sum(clock.seconds.values())
     share = f", {100 * rate / (peak * team.size):.1f} % of the peak" if peak else ""
     return f"{clock.table(steps)}\n{flops / 1e12:.3f} TFLOP a step, {rate / 1e12:.3f} TFLOP/s{share}"
@@ -90,17 +84,15 @@ def profile(clock: Clock, config: UniXConfig, stage: str, size: int, batch: int,
 # ---- memory ------------------------------------------------------------------------------------------------------
 
 
-def layer_activations(config: UniXConfig, tokens: int, sped_up: bool = False) -> int:
+def layer_activations(config: UniXConfig, tokens: int) -> int:
     """Bytes that autograd keeps of one decoder layer in bfloat16, for `tokens` tokens, on a GPU.
-
-    sped_up: with the MLP of `speed.cpu` (whose bfloat16 attention, on a CPU, keeps its table besides).
 
     Widths kept a token: the layer's input (1), its norm (1), Q, K, V before their norms (3) and as attention takes them
     (3), attention's output in two layouts (2), the residual (1) and its norm (1); a norm keeps its input and a number a
-    token. MLP widths: gate and up (2), silu(gate) (1), the product (1); `speed.cpu` computes the last two again.
+    token. MLP widths: gate and up (2), silu(gate) (1), the product (1). (`speed.cpu`
+    computes the last two again.)
     """
-    mlp_widths = 2 if sped_up else 4
-    return 2 * tokens * (12 * config.hidden_size + mlp_widths * config.intermediate_size)
+    return 2 * tokens * (12 * config.hidden_size + 4 * config.intermediate_size)
 
 
 def kept_bytes(function: Callable[[], torch.Tensor], module: nn.Module) -> int:
@@ -121,19 +113,14 @@ def kept_bytes(function: Callable[[], torch.Tensor], module: nn.Module) -> int:
 
 
 def memory_per_gpu(
-    config: UniXConfig,
-    stage: str,
-    micro_batch: int,
-    size: int,
-    processes: int = 8,
-    zero: bool = False,
-    checkpointing: bool = False,
-    text: int = 192,
+    config: UniXConfig, stage: str, micro_batch: int, size: int, zero: bool = False, checkpointing: bool = False
 ) -> dict[str, float]:
-    """GB of one GPU in bfloat16 training, part by part. An estimate: allocator waste and CUDA's own GB are not in it.
+    """GB of one of eight GPUs in bfloat16 training, part by part. An estimate: allocator waste and CUDA's own GB are
+    not in it. There are 192 tokens of question and answer (stage 1, a loss on half of them) or prompt (2, 3).
 
-    text: tokens of question and answer (stage 1) or prompt (2, 3), with a loss on half of them in stage 1.
+    zero: the eight share the optimizer's state. checkpointing: of each layer its input is kept.
     """
+    text, processes = 192, 8
     counts = count_parameters(config)
     trained = counts["total"] - counts["gen branch"] if stage == "1" else counts["gen branch"]
     frozen = counts["total"] - trained + 84_000_000  # with kl-f16
@@ -169,7 +156,7 @@ def main() -> None:
     print(f"{'stage':6}{'px':>5}{'micro':>7}  {'--less-memory':15}" + "".join(f"{name:>17}" for name in columns))
     for stage, size, micro in (("1", 384, 8), ("2", 256, 32), ("3", 512, 8)):
         for zero, checkpointing in ((False, False), (True, False), (False, True), (True, True)):
-            parts = memory_per_gpu(config, stage, micro, size, 8, zero, checkpointing)
+            parts = memory_per_gpu(config, stage, micro, size, zero, checkpointing)
             less = [["-", "activations"], ["optimizer", "both"]][zero][checkpointing]
             print(f"{stage:6}{size:5}{micro:7}  {less:15}" + "".join(f"{parts[name]:17.1f}" for name in columns))
 
