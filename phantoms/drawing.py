@@ -1,7 +1,5 @@
 """The picture of a phantom: its patient's anatomy is summed up as attenuation, then exposed like a film.
 
-    draw(patient, rng, size) -> (size, size) uint8
-
 Everything is rendered in patient coordinates: y runs down the picture from 0 to 1, and t is the distance from the
 midline, so both lungs share one set of formulas. The patient's left is on the RIGHT of the picture, as on film.
 """
@@ -19,9 +17,6 @@ from common.observations import OBSERVATIONS
 from phantoms.truth import SIDES, ZONES, Finding, Patient, zone_of
 
 MIN_DRAWING = 256  # smaller pictures are rendered at this size and reduced, so all sizes show the same patient
-
-
-# -------------------------------------------------------------------------------------------------- the anatomy
 
 
 @dataclass(frozen=True)
@@ -69,15 +64,13 @@ class Anatomy:
         w = np.clip((y - self.apex) / 0.11, 0, 1)
         return self.apex_t - (self.apex_t - border) * np.sqrt(1 - (1 - w) ** 2)
 
-    def diaphragm(self, t: np.ndarray, side: str) -> np.ndarray:
-        """y of the diaphragm at distance t from the midline."""
+    def diaphragm(self, t: np.ndarray, side: str) -> np.ndarray:  # y at distance t from the midline
         top = 0.5 * self.half_thorax
         lateral = np.maximum(t - top, 0) / (self.half_thorax - top)
         medial = np.maximum(top - t, 0) / top
         return self.domes[side] + self.angle_drop * lateral**2.2 + 0.04 * medial**2
 
-    def cardiothoracic_ratio(self) -> float:
-        """Measured from the contours, as on the film: widest heart over widest inner thorax."""
+    def cardiothoracic_ratio(self) -> float:  # measured on the contours, as on a film: heart over inner thorax
         y = np.linspace(0, 1, 2000)
         heart = self.heart_border(y, "left").max() + self.heart_border(y, "right").max()
         return float(heart / (2 * self.outer(y).max()))
@@ -98,8 +91,7 @@ def anatomy(patient: Patient, rng: np.random.Generator) -> Anatomy:
                 domes[side] -= 1.3 * finding.amount
         if finding.kind == "widened mediastinum":
             mediastinum = finding.amount
-    # An ellipse with radii (long, short) and this tilt is 2 * half_width wide.
-    half_width = patient.cardiothoracic_ratio * half_thorax
+    half_width = patient.cardiothoracic_ratio * half_thorax  # of an ellipse with radii (long, short) and this tilt
     tilt, flatness = 0.55 + 0.25 * u[5], 0.70 + 0.08 * u[6]
     long = half_width / math.hypot(math.cos(tilt), flatness * math.sin(tilt))
     half_height = long * math.hypot(math.sin(tilt), flatness * math.cos(tilt))
@@ -117,15 +109,11 @@ def anatomy(patient: Patient, rng: np.random.Generator) -> Anatomy:
     )
 
 
-# -------------------------------------------------------------------------------------------------- the picture
-
-
 def both(side: str | None) -> tuple[str, ...]:
     return ("right", "left") if side in (None, "bilateral") else (side,)
 
 
-def smooth(v: np.ndarray) -> np.ndarray:
-    """0 below 0, 1 above 1, an S in between."""
+def smooth(v: np.ndarray) -> np.ndarray:  # 0 below 0, 1 above 1, an S in between
     v = np.clip(v, 0, 1)
     return v * v * (3 - 2 * v)
 
@@ -180,12 +168,9 @@ class Canvas:
 
 
 def draw(patient: Patient, rng: np.random.Generator, size: int = 256) -> np.ndarray:
-    """The picture of a patient, (size, size) uint8.
-
-    The attenuation A of every ray is summed up in float32: soft tissue, minus lung, plus bone, plus findings.
-    The film then shows 1 - exp(-k A): dense things saturate towards white, air stays black (Beer and Lambert).
-    Give the same fresh `rng` and other findings to see the same chest with other findings.
-    """
+    """The picture of a patient, (size, size) uint8. The attenuation A of every ray is summed up in float32: soft
+    tissue, minus lung, plus bone, plus findings. The film shows 1 - exp(-k A): dense things saturate towards white, air
+    stays black (Beer and Lambert). The same fresh `rng` and other findings: the same chest with other findings."""
     s = max(size, MIN_DRAWING)
     x, y = axes(s)
     anatomy_rng, texture_rng, *finding_rngs = rng.spawn(2 + len(OBSERVATIONS))
@@ -196,8 +181,7 @@ def draw(patient: Patient, rng: np.random.Generator, size: int = 256) -> np.ndar
     t_abs = np.abs(x)
     found = {f.observation: f for f in patient.findings}
 
-    # Air in each lung: 1 inside, thinning out towards the borders where the lung wraps around the chest.
-    air = {}  # side -> (s, s)
+    air = {}  # side -> (s, s): 1 in the lung, thinner towards the borders, where the lung wraps around the chest
     for side in SIDES:
         wall = chest.outer(y) - t[side]
         medial = t[side] - chest.inner(y, side)
@@ -214,7 +198,6 @@ def draw(patient: Patient, rng: np.random.Generator, size: int = 256) -> np.ndar
         inflated[side] = air[side] * edge(inward, 0.008)
         visceral_pleura = air[side] * edge(0.0035 - np.abs(inward), 0.005)
 
-    # Soft tissue: neck, shoulders, trunk and arms, thickest in the middle.
     shoulder = (
         -0.14
         + 0.15 * smooth((t_abs - 0.085 - 0.02 * u[0]) / 0.07)
@@ -227,7 +210,6 @@ def draw(patient: Patient, rng: np.random.Generator, size: int = 256) -> np.ndar
     thickness = 0.50 + 0.55 * np.sqrt(np.maximum(1 - (t_abs / 0.56) ** 2, 0)) - 0.25 * (1 - smooth((y - 0.02) / 0.2))
     central = edge(chest.inner(y, "left") - t["left"], 0.06) * edge(chest.inner(y, "right") - t["right"], 0.06)
     central = central * edge(0.07 + 0.4 * smooth((y - chest.apex) / 0.12) - t_abs, 0.10)
-
     leftness = smooth(x / 0.12 + 0.5)  # the two domes join in the middle, behind the heart
     belly = y - chest.diaphragm(t_abs, "right") * (1 - leftness) - chest.diaphragm(t_abs, "left") * leftness
     attenuation = body * (thickness + 0.42 * central * (1 - smooth(belly / 0.10)))
@@ -242,7 +224,6 @@ def draw(patient: Patient, rng: np.random.Generator, size: int = 256) -> np.ndar
             r = np.hypot((t[side] - 0.21) / 0.17, (y - 0.60) / 0.16)
             attenuation += 0.20 * edge(1 - r, 0.10) * smooth((y - 0.45) / 0.2)
 
-    # The lungs let the rays through; vessels branch from the hila and thin outwards.
     edema = found["Edema"].amount if "Edema" in found else 0.0
     vessels = draw_vessels(chest, s, texture_rng, fullness=1 + 0.7 * edema)
     aerated = inflated["left"] + inflated["right"]
@@ -254,14 +235,12 @@ def draw(patient: Patient, rng: np.random.Generator, size: int = 256) -> np.ndar
         side = pneumothorax.side
         attenuation += 0.32 * visceral_pleura - 0.13 * (air[side] - inflated[side])
         attenuation += 1.1 * pneumothorax.amount * inflated[side]  # less air in the same lung
-
     posterior, anterior, other = draw_bones(patient, chest, s, u, rngs["Fracture"])
     attenuation += body * (0.48 * posterior + 0.14 * anterior + 0.30 * other)
     discs = 0.5 + 0.5 * np.cos(2 * np.pi * y / (0.047 + 0.02 * y))
     attenuation += body * edge(0.034 + 0.01 * y - t_abs, 0.012) * (0.05 + 0.10 * discs) * (1 - 0.6 * abdomen)
     trachea = edge(0.017 - np.abs(x - 0.004), 0.015) * edge(chest.carina - y, 0.03)
     attenuation -= 0.26 * body * trachea
-
     for finding in patient.findings:
         name = finding.observation
         if name in AIRSPACE:
@@ -271,7 +250,6 @@ def draw(patient: Patient, rng: np.random.Generator, size: int = 256) -> np.ndar
     devices = [f for f in patient.findings if f.observation == "Support Devices"]
     if devices:
         attenuation += draw_devices(devices, chest, s, rngs["Support Devices"])
-
     return expose(attenuation, size, anatomy_rng, texture_rng)
 
 
@@ -382,11 +360,9 @@ def draw_airspace(
     vessels: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """What fills the lung, each with its own look. Returns the new attenuation, (s, s).
-
-    Consolidation: a dense lobe, sharp at its fissures, with dark air bronchograms. Pneumonia: a cluster of fluffy
-    blobs. Lung opacity: a smooth ground-glass haze. Edema: bat wings and Kerley lines. Atelectasis: bands at a base.
-    """
+    """What fills the lung -> the new attenuation, (s, s). Consolidation: a dense lobe, sharp at its fissures, with dark
+    air bronchograms. Pneumonia: a cluster of fluffy blobs. Lung opacity: a smooth ground-glass haze. Edema: bat wings
+    and Kerley lines. Atelectasis: bands at a base."""
     s = len(attenuation)
     x, y = axes(s)
     name = finding.observation
@@ -490,8 +466,7 @@ def draw_devices(devices: list[Finding], chest: Anatomy, s: int, rng: np.random.
     v = np.linspace(0, 1, 24)
 
     def curve(knots: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
-        """A quadratic or cubic Bezier curve through the first and the last of 3 or 4 knots."""
-        points = np.array(knots)[:, None, :] * np.ones((1, 24, 1))
+        points = np.array(knots)[:, None, :] * np.ones((1, 24, 1))  # Bezier: through the first and last of 3 or 4
         while len(points) > 1:
             points = points[:-1] * (1 - v[:, None]) + points[1:] * v[:, None]
         return points[0, :, 0], points[0, :, 1]
