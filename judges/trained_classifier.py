@@ -22,7 +22,7 @@ from pathlib import Path
 from textwrap import shorten
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from common import arguments, observations
 from common.errors import UserError, run
@@ -43,7 +43,7 @@ def load_or_train(
 
     path: read from there, or trained and written there. None: the shipped one if it is of this version, else a file in
     ~/.cache/open-unix whose name holds the version. So an old one never judges new phantoms.
-    Raises UserError if the file cannot be read or written.
+    Raises UserError if the file cannot be read or written, or is none; says so if other code made it.
     """
     recipe = recipe or ClassifierRecipe()
     version = fingerprint(recipe)
@@ -53,8 +53,18 @@ def load_or_train(
         file = SHIPPED_CLASSIFIER
     else:
         file = CACHE / f"classifier-{version}.safetensors"
-    trained = load(file, version).to(device) if file.exists() else train_into(file, recipe, device, progress)
-    return trained.eval(), str(file)
+    if not file.exists():
+        return train_into(file, recipe, device, progress).eval(), str(file)
+    trained = PhantomClassifier()
+    try:
+        trained.load_state_dict(load_file(file))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = shorten(str(error), 200, placeholder="...")  # torch names the tensors that are missing or too many
+        raise UserError(f"--classifier {file}: not a classifier of ours ({reason}); delete it to train anew") from error
+    if version_of(file) != version:
+        other = "trained for other phantoms, or by another version of judges/classifier.py"
+        print(f"--classifier {file}: {other}", file=sys.stderr)
+    return trained.to(device).eval(), str(file)
 
 
 def train_into(file: Path, recipe: ClassifierRecipe, device: str = "cpu", progress: bool = True) -> PhantomClassifier:
@@ -74,10 +84,9 @@ def fingerprint(recipe: ClassifierRecipe) -> str:
 
     How a phantom's report is worded has no part in it, nor how a data set is kept or in which order it is read.
     """
-    sources = [inspect.getsource(part) for part in (classifier, drawing, truth, observations, dataset.phantom)]
     digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
-    for source in sources:
-        digest.update(code_of(source).encode())
+    for part in (classifier, drawing, truth, observations, dataset.phantom):
+        digest.update(code_of(inspect.getsource(part)).encode())
     return digest.hexdigest()[:12]
 
 
@@ -101,22 +110,6 @@ def version_of(file: Path) -> str | None:
             return (stored.metadata() or {}).get("version")
     except (OSError, SafetensorError):
         return None
-
-
-def load(file: Path, version: str) -> PhantomClassifier:
-    """The classifier in `file`. Raises UserError if it is none; says so if it was made by other code."""
-    loaded = PhantomClassifier()
-    try:
-        with safe_open(file, framework="pt") as stored:
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
-        loaded.load_state_dict(tensors)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = shorten(str(error), 200, placeholder="...")  # torch names the tensors that are missing or too many
-        raise UserError(f"--classifier {file}: not a classifier of ours ({reason}); delete it to train anew") from error
-    if version_of(file) != version:
-        other = "trained for other phantoms, or by another version of judges/classifier.py"
-        print(f"--classifier {file}: {other}", file=sys.stderr)
-    return loaded
 
 
 def main() -> None:
