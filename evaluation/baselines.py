@@ -26,8 +26,7 @@ from archives.sections import split_report
 from common.errors import UserError
 from common.observations import OBSERVATIONS
 from evaluation import metrics
-from evaluation.metrics import derangement
-from evaluation.results import Scored, scored
+from evaluation.metrics import Scored, derangement
 from evaluation.tables import Table
 from judges.features import features, load_feature_extractor, of_records
 from phantoms.dataset import Phantoms
@@ -71,14 +70,9 @@ def word_scores(truths: Sequence[str], written: Sequence[str], literature: bool)
     references, hypotheses = list(map(words, truths)), list(map(words, written))
     counts, rouge = metrics.bleu_counts(references, hypotheses), metrics.rouge_l(references, hypotheses)
     if not literature:
-        each = np.column_stack([metrics.bleu_from_counts(counts), rouge])
-        low, high = metrics.bootstrap_sums(lambda sums: sums / len(each), each)
-        return [scored(value, *ends) for value, *ends in zip(each.mean(axis=0), low, high, strict=True)]
-    low, high = metrics.bootstrap_sums(metrics.bleu_from_counts, counts)
-    bleu = metrics.bleu_from_counts(counts.sum(axis=0))
-    rouge = weighted_rouge(rouge, np.array(list(map(len, references))), np.array(list(map(len, hypotheses))))
-    ends = metrics.bootstrap_sums(lambda sums: sums / len(rouge), rouge)
-    return [*(scored(*each) for each in zip(bleu, low, high, strict=True)), scored(rouge.mean(), *ends)]
+        return metrics.mean_scores(np.column_stack([metrics.bleu_from_counts(counts), rouge]))
+    weighted = weighted_rouge(rouge, np.array(list(map(len, references))), np.array(list(map(len, hypotheses))))
+    return [*metrics.with_intervals(metrics.bleu_from_counts, counts), *metrics.mean_scores(weighted)]
 
 
 def weighted_rouge(rouge: np.ndarray, references: np.ndarray, hypotheses: np.ndarray, beta: float = 1.2) -> np.ndarray:
@@ -104,7 +98,7 @@ def macro_f1(truth: np.ndarray, claims: np.ndarray, less: np.ndarray | None = No
     def statistic(sums: np.ndarray) -> np.ndarray:  # (..., 1 or 2, 2, C) -> (...)
         return metrics.f1_from_counts(sums, 0.0).macro @ np.array([1.0, -1.0])[: len(both)]
 
-    return scored(statistic(counts.sum(axis=0)), *metrics.bootstrap_sums(statistic, counts))
+    return metrics.with_intervals(statistic, counts)[0]
 
 
 # ---- answers that cost nothing -----------------------------------------------------------------------------------
