@@ -187,8 +187,7 @@ def memorisation(real: np.ndarray, fake: np.ndarray, train: np.ndarray) -> dict:
     image. `share_nearer` is the share of drawn pictures that are nearer than that; without memorisation it is about
     0.01, or less.
     """
-    drawn, index = (found.numpy() for found in metrics.nearest(fake, train))
-    unseen = metrics.nearest(real, train)[0].numpy()
+    (drawn, index), (unseen, _) = metrics.nearest(fake, train), metrics.nearest(real, train)
     unseen = unseen[unseen > 0]  # at 0 it has been seen: the same picture is in both sets
     if not len(unseen):
         raise UserError("--train: holds every image of --real; give a --real that was not trained on")
@@ -254,7 +253,7 @@ def cases_of_images(
 ) -> list[str]:
     """The worst and the best pictures: by alignment where it is known, else by how far the nearest real image is."""
     distance, index = metrics.nearest(fake_features, real_features)
-    order = np.argsort(-distance.numpy()) if pairs is None else np.argsort(pairs)
+    order = np.argsort(-distance) if pairs is None else np.argsort(pairs)
     by = "distance to the nearest real image" if pairs is None else "alignment with the prompt"
     of_prompt, blocks = {text: i for i, text in enumerate(real.texts) if text}, []
     for title, chosen in (("Worst", order[:6]), ("Best", order[::-1][:6])):
@@ -268,13 +267,12 @@ def cases_of_images(
     return blocks
 
 
-def memorisation_blocks(fake: Images, train: Images, closest: dict) -> list[Table | Paragraph | str]:
-    drawn, index = closest["drawn"], closest["index"]
+def memorisation_blocks(fake: Images, train: Images, closest: dict) -> list[Paragraph | str]:
     items = []
-    for i in np.argsort(drawn)[:8].tolist():
+    for i in np.argsort(closest["drawn"])[:8].tolist():
+        partner, distance = int(closest["index"][i]), closest["drawn"][i]
         items.append((thumbnail(fake.load(i)), f"generated ({fake.files[i].name})"))
-        source = f"training image {train.files[index[i]].name}, at {drawn[i]:.3f}"
-        items.append((thumbnail(train.load(int(index[i]))), source))
+        items.append((thumbnail(train.load(partner)), f"training image {train.files[partner].name}, at {distance:.3f}"))
     said = "{share_nearer:.1%} of the drawn pictures are nearer to a training image than 99 % of the real ones, which"
     said += " were not trained on, are (median distance {median_drawn:.3f}, of real ones {median_unseen:.3f}). Well"
     said += " above 1 % would be a sign of memorisation; look at the pairs."

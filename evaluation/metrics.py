@@ -233,17 +233,13 @@ def _pairs(
 
 # ---- pictures: distances of two sets of features -----------------------------------------------------------------
 
-BLOCK = 1 << 20  # entries of a block of a distance or kernel matrix: 4 MB of float32
+BLOCK = 1 << 20  # entries of a block of a distance or kernel matrix: 8 MB
 Features = np.ndarray | torch.Tensor
 
 
 def _features(*sets: Features, rows: int = 1) -> list[torch.Tensor]:
-    """As tensors (N, D), each where it was, float64 if one is, else float32; ValueError for what no measure can use."""
-    tensors = [
-        one.detach() if isinstance(one, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(one)) for one in sets
-    ]
-    dtype = torch.float64 if any(one.dtype == torch.float64 for one in tensors) else torch.float32
-    tensors = [one.to(dtype) for one in tensors]
+    """As tensors (N, D) float64, each where it was; ValueError for what no measure can use."""
+    tensors = [torch.as_tensor(np.array(one) if isinstance(one, np.ndarray) else one).double() for one in sets]
     shapes = " and ".join(str(tuple(one.shape)) for one in tensors)
     if any(one.ndim != 2 or one.shape[1] != tensors[0].shape[-1] or one.numel() == 0 for one in tensors):
         raise ValueError(f"features {shapes} must be (N, D) with equal D")
@@ -261,7 +257,7 @@ def frechet_distance(features_a: Features, features_b: Features) -> float:
     the square of their unit. It is biased upwards for small N: compare only distances of equal N. Raises ValueError for
     fewer than two rows, unequal widths or non-numbers.
     """
-    a, b = (one.double() for one in _features(features_a, features_b, rows=2))
+    a, b = _features(features_a, features_b, rows=2)
     # With A = R_a^T R_a, the trace of the root is the sum of the singular values of R_a R_b^T. No covariance is formed
     # and no eigenvalue rooted, so nothing is lost where it is singular: for N < D, or a constant feature.
     centred = ((one - one.mean(dim=0)) / (len(one) - 1) ** 0.5 for one in (a, b))
@@ -275,29 +271,22 @@ def kernel_distance(features_a: Features, features_b: Features) -> float:
     """Kernel distance, KD or KID (Bińkowski et al. 2018): squared maximum mean discrepancy, unbiased, so it may be < 0.
 
     The kernel is (x.y / D + 1)^3; the mean over all pairs within a, and within b, less twice the mean between them.
-    features: (N, D), N at least 2, not necessarily equal. Over all samples, in blocks: CheXGenBench, which made
-    Table 3's numbers, takes torchmetrics' subsets as large as the smaller set, so for equal N it is this. Products in
-    the features' dtype (at least float32), sums in float64. Raises ValueError as `frechet_distance`.
+    features: (N, D), N at least 2, not necessarily equal. Over all samples: CheXGenBench, which made Table 3's numbers,
+    takes torchmetrics' subsets as large as the smaller set, so for equal N it is this. Raises ValueError as
+    `frechet_distance`.
     """
     a, b = _features(features_a, features_b, rows=2)
     n, m = len(a), len(b)
-    between = sum(_kernel(a[rows], b).sum(dtype=torch.float64).item() for rows in _row_blocks(n, m))
-    return 2 * _pair_sum(a) / (n * (n - 1)) + 2 * _pair_sum(b) / (m * (m - 1)) - 2 * between / (n * m)
 
+    def of_all(x: torch.Tensor, y: torch.Tensor) -> float:
+        """Sum of the kernel over all pairs."""
+        return sum((x[rows] @ y.T / x.shape[1] + 1).pow(3).sum().item() for rows in _row_blocks(len(x), len(y)))
 
-def _kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return (a @ b.T).div_(a.shape[1]).add_(1).pow_(3)
+    def with_itself(x: torch.Tensor) -> float:
+        return (x.square().sum(dim=1) / x.shape[1] + 1).pow(3).sum().item()
 
-
-def _pair_sum(x: torch.Tensor) -> float:
-    """Sum of the kernel over the pairs i < j."""
-    total = 0.0
-    for rows in _row_blocks(len(x), len(x)):
-        block = _kernel(x[rows], x[rows.start :])  # what lies left of the diagonal is never computed ...
-        size = len(block)
-        total += block[:, :size].triu(1).sum(dtype=torch.float64).item()  # ... but for the square on it
-        total += block[:, size:].sum(dtype=torch.float64).item()
-    return total
+    within = (of_all(a, a) - with_itself(a)) / (n * (n - 1)) + (of_all(b, b) - with_itself(b)) / (m * (m - 1))
+    return within - 2 * of_all(a, b) / (n * m)
 
 
 def _row_blocks(rows: int, columns: int) -> Iterator[slice]:
@@ -335,25 +324,24 @@ def prdc_samples(real: Features, fake: Features, k: int = 5) -> dict[str, np.nda
     return {name: values.double().cpu().numpy() for name, values in samples.items()}
 
 
-def nearest(queries: Features, keys: Features) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each query's nearest key: distance (N,) float64 and index (N,). A drawing that is a training picture has 0."""
+def nearest(queries: Features, keys: Features) -> tuple[np.ndarray, np.ndarray]:
+    """Each query's nearest key: distance (N,) and index (N,). A drawing that is a training picture has 0."""
     distances, index = _nearest(*_features(queries, keys), 1)
-    return distances[:, 0], index[:, 0]
+    return distances[:, 0].cpu().numpy(), index[:, 0].cpu().numpy()
 
 
 def _nearest(queries: torch.Tensor, keys: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k nearest keys (M, D) of each query (N, D), nearest first: distances (N, k) float64, indices (N, k)."""
+    """The k nearest keys (M, D) of each query (N, D), nearest first: distances and indices, (N, k)."""
     found = [distances.topk(k, largest=False) for _, distances in _distances(queries, keys)]
     return torch.cat([distances for distances, _ in found]), torch.cat([index for _, index in found])
 
 
 def _distances(a: torch.Tensor, b: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """A block of rows of a at a time: which, and their distances to all of b, (rows, M) float64.
+    """A block of rows of a at a time: which, and their distances to all of b, (rows, M).
 
     From the differences: |a|^2 + |b|^2 - 2 a.b is ten times as fast, but cancels where neighbours are near each other
     and far from the origin.
     """
-    a, b = a.double(), b.double()
     for rows in _row_blocks(len(a), len(b)):
         yield rows, torch.cdist(a[rows], b, compute_mode="donot_use_mm_for_euclid_dist")
 

@@ -1,15 +1,11 @@
 """evaluate.py phantom: how well does a model read and draw X-rays whose truth is known?
 
-- reading: the model writes the report of a phantom it was never trained on; the labeler (`reports/labeler.py`) says
-  what the report claims, and the claims are compared with what was rendered
-- drawing: the model draws from a phantom's impression; a classifier (`judges/classifier.py`) trained on other phantoms
-  says what the picture shows, and that is compared with what was asked for; the distances of Table 3 compare the
-  classifier's features of all drawings with those of phantoms
-- why: how much of each finding the autoencoder keeps (`studies/autoencoder.py`), and how much the velocity depends on
-  the prompt (`studies/prompt_gain.py`)
-- --reports: of several sampled reports, is the share that affirms a finding as often right as it says?
-  (`studies/calibration.py`)
-- --edit: does a picture change as asked, and only so? (`studies/editing.py`)
+- reading: it writes the report of a phantom that it was never trained on; the labeler (`reports/labeler.py`) says what
+  the report claims
+- drawing: it draws from a phantom's impression; a classifier (`judges/classifier.py`) trained on other phantoms says
+  what the picture shows, and its features give the distances of Table 3
+- why: what the autoencoder keeps and what the velocity owes to the prompt; with --reports how sure it is, with --edit
+  what an edit changes: `autoencoder`, `prompt_gain`, `calibration` and `editing` of studies/
 
 Every score stands between two others that say what it is worth: a *ceiling*, the same judge on the true reports or
 pictures, and a *control*, the same answers held against the truth of other phantoms. A model that ignores its input

@@ -12,7 +12,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -66,11 +66,13 @@ def report_command(args: argparse.Namespace) -> None:
     judge, label = report_judge(args)
     texts = [row["truth"] for row in rows], [row["generated"] for row in rows]
     radgraph = radgraph_f1(rows, protocol.radgraph)
+    if protocol is not OURS:
+        lacks += judging_lacks(protocol, args, radgraph)
     results = {
         "data": str(args.predictions or args.data),
         "weights": weights,
         "reports": len(rows),
-        "protocol": heading(protocol, lacks + judging_lacks(protocol, args, radgraph)),
+        "protocol": heading(protocol, lacks),
         "empty_pairs": len(made) - len(rows),
         **score_reports(*texts, judge, label, tokenize, protocol),
         "radgraph_f1": radgraph,
@@ -245,12 +247,9 @@ def radgraph_f1(rows: Sequence[dict], model: str = OURS.radgraph) -> metrics.Sco
 
         score = F1RadGraph(reward_level="partial", model_type=model)
         _, each, *_ = score(refs=[row["truth"] for row in rows], hyps=[row["generated"] for row in rows])
-    except ModuleNotFoundError as error:
-        if error.name != "radgraph":  # it is there, and something that it imports is not
-            print(f"RadGraph F1 is left out: radgraph needs {error.name}; pip install {error.name}", file=sys.stderr)
-        return None
     except Exception as error:  # whatever the package, its download or its model raise
-        print(f"RadGraph F1 is left out: {type(error).__name__}: {error}", file=sys.stderr)
+        if getattr(error, "name", None) != "radgraph":  # the package itself may be absent; not what it imports
+            print(f"RadGraph F1 is left out: {type(error).__name__}: {error}", file=sys.stderr)
         return None
     return metrics.mean_scores(np.array(each))[0]
 
@@ -259,12 +258,8 @@ def judging_lacks(protocol: Protocol, args: argparse.Namespace, radgraph: metric
     """What keeps the scores of reports from being computed as theirs were."""
     lacks = [] if args.chexbert else ["the labels are our rule-based labeler's, not CheXbert's"]
     if radgraph is None:
-        return [*lacks, f"no RadGraph F1 (pip install radgraph=={protocol.radgraph_version})"]
-    try:
-        installed = version("radgraph")
-    except PackageNotFoundError:
-        installed = "unknown"
-    if installed != protocol.radgraph_version:
+        lacks.append(f"no RadGraph F1 (pip install radgraph=={protocol.radgraph_version})")
+    elif (installed := version("radgraph")) != protocol.radgraph_version:
         lacks.append(f"RadGraph's version is {installed}, not {protocol.radgraph_version}")
     return lacks
 
@@ -303,15 +298,12 @@ def report_blocks(
     ]
     for title, chosen in (("Worst", results["order"][:8]), ("Best", results["order"][::-1][:8])):
         blocks.append(page.heading(f"{title} reports, by the findings they got right"))
-        blocks.append(report_cases(rows, chosen, results, source))
+        cases = [(rows[i], results["agreement"][i]) for i in chosen]
+        if source is None:
+            cells = [[row["truth"], row["generated"], score] for row, score in cases]
+            blocks.append(page.shown(Table(["truth", "written", "F1 of its findings"], cells)))
+        else:
+            said = "F1 {:.2f}. Written: {generated} Truth: {truth}"
+            films = [(thumbnail(source.image(row["index"])), said.format(score, **row)) for row, score in cases]
+            blocks.append(page.pictures(films))
     return blocks
-
-
-def report_cases(rows: Sequence[dict], chosen: Sequence[int], results: dict, source: Records | Phantoms | None) -> str:
-    """Pictures with both reports, or only the reports where there are no pictures."""
-    if source is None:
-        cells = [[rows[i]["truth"], rows[i]["generated"], results["agreement"][i]] for i in chosen]
-        return page.shown(Table(["truth", "written", "F1 of its findings"], cells))
-    said = "F1 {:.2f}. Written: {generated} Truth: {truth}"
-    films = [(rows[i], thumbnail(source.image(rows[i]["index"])), results["agreement"][i]) for i in chosen]
-    return page.pictures([(film, said.format(score, **row)) for row, film, score in films])

@@ -25,8 +25,6 @@ OPTIONAL = {  # file -> packages that a user may lack, or whose import costs som
     "train.py": {"torch"},  # torch.distributed.optim
     "speed/bench.py": {"transformers", "importlib"},
     "speed/loader_speed.py": {"torchvision"},
-    # Each of its measurements is a process of its own, which loads only what it measures.
-    "speed/metrics_speed.py": {"numpy", "torch", "prdc", "torchmetrics", "evaluation.metrics"},
 }
 
 

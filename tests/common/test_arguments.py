@@ -240,8 +240,6 @@ REFUSED = [
     ("-m speed.cost", "--stage 1", ["--stage 1: not known here"]),
     ("-m speed.gpu", "--device abacus", ["--device abacus"]),
     ("-m speed.gpu", "--tiny --out fifo", ["--out fifo: is a fifo"]),
-    ("-m speed.metrics_speed", "--n 10", ["--n 10", "at least 50"]),
-    ("-m speed.metrics_speed", f"--repeat {HUGE}", [f"--repeat {HUGE}"]),
     ("-m studies.autoencoder", "--n 0", ["--n 0"]),
     ("-m studies.autoencoder", "--weights absent", ["--weights absent: no such folder"]),
     ("-m studies.prompt_gain", "--n 1", ["--n 1", "at least 2"]),

@@ -168,14 +168,6 @@ def test_sections_tints_and_groups():
     assert text(table).split("\n\n") == ["Title", "\n".join(lines), "Note."]
 
 
-@pytest.mark.parametrize(
-    "change", [{"rows": [["a", 1.0, 2.0]]}, {"groups": [("wide", 3)]}, {"decimals": [1]}, {"rows": [["a"]]}]
-)
-def test_a_table_of_the_wrong_width_is_refused(change):
-    with pytest.raises(ValueError, match="2 headers"):
-        Table(**{"headers": ["x", "y"], "rows": [["a", 1.0]], **change})
-
-
 def test_bars_are_as_long_as_their_numbers():
     read = Reader(page.bars([("a", 0.25, 0.125, 0.5, "n=3"), ("b", 1, None, None, "")], decimals=2))
     assert [a["style"] for _, a, _ in read.all("i")] == ["width:25%", "width:100%"]
