@@ -20,12 +20,12 @@ import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from archives.openi import image_files
 from archives.opening import ARCHIVES, open_source, recognise
 from archives.records import Record, Records, squares
 from common import arguments
 from common.errors import UserError
 from common.files import SHIPPED
+from common.images import picture_files
 from common.observations import OBSERVATIONS
 from common.ownership import own_file
 from common.pictures import grid, save_png
@@ -142,7 +142,7 @@ def main(read_tokenizer: Callable[[Path], Tokenizer]) -> None:
     if args.command == "clean":
         cleaning.check_target(args.out, [args.source, *files])
     # Open-i's reports name films by number; to be trained on, the cleaned ones must name files.
-    films = kind == "open-i" and image_files(root)
+    films = kind == "open-i" and picture_files(root)
     needed = args.command == "check" or (args.command == "clean" and films)
     # Reports can be counted and cleaned before their images are there; an archive holds reports alone.
     needed = bool(needed) and not args.source.name.endswith(ARCHIVES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import lzma
-import os
 import posixpath
 import re
 import tarfile
@@ -16,6 +15,7 @@ from archives.labels import mesh_labels
 from archives.records import NO_SECTIONS, Problems, Record, RowError
 from archives.tables import read_table, text_of_bytes
 from common.errors import UserError
+from common.images import picture_files
 
 MAX_XML = 2**20  # bytes; a report has 10 kB
 
@@ -31,7 +31,7 @@ def read_openi(root: Path, files: list[Path], problems: Problems, need_images: b
     for table in (path for path in files if path.suffix == ".csv"):
         rows = read_table(table, ("filename", "projection"), problems)
         projections = {key(row["filename"]): row["projection"] for _, row in rows}
-    paths = image_files(root) if need_images else []
+    paths = picture_files(root) if need_images else []
     images = {key(path.name): path.relative_to(root).as_posix() for path in reversed(paths)}  # the first of a name
     if need_images and not images:
         raise UserError(f"{root}: no images beside the reports; unpack NLMCXR_png.tgz of Open-i there")
@@ -62,19 +62,6 @@ def read_openi(root: Path, files: list[Path], problems: Problems, need_images: b
                     if not view:
                         problems.add("note", "projection unknown", id)
                     yield Record(images[key(id)], findings, impression, "train", labels, uid, view, {"mesh": mesh})
-
-
-def image_files(root: Path) -> list[Path]:
-    """The images under `root`, by folder and name. Links are followed, and may lead round in circles."""
-    found, seen = [], set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        if os.path.realpath(folder) in seen:
-            folders.clear()
-        else:
-            seen.add(os.path.realpath(folder))
-            folders.sort()
-            found += [Path(folder, name) for name in sorted(names) if name.lower().endswith((".png", ".jpg", ".dcm"))]
-    return found
 
 
 def xml_files(sources: list[Path]) -> list[tuple[str, bytes]]:

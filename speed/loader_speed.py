@@ -49,10 +49,10 @@ def main() -> None:
     )
 
     def torchvision(path: Path) -> torch.Tensor:
-        return theirs(Image.open(path).convert("RGB"))
+        return theirs(Image.open(path, formats=["JPEG"]).convert("RGB"))
 
     def torchvision_grey(path: Path) -> torch.Tensor:
-        return theirs(Image.open(path).convert("L")).expand(3, -1, -1)
+        return theirs(Image.open(path, formats=["JPEG"]).convert("L")).expand(3, -1, -1)
 
     def ours(path: Path) -> torch.Tensor:
         square = to_square(load_image(path, size=SIZE), SIZE)

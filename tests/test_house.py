@@ -16,7 +16,7 @@ NOT_WINGS = {"tests", "docs", "runs", "assets", "workshop"}
 WAITS_FOR_NO_TORCH = {"sample.py", "evaluate.py", "evaluation/image.py", "evaluation/report.py"}
 WAITS_FOR_NO_TORCH |= {"evaluation/phantom.py", "evaluation/results.py"}
 OPTIONAL = {  # file -> packages that a user may lack, or whose import costs something that few runs need
-    "archives/records.py": {"pydicom"},
+    "common/images.py": {"pydicom"},
     "common/clock.py": {"resource"},
     "demo.py": {"gradio", "starlette"},
     "evaluation/words.py": {"nltk", "punkt"},
