@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from archives.opening import ARCHIVES, open_source, recognise
@@ -29,7 +28,7 @@ from common.images import picture_files
 from common.observations import OBSERVATIONS
 from common.ownership import own_file
 from common.pictures import grid, save_png
-from common.workers import default_workers
+from common.workers import default_workers, ignore_signals, stop_workers, unbroken
 from reports import cleaning
 
 EDGES = [0, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1 << 30]  # of the histogram of lengths, tokens
@@ -69,15 +68,18 @@ def check(source: Records, workers: int) -> int:
     """Open every image in parallel, print the bad ones and how many there are. Returns that number."""
     began, bad = time.time(), 0
     indices = [index for index, record in enumerate(source.records) if record.image]
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        found = pool.map(partial(open_and_discard, source), indices, chunksize=32)
-        for problem in tqdm(found, total=len(indices), unit="image", desc="checking", dynamic_ncols=True):
+    look = partial(open_and_discard, source)
+    opened = iter(DataLoader(indices, None, num_workers=workers, collate_fn=look, worker_init_fn=ignore_signals))
+    try:
+        for problem in tqdm(unbroken(opened), total=len(indices), unit="image", desc="checking", dynamic_ncols=True):
             if problem:
                 bad += 1
                 tqdm.write(problem)
+    finally:
+        stop_workers(opened)
     print(source.problems.summary())
     print(f"{len(source):,} reports read, {len(indices):,} images opened in {time.time() - began:.0f} s, {bad} bad")
-    return bad
+    return bad + source.problems.count("bad", "image absent")
 
 
 def open_and_discard(source: Records, index: int) -> str | None:

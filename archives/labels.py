@@ -7,6 +7,7 @@ import json
 import re
 
 from archives.records import Problems
+from archives.tables import is_empty
 from common.observations import OBSERVATIONS
 
 Json = str | int | float | list | dict | None  # what a cell of a table or a value of a JSON file holds
@@ -102,7 +103,7 @@ def read_labels(given: Json, row: str, problems: Problems) -> dict[str, int]:
     for name, value in named_values(given).items():
         observation, number = NIH.get(name, name), label_value(value)
         if number is None:
-            if value not in (None, "") and value == value:  # NaN is no label
+            if not is_empty(value):
                 problems.add("note", "label not understood", f"{row}: {name}")
         elif observation not in OBSERVATIONS:
             problems.add("note", "label without a CheXpert name", name)

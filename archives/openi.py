@@ -28,14 +28,14 @@ def read_openi(root: Path, files: list[Path], problems: Problems, need_images: b
         return match[0] if match else name
 
     projections = {}
-    for table in (path for path in files if path.suffix == ".csv"):
+    if (table := root / "indiana_projections.csv").is_file():
         rows = read_table(table, ("filename", "projection"), problems)
         projections = {key(row["filename"]): row["projection"] for _, row in rows}
     paths = picture_files(root) if need_images else []
     images = {key(path.name): path.relative_to(root).as_posix() for path in reversed(paths)}  # the first of a name
     if need_images and not images:
         raise UserError(f"{root}: no images beside the reports; unpack NLMCXR_png.tgz of Open-i there")
-    for name, data in xml_files([path for path in files if path.suffix != ".csv"]):
+    for name, data in xml_files(files):
         with problems.row():
             tree = parse_xml(data, name, problems)
             parts = {
@@ -77,8 +77,9 @@ def xml_files(sources: list[Path]) -> list[tuple[str, bytes]]:
                 continue
             with tarfile.open(path) as archive:
                 for member in archive:
-                    if member.isfile() and member.name.endswith(".xml"):
-                        found[posixpath.basename(member.name)] = archive.extractfile(member).read(MAX_XML + 1)
+                    name = posixpath.basename(member.name)
+                    if member.isfile() and name.endswith(".xml") and name[0] != ".":
+                        found[name] = archive.extractfile(member).read(MAX_XML + 1)
         except tarfile.ReadError as error:  # its text is a list of all formats that were tried
             raise UserError(f"{path}: not a tar archive, or cut off; fetch it again") from error
         except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, RecursionError) as error:

@@ -85,8 +85,15 @@ def read_picture(file: BinaryIO, size: int | None) -> Image.Image:
         share = size / max(image.size)
         image.draft("L", tuple(max(1, round(side * share)) for side in image.size))
     image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, dtype=np.float32)
+        return Image.fromarray(stretch(-values if white_is_zero else values))
     if order not in LOW_BYTES:
-        return to_grey(image, white_is_zero)
+        if image.mode in ("RGBA", "LA", "PA", "P"):  # transparent parts become black, as outside the collimator
+            image = image.convert("RGBA")
+            if image.getchannel("A").getextrema() != (0, 0):  # else it is no mask
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+        return image.convert("L")
     low = Image.open(file, formats=FORMATS)
     low.tile = [(*tile[:3], (LOW_BYTES[order], *decoder_arguments(tile)[1:])) for tile in low.tile]
     low = np.asarray(ImageOps.exif_transpose(low))
@@ -102,18 +109,6 @@ def read_picture(file: BinaryIO, size: int | None) -> Image.Image:
 def decoder_arguments(tile: tuple) -> tuple:
     """Of a part of a file that Pillow is about to decode; the first is its name of the pixels' layout."""
     return tile[3] if isinstance(tile[3], tuple) else (tile[3],)
-
-
-def to_grey(image: Image.Image, white_is_zero: bool = False) -> Image.Image:
-    """Images of more than 8 bits are stretched, others converted."""
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float32)
-        return Image.fromarray(stretch(-values if white_is_zero else values))
-    if image.mode in ("RGBA", "LA", "PA", "P"):  # transparent parts become black, as outside the collimator
-        image = image.convert("RGBA")
-        if image.getchannel("A").getextrema() != (0, 0):  # else it is no mask
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-    return image.convert("L")
 
 
 def stretch(values: np.ndarray) -> np.ndarray:

@@ -130,7 +130,7 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
     from tqdm import tqdm
 
     import sample
-    from archives.chexgenbench import write_generated
+    from archives.foreign import write_generated
     from common.pictures import save_png
     from judges.features import weights_hash
 
