@@ -248,6 +248,7 @@ def prepare_model(
     if team.device.type == "cpu":
         cpu.speed_up(model, checkpoint.vae)
     if args.compile:
+        model.pad_to = 32
         for block in [*model.layers, *model.vit.blocks]:
             block.compile()
     return model
