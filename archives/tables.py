@@ -160,10 +160,10 @@ def read_json_rows(path: Path, problems: Problems) -> Iterator[tuple[str, dict]]
                     problems.add("dropped", "further film of a report", film)
                 image, patient = row["image_path"][0], row.get("subject_id", row.get("id"))
                 yield name, {"image": image, "report": row["report"], "split": split, "patient": patient}
-            elif not lines:
+            elif not lines and "messages" in row:
                 said = {message["role"]: message["content"] for message in row["messages"]}
                 yield name, {"image": row["images"][0], "report": said["assistant"], "question": said["user"]}
-            elif row.strip():
-                yield name, dict(json.loads(row).items())
+            elif not lines or row.strip():
+                yield name, dict((json.loads(row) if lines else row).items())
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             problems.add("bad", "malformed row", name)
