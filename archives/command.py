@@ -107,10 +107,8 @@ def hold_out(records: list[Record], share: float) -> list[Record]:
     split = [replace(record, split="validate") if held_out(record) else record for record in records]
     counts = Counter(record.split for record in split)
     if not counts["validate"] or not counts["train"]:
-        raise UserError(
-            f"--hold-out {share}: leaves {counts['train']} reports to train on and {counts['validate']} to validate on;"
-            " give another share, or more reports"
-        )
+        left = f"{counts['train']} reports to train on and {counts['validate']} to validate on"
+        raise UserError(f"--hold-out {share}: leaves {left}; give another share, or more reports")
     print(f"--hold-out: {counts['validate']:,} reports to validate on, {counts['train']:,} to train on")
     return split
 
@@ -143,11 +141,10 @@ def main(read_tokenizer: Callable[[Path], Tokenizer]) -> None:
     kind, root, files = recognise(args.source)
     if args.command == "clean":
         cleaning.check_target(args.out, [args.source, *files])
-    # Open-i's reports name films by number; to be trained on, the cleaned ones must name files.
-    films = kind == "open-i" and picture_files(root)
-    needed = args.command == "check" or (args.command == "clean" and films)
-    # Reports can be counted and cleaned before their images are there; an archive holds reports alone.
-    needed = bool(needed) and not args.source.name.endswith(ARCHIVES)
+    # Reports can be counted and cleaned before their images are there; an archive holds reports alone. But Open-i's
+    # name films by number, and to be trained on, the cleaned ones must name files.
+    needed = args.command == "check" or (args.command == "clean" and kind == "open-i" and bool(picture_files(root)))
+    needed = needed and not args.source.name.endswith(ARCHIVES)
     source = open_source(args.source, split=args.split, need_images=needed, require=args.require)
     if args.command == "stats":
         own_file(args.out)

@@ -41,9 +41,9 @@ def read_kaggle(root: Path, files: list[Path], problems: Problems, need_images: 
     """Open-i's reports in indiana_reports.csv, its films in indiana_projections.csv: joined by uid."""
     columns = ("uid", "findings", "impression", "MeSH")
     reports = {row["uid"]: row for _, row in read_table(files[0], columns, problems)}
-    films = ((uid, {"uid": uid}) for uid in reports)
-    if need_images:
-        films = read_table(root / "indiana_projections.csv", ("uid", "filename", "projection"), problems)
+    films, table = ((uid, {"uid": uid}) for uid in reports), root / "indiana_projections.csv"
+    if need_images or table.is_file():
+        films = read_table(table, ("uid", "filename", "projection"), problems)
 
     def joined() -> Iterator[tuple[str, dict[str, str]]]:
         for where, film in films:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 
 from archives.records import Problems
@@ -82,14 +81,11 @@ def label_value(value: Json) -> int | None:
 def named_values(given: Json) -> dict[str, Json]:
     """{"Edema": 1} as it is or as text, or NIH's "Edema|Effusion" -> {"Edema": 1, "Effusion": 1}."""
     if isinstance(given, str) and given.lstrip().startswith("{"):
-        text = re.sub(r"\bnan\b", "None", given[:10000])
+        text = re.sub(r"\b(nan|NaN|null)\b", "None", given[:10000])  # JSON, or as Python prints it
         try:
-            given = json.loads(given)
-        except (ValueError, RecursionError):
-            try:
-                given = ast.literal_eval(text.strip())
-            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-                return {"(not understood)": given}
+            given = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return {"(not understood)": given}
     if isinstance(given, dict):
         return {str(name): value for name, value in given.items()}
     if isinstance(given, (list, tuple)):

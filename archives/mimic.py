@@ -8,7 +8,7 @@ from pathlib import Path
 from archives.labels import read_labels
 from archives.records import NO_SECTIONS, SPLITS, Problems, Record, RowError
 from archives.sections import split_report
-from archives.tables import Listing, path_inside, plain_or_gzipped, read_table, text_of_bytes
+from archives.tables import Listing, path_inside, plain_or_gzipped, read_table, read_text
 from common.errors import UserError
 from common.observations import OBSERVATIONS
 
@@ -55,12 +55,9 @@ def mimic_report(root: Path, name: str, listing: Listing, problems: Problems) ->
     if not (root / name).is_file():  # a pipe would be waited for
         raise RowError("bad", "report not a file", name)
     try:
-        text = text_of_bytes((root / name).read_bytes(), name, problems)
-    except OSError as error:
+        findings, impression = split_report(read_text(root / name, problems))
+    except UserError as error:
         raise RowError("bad", "report unreadable", name) from error
-    if text is None or not text.strip():
-        raise RowError("bad", "report not text" if text is None else "empty report", name)
-    findings, impression = split_report(text)
     if not findings and not impression:
         raise RowError("dropped", NO_SECTIONS, name)
     return findings, impression

@@ -30,19 +30,19 @@ from archives.tables import GUIDE, plain_or_gzipped, read_text
 from common.errors import UserError
 from common.files import source_hash, write_text
 
-READ = {"mimic-cxr": read_mimic, "chexgenbench": read_chexgenbench, "open-i": read_openi, "nih": read_nih}
-READ |= {"kaggle": read_kaggle, "own": read_own, "messages": read_own, "r2gen": read_own}
 ARCHIVES = (".tgz", ".tar", ".tar.gz")  # of Open-i's reports
 TABLES = (".csv", ".csv.gz", ".jsonl", ".json")
 OWN = ("metadata.csv", "metadata.csv.gz", "metadata.jsonl")
 BESIDE = ("indiana_projections.csv", "test_list.txt")  # a table that is read with another
-SIGNS = {  # kind of a table -> (is it .json?, how it begins)
-    "chexgenbench": (False, r"[^\n]*\bannotated_prompt\b"),
-    "nih": (False, r"[^\n]*\bFinding Labels\b"),
-    "kaggle": (False, r"(?=[^\n]*\buid\b)[^\n]*\bMeSH\b"),
-    "own": (False, rf"[^\n]*\b({'|'.join(REPORTS)})\b"),
-    "messages": (True, r'\s*\[\s*\{.*"messages"\s*:'),
-    "r2gen": (True, rf'\s*\{{\s*"({"|".join(SPLITS)})"\s*:\s*\['),
+KINDS = {  # kind -> (its reader; how its table begins, if it is one that is not .json; and if it is one that is)
+    "mimic-cxr": (read_mimic, None, None),
+    "open-i": (read_openi, None, None),
+    "chexgenbench": (read_chexgenbench, r"[^\n]*\bannotated_prompt\b", None),
+    "nih": (read_nih, r"[^\n]*\bFinding Labels\b", None),
+    "kaggle": (read_kaggle, r"(?=[^\n]*\buid\b)[^\n]*\bMeSH\b", None),
+    "own": (read_own, rf"[^\n]*\b({'|'.join(REPORTS)})\b", None),
+    "messages": (read_own, None, r'\s*\[\s*\{.*"messages"\s*:'),
+    "r2gen": (read_own, None, rf'\s*\{{\s*"({"|".join(SPLITS)})"\s*:\s*\['),
 }
 
 
@@ -69,10 +69,11 @@ def open_source(
     kept = cache and Path(cache) / f"records-{fingerprint(path, [root, *files, *beside], need_images)}.json"
     records, problems = (kept and read_cache(kept)) or (None, Problems())
     if records is None:
-        records = list(READ[kind](root, files, problems, need_images))
+        records = list(KINDS[kind][0](root, files, problems, need_images))
         note_repeats(records, problems)
         if kept and not problems.count("bad"):
-            write_cache(kept, records, problems)
+            rows = [[getattr(record, name) for name in Record.__slots__] for record in records]
+            write_text(kept, json.dumps([problems.found, rows]))  # one document: it is whole, or it is none
     bad = problems.count("bad")
     if bad and (not records or (bad >= 20 and bad > 0.05 * (bad + len(records)))):
         share = f"{bad} of {bad + len(records)} rows cannot be used"
@@ -131,7 +132,8 @@ def recognise(path: Path) -> tuple[str, Path, list[Path]]:
 def kind_of(table: Path) -> str | None:
     """The kind of a table by how it begins; None for what is no data set."""
     start, as_json = read_text(table, Problems())[:5000], table.suffix.lower() == ".json"
-    return next((kind for kind, (j, sign) in SIGNS.items() if j == as_json and re.match(sign, start, re.DOTALL)), None)
+    signs = {kind: signs[as_json] for kind, (_, *signs) in KINDS.items() if signs[as_json]}
+    return next((kind for kind, sign in signs.items() if re.match(sign, start, re.DOTALL)), None)
 
 
 def fingerprint(path: Path, tables: list[Path], need_images: bool) -> str:
@@ -139,12 +141,6 @@ def fingerprint(path: Path, tables: list[Path], need_images: bool) -> str:
     state = [(table.name, table.stat().st_size, table.stat().st_mtime_ns) for table in tables]
     everything = repr((source_hash(Path(__file__).parent), path.resolve(), need_images, state))
     return hashlib.sha256(everything.encode()).hexdigest()[:20]
-
-
-def write_cache(path: Path, records: list[Record], problems: Problems) -> None:
-    """The problems, and each record as a list, in one JSON document: it is whole, or it is none."""
-    rows = [[getattr(record, name) for name in Record.__slots__] for record in records]
-    write_text(path, json.dumps([problems.found, rows]))
 
 
 def read_cache(path: Path) -> tuple[list[Record], Problems] | None:

@@ -162,7 +162,11 @@ def read_dicom(file: BinaryIO) -> Image.Image:
         if film.get(name) in (None, ""):
             setattr(film, name, default)
     values = pixels.apply_modality_lut(stored, film)
-    padding = is_padding(stored, film.get("PixelPaddingValue"), film.get("PixelPaddingRangeLimit"))
+    padding = np.zeros(stored.shape, bool)
+    if (first := film.get("PixelPaddingValue")) is not None:
+        last = film.get("PixelPaddingRangeLimit")
+        ends = np.array([first, first if last is None else last]).astype(stored.dtype)  # 63536 is -2000 in 16 bits
+        padding = (stored >= ends.min()) & (stored <= ends.max())
     lut = (film.get("VOILUTSequence") or [{}])[0]
     given = zip(*(np.ravel(film.get(name)) for name in ("WindowCenter", "WindowWidth")), strict=False)
     least = 1 if film.VOILUTFunction.upper() == "LINEAR" else 1e-6  # a window of less is none
@@ -178,14 +182,6 @@ def read_dicom(file: BinaryIO) -> Image.Image:
         grey = stretch(np.where(padding, np.nan, values))
     grey = 255 - grey if kind == "MONOCHROME1" else grey
     return Image.fromarray(np.where(padding, 0, grey).astype(np.uint8))
-
-
-def is_padding(stored: np.ndarray, first: int | None, last: int | None) -> np.ndarray:
-    """Which pixels were never exposed: those of the padding value `first`, or between it and the limit `last`."""
-    if first is None:
-        return np.zeros(stored.shape, bool)
-    ends = np.array([first, first if last is None else last]).astype(stored.dtype)  # 63536 is -2000 in 16 bits
-    return (stored >= ends.min()) & (stored <= ends.max())
 
 
 # ---- squares -----------------------------------------------------------------------------------------------------

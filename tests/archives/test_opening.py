@@ -5,7 +5,6 @@ from archive_files import broken, mimic, own, picture, table
 
 from archives import opening
 from archives.opening import open_source
-from archives.own import read_own
 from common.errors import UserError
 from judges.features import open_images
 
@@ -100,7 +99,7 @@ def test_the_cache_is_used_and_equal(tmp_path, monkeypatch):
     root, cache = mimic(tmp_path / "mimic"), tmp_path / "cache"
     first = open_source(root, split="all", cache=cache)
     with monkeypatch.context() as patch:
-        patch.setitem(opening.READ, "mimic-cxr", None)  # reading again would fail
+        patch.setitem(opening.KINDS, "mimic-cxr", None)  # reading again would fail
         again = open_source(root, split="all", cache=cache)
         assert len(open_source(root, cache=cache)) == 2  # the same file serves every split
     assert again.records == first.records and again.problems.found == first.problems.found
@@ -141,7 +140,8 @@ def test_a_set_is_read_again_when_the_code_changes(tmp_path, monkeypatch):
     root, cache = own(tmp_path / "own", [("a.png", "Clear.")]), tmp_path / "cache"
     open_source(root, cache=cache)
     reads = []
-    monkeypatch.setitem(opening.READ, "own", lambda *arguments: reads.append(1) or read_own(*arguments))
+    reader, *signs = opening.KINDS["own"]
+    monkeypatch.setitem(opening.KINDS, "own", (lambda *arguments: reads.append(1) or reader(*arguments), *signs))
     open_source(root, cache=cache)
     assert reads == []
     monkeypatch.setattr(opening, "source_hash", lambda *_: "other code")
