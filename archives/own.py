@@ -33,7 +33,9 @@ def read_own(root: Path, files: list[Path], problems: Problems, need_images: boo
         if not from_json and not {"report", "findings", "impression", "labels", "captions"} & set(row):
             raise UserError(f"{path}: no column report; add it (or findings and impression, or labels, or captions)")
         with problems.row():
-            given, mesh = row.pop("labels", None) or "", mesh_terms(row)
+            kept = row.pop("extra", None)  # where `data.py clean` once wrote captions, question and mesh
+            row = (kept if isinstance(kept, dict) else {}) | row
+            given, mesh = row.pop("labels", None) or "", mesh_terms(row.get("mesh") or "")
             captions = read_captions(row.pop("captions", None))
             row = {key: row[key] for key in OWN_COLUMNS if key in row}  # others are the user's own business
             if not all(value is None or isinstance(value, (str, int, float)) for value in row.values()):
@@ -67,11 +69,8 @@ def read_own(root: Path, files: list[Path], problems: Problems, need_images: boo
             yield Record(image, findings, impression, split, labels, patient, view, extra)
 
 
-def mesh_terms(row: dict[str, Json]) -> list[str]:
-    """The MeSH codes of a row, as Open-i has them: a column "Opacity/lung|Normal", a list, or what `data.py clean` has
-    kept in "extra"."""
-    extra = row.get("extra")
-    given = row.get("mesh") or (extra.get("mesh") if isinstance(extra, dict) else None) or ""
+def mesh_terms(given: Json) -> list[str]:
+    """MeSH codes of a row, as Open-i has them: "Opacity/lung|Normal", or a list."""
     terms = given if isinstance(given, list) else str(given).split("|")
     return [" ".join(whole_characters(term).split()) for term in terms if isinstance(term, str) and term.strip()]
 

@@ -18,6 +18,7 @@ WAITS_FOR_NO_TORCH |= {"evaluation/phantom.py", "evaluation/results.py"}
 OPTIONAL = {  # file -> packages that a user may lack, or whose import costs something that few runs need
     "archives/records.py": {"pydicom"},
     "common/clock.py": {"resource"},
+    "reports/cleaning.py": {"reports.asking"},  # openai
     "demo.py": {"gradio", "starlette"},
     "evaluation/words.py": {"nltk", "punkt"},
     "common/errors.py": {"tempfile", "traceback"},  # start-up: only what nobody foresaw needs them
