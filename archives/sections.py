@@ -22,6 +22,11 @@ HEADING = re.compile(
 # The same inside a line, for reports that lost their line breaks: only after an end of words, and only long capitals.
 INLINE = re.compile(r"(?<=[a-z0-9.:;!?)\]_])[ \t]+(?=(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)\b[A-Z/ ]{0,20}:)")
 INLINE_ANY = re.compile(r"(?<=[.:;!?)\]_])\s+(?=[A-Z][A-Z ]{3,40}(?:\(S\))?:)")
+# A line break that begins an item of a list, not one in the middle of a sentence.
+ITEM = re.compile(
+    r"(?<![\s,.;:!?])(?<!\b(?:of|in|or|to|at|an|is|no))(?<!\b(?:the|and|nor|are|for|Dr\.))(?<!\b(?:with|from))"
+    r"[ \t]*\n\s*(?=(?:\d{1,2}[.)]|[-*•–])\s|[A-Z][a-z]|[A-Z][A-Z ,/&]{2,40}:)"
+)
 VIEWS = re.compile(r"CHEST|PORTABLE|\bVIEWS?\b|\b(?:PA|AP|FRONTAL)\b|LATERAL|BONE WINDOW|\bRIBS\b|RADIOGRAPH")
 NAMED = ("IMPRESSION", "CONCLUSION", "SUMMARY", "OPINION", "FINDINGS", "FINDING")
 OTHER = ("COMPARISON", "INDICATION", "EXAMINATION", "HISTORY", "TECHNIQUE", "RECOMMENDATION", "NOTIFICATION")
