@@ -25,10 +25,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import data
-import flow
 from archives.opening import open_source
-from archives.records import Records
+from archives.records import Records, squares
 from checkpoints.folders import CHECKPOINT, find_checkpoint
+from checkpoints.presets import PRESETS, init_weights, preset, vae_preset
 from checkpoints.same_run import check_no_run_is_lost, check_same_run
 from checkpoints.training_state import State, name_run, read_state, restore, write_state
 from common import arguments
@@ -40,15 +40,20 @@ from common.errors import UserError, run
 from common.files import SHIPPED
 from common.ownership import lock_folder, own_folder
 from common.training_log import TrainingLog
+from common.workers import default_workers
 from evaluation.progress import show
 from evaluation.validation import Validation, heeding, validation_source
 from judges.raddino import load_raddino
-from losses import Batch, StageLoss
-from model import PRESETS, UniX, preset
+from losses import Batch, RepaProjector
+from model import UniX
 from phantoms.dataset import Phantoms, named
+from reports.phrases import common_targets, visible
+from reports.questions import DEFAULT_QUESTION, SHORT_QUESTION
 from speed import cost, cpu
 from speed.feature_cache import FeatureCache
-from vae import VAE, VAEConfig, tiny_vae
+from training.pretraining import EveryStageLoss
+from training.tokenizer import LEAST_PIECES, train_tokenizer
+from vae import VAE
 from weights import Checkpoint, load_checkpoint, save_checkpoint
 
 # ---- the recipe: Table 1 -----------------------------------------------------------------------------------------
@@ -132,7 +137,7 @@ def train(args: argparse.Namespace, team: Team) -> int:
     trained, heads, frozen_features = what_trains(args, checkpoint, recipe, source, vocabulary, dtype, team)
     originals = freeze([model, checkpoint.vae], trained, dtype)
     objective = {"repa_weight": recipe.repa_weight, "time_shift": recipe.time_shift}
-    losses = StageLoss(model, checkpoint.vae, heads, frozen_features, train_und=args.train == "both", **objective)
+    losses = EveryStageLoss(model, checkpoint.vae, heads, frozen_features, train_und=args.train == "both", **objective)
     if team.size > 1:
         # What is trained but has no part in the loss (ablation only) must not be waited for.
         unused = args.train == "both"
@@ -146,7 +151,7 @@ def train(args: argparse.Namespace, team: Team) -> int:
     if held_out is not None and team.is_main and not args.profile:  # the others wait at their next sum
         features = FeatureCache(frozen_features.compute, len(held_out))
         examples = make_examples(args, checkpoint, recipe, held_out, vocabulary, seed=0, prompt_dropout=0.0)
-        measured = StageLoss(model, checkpoint.vae, heads, features, **objective)
+        measured = EveryStageLoss(model, checkpoint.vae, heads, features, **objective)
         validation = Validation(checkpoint, measured, examples, micro_batch)
     how = f"batch {recipe.batch} = {team.size} processes x {micro_batch} at a time x {accumulation} accumulated"
     count = sum(parameter.numel() for parameter in trained.values())
@@ -243,6 +248,7 @@ def prepare_model(
     if team.device.type == "cpu":
         cpu.speed_up(model, checkpoint.vae)
     if args.compile:
+        model.pad_to = 32
         for block in [*model.layers, *model.vit.blocks]:
             block.compile()
     return model
@@ -290,7 +296,7 @@ def what_trains(
         if recipe.repa_weight:
             repa_target, target_width = load_repa_target(args, model, dtype, team)
             width = model.config.hidden_size
-            heads["repa"] = flow.RepaProjector(width, target_width, hidden=min(2048, 2 * width))
+            heads["repa"] = RepaProjector(width, target_width, hidden=min(2048, 2 * width))
     heads.to(team.device)
     trained |= {f"heads/{name}": parameter for name, parameter in heads.named_parameters()}
 
@@ -306,8 +312,8 @@ def what_trains(
 def phrases_of(args: argparse.Namespace, source: Phantoms | Records) -> list[str]:
     """What the ViT learns to see: what at least one in 500 phantoms shares. Of real films one in 200: a rarer phrase
     would be learnt by heart, not seen."""
-    found = [data.visible(source, i) for i in range(min(len(source), 5000))]
-    vocabulary = data.common_targets(found, least=max(2, len(found) // (200 if isinstance(source, Records) else 500)))
+    found = [visible(source, i) for i in range(min(len(source), 5000))]
+    vocabulary = common_targets(found, least=max(2, len(found) // (200 if isinstance(source, Records) else 500)))
     if not vocabulary:
         raise UserError(
             f"--data {args.data}: its reports say all the same, or each something else; stage vit needs what some films"
@@ -440,7 +446,7 @@ def say_what_is_cut(team: Team, args: argparse.Namespace, checkpoint: Checkpoint
     if args.stage in ("vae", "vit") or not isinstance(source, Records) or not team.is_main:
         return
     context = checkpoint.model.config.context_length
-    beside = 2 + (len(checkpoint.encode(data.DEFAULT_QUESTION)) + 2 if args.stage == "1" else 0)
+    beside = 2 + (len(checkpoint.encode(DEFAULT_QUESTION)) + 2 if args.stage == "1" else 0)
     if cut := data.count_cut(source, checkpoint.encode, context - beside):
         say(team, f"{cut} of {len(source):,} reports are longer than the {context} tokens of the context, and are cut")
 
@@ -460,7 +466,7 @@ def load_batches(
     repeats = data.repeat_factors(source, recipe.balance) if real and recipe.balance > 1 else None
     varied = {"augmented": recipe.augment and real, "repeats": repeats}
     examples = make_examples(args, checkpoint, recipe, source, vocabulary, args.seed, **varied)
-    workers = data.default_workers() if args.workers is None else args.workers
+    workers = default_workers() if args.workers is None else args.workers
     share = data.Share(recipe.batch, micro_batch, team.rank, team.size, first_step, recipe.steps, examples.by_length)
     return data.batches(examples, share, workers, pin=team.device.type == "cuda")
 
@@ -486,7 +492,7 @@ def profile_table(clock: Clock, recipe: Recipe, model: UniX, stage: str, steps: 
 @torch.no_grad()
 def measure_latents(vae: VAE, source: Phantoms | Records, recipe: Recipe, device: torch.device) -> None:
     """Set scale and shift so that normalised latents have mean 0 and variance 1, from 256 training images."""
-    images = torch.from_numpy(np.stack(data.squares(source, 256, recipe.size)[1]))
+    images = torch.from_numpy(np.stack(squares(source, 256, recipe.size)[1]))
     latents = torch.cat([vae.posterior(vae.preprocess(part.to(device)))[0] for part in images.split(32)])
     vae.config.shift_factor, vae.config.scale_factor = latents.mean().item(), 1 / latents.std().item()
     print(f"latents: shift {vae.config.shift_factor:.4f}, scale {vae.config.scale_factor:.4f}")
@@ -523,15 +529,15 @@ def from_scratch(args: argparse.Namespace, team: Team) -> Checkpoint:
         whose = f"the {len(reports):,} different reports of {args.data}"
     say(team, f"starting from scratch: a fresh {name} model, and a tokenizer trained on {whose}")
     pieces = args.vocab or preset(name).vocab_size
-    tokenizer = data.train_tokenizer([*reports, data.DEFAULT_QUESTION, data.SHORT_QUESTION], pieces)
+    tokenizer = train_tokenizer([*reports, DEFAULT_QUESTION, SHORT_QUESTION], pieces)
     # Drawn reports have few words and yield fewer pieces than tiny has room for; the ids above them stay unused.
     if (found := tokenizer.get_vocab_size()) < pieces and (args.vocab or not drawn):
         asked = f"--vocab {pieces}" if args.vocab else f"--preset {name}"
         raise UserError(f"{asked}: {pieces:,} pieces are asked for, {whose} yield {found:,}; give --vocab {found}")
     config = replace(preset(name), vocab_size=pieces, bos=0, eos=1, boi=2, eoi=3)  # ids of train_tokenizer
     torch.manual_seed(args.seed)  # the autoencoder keeps torch's own initialisation
-    vae, model = VAE(VAEConfig() if name == "unix" else tiny_vae()), UniX(config)
-    model.init_weights(torch.Generator().manual_seed(args.seed))
+    vae, model = VAE(vae_preset(name)), UniX(config)
+    init_weights(model, torch.Generator().manual_seed(args.seed))
     return Checkpoint(model.to(team.device), vae.to(team.device), tokenizer)
 
 
@@ -685,7 +691,7 @@ def parse_args() -> argparse.Namespace:
     add("--init", type=start, help="weights folder to start from, or 'scratch' for a fresh model")
     add("--preset", choices=PRESETS, help="size of a fresh model (default tiny); weights bring their own")
     pieces = "pieces of a fresh model's tokenizer, which is trained on the reports of --data; default: the preset's"
-    add("--vocab", type=arguments.whole(data.LEAST_PIECES, 200_000), metavar="N", help=pieces)
+    add("--vocab", type=arguments.whole(LEAST_PIECES, 200_000), metavar="N", help=pieces)
     add(
         "--data",
         type=arguments.data_set,

@@ -10,14 +10,16 @@ from PIL import Image
 
 import data
 from archives.opening import open_source
-from archives.records import Records
+from archives.records import Records, squares
 from common import arguments
 from common.errors import UserError
 from evaluation import metrics
-from losses import Batch, StageLoss, prompt_gain
+from losses import Batch
 from phantoms.dataset import Phantoms, named
 from reports.labeler import POSITIVE, UNCERTAIN, label_reports
 from sample import read
+from studies.prompt_gain import exchanged_prompts
+from training.pretraining import EveryStageLoss
 from weights import Checkpoint
 
 VALIDATION_SEED = 3  # of phantoms that nothing else draws
@@ -34,7 +36,9 @@ class Validation:
     process, so it does not depend on their number.
     """
 
-    def __init__(self, checkpoint: Checkpoint, losses: StageLoss, examples: data.Examples, micro_batch: int) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, losses: EveryStageLoss, examples: data.Examples, micro_batch: int
+    ) -> None:
         """examples: those of the stage, of a source that it does not train on."""
         self.checkpoint, self.losses, self.examples = checkpoint, losses, examples
         self.device = checkpoint.model.vae2llm.weight.device
@@ -73,7 +77,7 @@ class Validation:
         return "auc", float(np.nanmean(areas)) if not np.isnan(areas).all() else 0.5
 
     def f1(self, batches: list[dict[str, Batch]]) -> tuple[str, float]:
-        chosen, pictures = data.squares(self.examples.source, MOST_JUDGED, self.checkpoint.model.config.vit.image_size)
+        chosen, pictures = squares(self.examples.source, MOST_JUDGED, self.checkpoint.model.config.vit.image_size)
         images = [Image.fromarray(picture) for picture in pictures]
         written = label_reports(read(self.checkpoint, images, max_new_tokens=160, batch=len(images)))
         truth = label_reports([self.examples.source.text(i)[0] for i in chosen])
@@ -105,9 +109,9 @@ def heeding(checkpoint: Checkpoint, source: Phantoms | Records, size: int, count
     """The prompt gain on the first training examples, as it is logged: it says more than the loss does of whether a
     drawing will show what it is asked for."""
     room = checkpoint.model.config.context_length - 2
-    chosen, pictures = data.squares(source, count, size)
+    chosen, pictures = squares(source, count, size)
     texts = [checkpoint.encode(source.text(i)[1])[:room] for i in chosen]
     if len(texts) < 2:
         return {}
-    gains = prompt_gain(checkpoint.model, checkpoint.vae, torch.from_numpy(np.stack(pictures)), texts)
+    gains = exchanged_prompts(checkpoint.model, checkpoint.vae, torch.from_numpy(np.stack(pictures)), texts)
     return {f"prompt_gain_{t}": gain for t, gain in gains.items()}
