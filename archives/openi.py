@@ -14,6 +14,7 @@ from pathlib import Path
 
 from archives.labels import mesh_labels
 from archives.records import NO_SECTIONS, Problems, Record, RowError
+from archives.sections import read_section
 from archives.tables import read_table, text_of_bytes
 from common.errors import UserError
 
@@ -38,9 +39,7 @@ def read_openi(root: Path, files: list[Path], problems: Problems, need_images: b
     for name, data in xml_files([path for path in files if path.suffix != ".csv"]):
         with problems.row():
             tree = parse_xml(data, name, problems)
-            parts = {
-                node.get("Label"): " ".join("".join(node.itertext()).split()) for node in tree.iter("AbstractText")
-            }
+            parts = {node.get("Label"): read_section("".join(node.itertext())) for node in tree.iter("AbstractText")}
             findings, impression = parts.get("FINDINGS", ""), parts.get("IMPRESSION", "")
             if not findings and not impression:
                 raise RowError("dropped", NO_SECTIONS, name)

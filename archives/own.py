@@ -9,7 +9,7 @@ from pathlib import Path
 
 from archives.labels import Json, label_value, mesh_labels, named_values, read_labels
 from archives.records import SPLITS, Problems, Record, RowError
-from archives.sections import split_report
+from archives.sections import read_section, split_report
 from archives.tables import Listing, one_line, read_header, read_json_rows, read_table, whole_characters
 from common.errors import UserError
 
@@ -63,8 +63,9 @@ def read_rows(
             cell = {key: one_line(value) for key, value in text.items()}
             findings, impression = split_report(text.get("report", ""), last_paragraph=False)
             if not findings and not impression:
-                findings = cell.get("report", "")
-            findings, impression = cell.get("findings") or findings, cell.get("impression") or impression
+                findings = read_section(text.get("report", ""))
+            findings = read_section(text.get("findings", "")) or findings
+            impression = read_section(text.get("impression", "")) or impression
             if not findings and not impression and captions:
                 impression = captions[0]
             if not findings and not impression and "report" not in row:
