@@ -49,7 +49,10 @@ VALUES = {"positive": POSITIVE, "negative": NEGATIVE, "uncertain": UNCERTAIN, "b
 # Characters. A longer sentence is cut: the patterns look back and ahead, so their time grows with a sentence's square,
 # and this bound makes a report's time grow with its length. The longest sentence of Open-i's 3,927 reports has 270.
 MAX_SENTENCE = 1000
-ANSWER = re.compile(r"(?:\?|(?<!\.)\.{3,})\s*(?=(?:no|not|none|yes|absent|negative)\b)", re.I)  # "Pneumothorax? No."
+ANSWER = re.compile(  # "Pneumothorax? No."
+    r"(?:\?|(?<!\.)\.{3,})\s*(?=(?:no|not|none|yes|absent|negative|present|trace|small|mild|moderate|severe|large)\b)",
+    re.I,
+)
 STATES = ("Cardiomegaly", "No Finding")  # observations that are states: "no effusion, cardiomegaly"
 MIDLINE = ("Enlarged Cardiomediastinum", "Cardiomegaly", "No Finding")  # these have no side
 
@@ -72,6 +75,15 @@ class Mention(NamedTuple):
     end: int
     observation: str
     hedged: bool
+
+
+class Statement(NamedTuple):
+    """clause[start:end], over whose borders no denial reaches, and what it names."""
+
+    clause: str
+    start: int
+    end: int
+    mentions: list[Mention]
 
 
 class Claim(NamedTuple):
@@ -237,16 +249,15 @@ def read_clause(clause: str, before: str) -> list[Claim]:
         if names[-1] and not any(one.start() < mention.end and mention.start < one.end() for mention in mentions):
             mentions = sorted([*mentions, Mention(*one.span(), names[-1], False)])
     cues = [(rule, list(rule.cue.finditer(clause))) for rule in _RULES] if mentions else []
-    borders = [0, len(clause)]
-    if any(classify(clause, mention, mentions, cues, borders)[0] == NEGATIVE for mention in mentions):
-        borders = find_statements(clause, mentions)  # it matters what the denial reaches
+    statements = [Statement(clause, 0, len(clause), mentions)]
+    if any(classify(mention, statements[0], cues)[0] == NEGATIVE for mention in mentions):
+        statements = find_statements(clause, mentions)  # it matters what the denial reaches
     claims = []
-    for start, end in pairwise(borders):
-        stated = [mention for mention in mentions if start <= mention.start < end]
-        for mention in stated:
-            value, rule = classify(clause, mention, stated, cues, (start, end))
+    for statement in statements:
+        for mention in statement.mentions:
+            value, rule = classify(mention, statement, cues)
             sided = value not in (NEGATIVE, None) and mention.observation not in MIDLINE
-            sides = frozenset(_sides(clause[:end], mention, stated, start) if sided else ())
+            sides = frozenset(_sides(mention, statement) if sided else ())
             claims.append(Claim(mention.observation, value, sides, clause[mention.start : mention.end], rule))
     for pattern, observation in _NORMAL:
         if match := pattern.search(clause):
@@ -254,17 +265,17 @@ def read_clause(clause: str, before: str) -> list[Claim]:
     return claims
 
 
-def find_statements(clause: str, mentions: list[Mention]) -> list[int]:
-    """The borders of the statements of a clause, over which no denial reaches: 0, ..., its length.
-
-    "No pneumothorax, small effusion" has two statements, "no consolidation, effusion, or pneumothorax" has one.
-    """
+def find_statements(clause: str, mentions: list[Mention]) -> list[Statement]:
+    """The statements of a clause: "no pneumothorax, small effusion" are two, "no edema, effusion, or mass" is one."""
     borders = [0]
     for cut in _PATTERNS["separator"].finditer(clause):
         inside = any(mention.start < cut.start() < mention.end for mention in mentions)
         if not inside and _begins_statement(clause, borders[-1], cut, mentions):
             borders.append(cut.end())
-    return [*borders, len(clause)]
+    return [
+        Statement(clause, start, end, [mention for mention in mentions if start <= mention.start < end])
+        for start, end in pairwise([*borders, len(clause)])
+    ]
 
 
 def _begins_statement(clause: str, start: int, cut: re.Match, mentions: list[Mention]) -> bool:
@@ -288,75 +299,67 @@ def _begins_statement(clause: str, start: int, cut: re.Match, mentions: list[Men
         return False
     plain = _PATTERNS["unreal"].fullmatch(after[: new[0].start - cut.end()])
     plain = plain or (named and named[-1].observation == new[0].observation == "Support Devices")  # a list of devices
-    return bool(predicate or not plain or (new[0].observation in STATES and "," not in before))
+    listed = named and "," in clause[named[0].end : cut.start()]
+    return bool(predicate or not plain or (new[0].observation in STATES and not listed))
 
 
-def classify(
-    clause: str,
-    mention: Mention,
-    mentions: list[Mention],
-    cues: list[tuple[Rule, list[re.Match]]],
-    statement: Sequence[int],
-) -> tuple[int | None, str]:
-    """1, 0, -1, or None if nothing is claimed, and the rule that says so, of a mention in its statement.
-
-    mentions: those of the statement. cues: of each rule, those in the clause.
-    """
+def classify(mention: Mention, statement: Statement, cues: list[tuple[Rule, list[re.Match]]]) -> tuple[int | None, str]:
+    """1, 0, -1, or None if nothing is claimed, and the rule that says so. cues: of each rule, those in the clause."""
+    clause, _, end, mentions = statement
     for rule, found in cues:
-        for cue in found:
-            if _reaches(rule, cue, clause, mention, mentions, statement):
-                return rule.value, f'{rule.name} ("{cue[0].strip()}")'
-        if rule.reach == "next" and (cue := rule.cue.match(clause, mention.end, statement[1])):
+        if rule.reach == "next":
+            cue = rule.cue.match(clause, mention.end, end)
+        else:
+            cue = next((cue for cue in found if _reaches(rule, cue, mention, statement)), None)
+        if cue:
             return rule.value, f'{rule.name} ("{cue[0].strip()}")'
     again = [other for other in mentions if other.observation == mention.observation and other.start >= mention.end]
     if again and re.match(r" ?:", clause[mention.end :]):
         return None, "heading"  # "Pneumothorax: no pneumothorax"
     if mention.hedged:
         return UNCERTAIN, "hint"
-    if any(_PATTERNS["alternative"].search(between) for between in _gaps(clause, mention, mentions)):
+    if any(_PATTERNS["alternative"].search(between) for between in _gaps(mention, statement)):
         return UNCERTAIN, "alternative"
     return POSITIVE, "named"
 
 
-def _reaches(
-    rule: Rule, cue: re.Match, clause: str, mention: Mention, mentions: list[Mention], statement: Sequence[int]
-) -> bool:
-    """Whether a mention is where [RULES] says, seen from the cue."""
-    between = cue.end(), mention.start
+def _reaches(rule: Rule, cue: re.Match, mention: Mention, statement: Statement) -> bool:
+    """Whether a mention stands where [RULES] says, seen from the cue."""
+    clause, start, end, mentions = statement
+    between = (mention.end, cue.start()) if rule.reach == "after" else (cue.end(), mention.start)
     if rule.reach == "after":
-        between = mention.end, cue.start()
-        reached = mention.end <= cue.start() and cue.end() <= statement[1]
+        reached = mention.end <= cue.start() and cue.end() <= end
     elif rule.reach == "clause":
         reached = cue.end() <= mention.end
     elif rule.reach == "comma":
         reached = cue.end() <= mention.end and "," not in clause[cue.start() : mention.end]
     elif rule.reach == "upto":
         reached = cue.end() < mention.start and bool(_PATTERNS["few words"].fullmatch(clause, *between))
-    elif rule.reach == "next":
-        return False
     else:  # "before" and "object"; the cue may lie inside of the mention, "heart is not large"
-        reached = statement[0] <= cue.start() < mention.end
+        reached = start <= cue.start() < mention.end
         reached &= rule.reach == "before" or not _PATTERNS["object ends"].search(clause, *between)
     if reached and rule.alone:
-        others = (m.observation for m in mentions if between[0] <= m.start and m.end <= between[1])
-        return all(observation == mention.observation for observation in others)
+        others = (other for other in mentions if between[0] <= other.start and other.end <= between[1])
+        return all(other.observation == mention.observation for other in others)
     return reached
 
 
-def _gaps(clause: str, mention: Mention, mentions: list[Mention]) -> Iterator[str]:
+def _gaps(mention: Mention, statement: Statement) -> Iterator[str]:
     """The text between a mention and its neighbours (of other observations) on either side."""
-    earlier = [m.end for m in mentions if m.end <= mention.start and m.observation != mention.observation]
-    later = [m.start for m in mentions if m.start >= mention.end and m.observation != mention.observation]
+    others = [other for other in statement.mentions if other.observation != mention.observation]
+    earlier = [other.end for other in others if other.end <= mention.start]
+    later = [other.start for other in others if other.start >= mention.end]
     if earlier:
-        yield clause[max(earlier) : mention.start]
+        yield statement.clause[max(earlier) : mention.start]
     if later:
-        yield clause[mention.end : min(later)]
+        yield statement.clause[mention.end : min(later)]
 
 
-def _sides(clause: str, mention: Mention, mentions: list[Mention], start: int) -> set[str]:
+def _sides(mention: Mention, statement: Statement) -> set[str]:
     """The sides a mention is given: first its own words, then those of its list ("collapse and fluid on the left")."""
-    earlier = max((m.end for m in mentions if m.end <= mention.start), default=None)
-    later = min((m.start for m in mentions if m.start >= mention.end), default=None)
+    clause, start, end, mentions = statement
+    earlier = max((other.end for other in mentions if other.end <= mention.start), default=None)
+    later = min((other.start for other in mentions if other.start >= mention.end), default=None)
 
     # "small LEFT effusion"; between two mentions only what follows the last "and", "with" or comma is ours.
     own = clause[earlier or start : mention.end]
@@ -365,7 +368,7 @@ def _sides(clause: str, mention: Mention, mentions: list[Mention], start: int) -
     if sides := _side_words(own):
         return sides[-1]
     # "effusion on the LEFT"; before another mention everything after the last separator is that one's.
-    own = clause[mention.end : later]
+    own = clause[mention.end : later or end]
     if later is not None:
         own = own[: max((match.start() for match in _PATTERNS["sides part"].finditer(own)), default=len(own))]
     if sides := _side_words(own):
@@ -373,8 +376,7 @@ def _sides(clause: str, mention: Mention, mentions: list[Mention], start: int) -
     # "LEFT collapse and fluid", or, at the end of the list, "collapse and fluid on the LEFT".
     if sides := _side_words(clause[start : mention.start]):
         return sides[-1]
-    last = max(m.end for m in mentions)
-    return set().union(*_side_words(clause[last:]))
+    return set().union(*_side_words(clause[max(other.end for other in mentions) : end]))
 
 
 def _side_words(text: str) -> list[set[str]]:

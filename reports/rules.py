@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import pairwise
 
 from archives.sections import ITEM
 from reports.labeler import (
@@ -117,8 +116,8 @@ def _reworded(sentence: str, keep_comparisons: bool) -> str:
 
     A comparison may be all that keeps a denial off: "no edema, PERSISTENT effusion" becomes "No edema. Effusion."
     """
-    borders = find_statements(sentence.lower(), find_mentions(sentence.lower()))
-    parts = [re.sub(r"(?:,| and| with)? *$", "", sentence[start:end]) for start, end in pairwise(borders)]
+    statements = find_statements(sentence.lower(), find_mentions(sentence.lower()))
+    parts = [re.sub(r"(?:,| and| with)? *$", "", sentence[each.start : each.end]) for each in statements]
     cleaned = _rewrite(sentence, keep_comparisons)
     apart = " ".join(_rewrite(part, keep_comparisons) for part in parts)
     found = _findings(sentence)
