@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${WHAT:=table-5 repa}" "${STEPS:=500}" "${N:=200}" "${DTYPE:=fast}" "${OUT:=out/ablation}" "${START:=$OUT/stage-1}"
 flags=(--stage 2 --init "$START" --cache "$OUT/cache" --dtype "$DTYPE" --resume)
-judge=(--n "$N" --size 128 --cache "$OUT/cache" --dtype "$DTYPE" --resume)
+judge=(--n "$N" --size 128 --dtype "$DTYPE" --resume)
 
 [ -d "$START" ] || python - "$START" <<'END'
 import sys

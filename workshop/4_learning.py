@@ -19,7 +19,8 @@ from PIL import Image
 
 import experiments
 from checks import lesson_4 as check
-from evaluation.phantom import derangement, score_reading
+from evaluation.metrics import derangement
+from evaluation.phantom import score_reading
 from studies.prompt_gain import prompt_gain
 from phantoms.dataset import phantom
 from sample import draw, load_model, read
