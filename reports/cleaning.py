@@ -139,7 +139,7 @@ def clean_records(
                 counts["read"] += 1
                 counts["changed"] += changed
                 record = item | {"findings": after[0], "impression": after[1], "changed": changed}
-                record = record.pop("extra", {}) | record
+                record |= {name: value for name, value in record.pop("extra", {}).items() if name not in record}
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
                 if changed and len(shown) < examples:
                     shown.append((" | ".join(before), " | ".join(after)))

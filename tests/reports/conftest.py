@@ -1,12 +1,12 @@
 """Servers that end with their test, and a client that waits a millisecond before it asks again."""
 
+import openai
 import pytest
 from fake_server import FakeServer
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    openai = pytest.importorskip("openai")
     monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.001)
 
 
