@@ -33,7 +33,7 @@ INLINE_ANY = re.compile(r"(?<=[.:;!?)\]_])\s+(?=[A-Z][A-Z ]{3,40}(?:\(S\))?:)")
 # A line break that begins an item of a list, not one in the middle of a sentence.
 ITEM = re.compile(
     r"(?<![\s,.;:!?])(?<!\b(?:of|in|or|to|at|an|is|no))(?<!\b(?:the|and|nor|are|for|Dr\.))(?<!\b(?:with|from))"
-    r"[ \t]*\n\s*(?=(?:\d{1,2}[.)]|[-*•–])\s|(?!Swan|Dobb|Kerley|Port)[A-Z][a-z]|[A-Z][A-Z ,/&]{2,40}:)"
+    r"[ \t]*\n\s*(?=\(?\d{1,2}[.)](?!\d)|[-*–]\s|[•●▪]|(?!Swan|Dobb|Kerley|Port)[A-Z][a-z]|[A-Z][A-Z ,/&]{2,40}:)"
 )
 NAMED = ("IMPRESSION", "CONCLUSION", "SUMMARY", "OPINION", "FINDINGS", "FINDING")
 OTHER = ("COMPARISON", "INDICATION", "EXAMINATION", "HISTORY", "TECHNIQUE", "RECOMMENDATION", "NOTIFICATION")

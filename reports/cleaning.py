@@ -44,7 +44,9 @@ def differences(before: str, after: str) -> list[str]:
     return [name for name in OBSERVATIONS if old[name] != new[name]]
 
 
-def propose(before: Sections, answers: dict[Sections, Sections], keep_comparisons: bool = False) -> tuple:
+def propose(
+    before: Sections, answers: dict[Sections, Sections], keep_comparisons: bool = False
+) -> tuple[Sections, Sections, list]:
     """One report -> (proposed sections, the rules' sections, the observations that the proposed ones lose or add).
 
     The proposal is the LLM's answer where `answers` has one, else the rules'. Words about a prior examination may go

@@ -192,9 +192,9 @@ def read_sentence(sentence: str) -> tuple[Claim, ...]:
 def split_sentences(text: str) -> list[str]:
     """Lower-case sentences of a report, each of MAX_SENTENCE characters at most; an item of a list is one."""
     text = ANSWER.sub(": ", ITEM.sub(". ", single_spaces(text.replace("’", "'"))))
-    text = re.sub(r"(?<=[a-z]{2})\.(?=[A-Z])|(?:^|(?<=[\s.]))\d{1,2}[.)] (?=[A-Z])", ". ", text).lower()
+    text = re.sub(r"(?<=[a-z]{2})\.(?=[A-Z])|(?:^|(?<=[\s.]))\(?\d{1,2}[.)] ?(?=[A-Z])", ". ", text).lower()
     text = re.sub(r"\b(?:findings|impression)\s*:|\b(?=(?:comparison|indication)\s*:)", ". ", text)
-    text = re.sub(r"(?:^|(?<=[.\n]))\s*\d+[.)]\s", " ", text.replace("? ", " ?. "))
+    text = re.sub(r"(?:^|(?<=[.\n]))\s*\(?\d+[.)]\s", " ", text.replace("? ", " ?. "))
     sentences = re.split(r"(?<![.;!])[.;!]+(?=\s|$)|\n\s*\n", text)
     return [piece for sentence in sentences for piece in pieces(sentence)]
 

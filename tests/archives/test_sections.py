@@ -92,7 +92,7 @@ def test_sections_of_a_report(text, findings, impression):
     assert split_report(text) == (findings, impression)
 
 
-@pytest.mark.parametrize("mark", ["{}. ", "{}) ", "- ", "* ", "• ", ""])
+@pytest.mark.parametrize("mark", ["{}. ", "{}.", "{}) ", "({}) ", "- ", "* ", "•", ""])
 def test_items_of_a_list_keep_their_lines(mark):
     items = ["No pneumothorax", "Cardiomegaly", "Left effusion"]
     lines = "\n".join(mark.format(k + 1) + item for k, item in enumerate(items))

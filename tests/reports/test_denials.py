@@ -397,7 +397,7 @@ def test_a_denial_reaches_exactly_this(report, shorthand):
     assert not wrong, explain(report)
 
 
-@pytest.mark.parametrize("mark", ["{}. ", "{}) ", "- ", "* ", "• ", "– ", ""])
+@pytest.mark.parametrize("mark", ["{}. ", "{}.", "{}) ", "({}) ", "- ", "* ", "• ", "•", "– ", ""])
 @pytest.mark.parametrize("stop", [".", ""])
 def test_items_of_a_list_are_sentences(mark, stop):
     items = ["No pneumothorax", "Cardiomegaly", "Small left pleural effusion"]
