@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+import data
 from common.clock import Clock
 from common.devices import pick_device, pick_dtype
 from common.distributed import Team, joined_team
@@ -249,7 +250,7 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
         validation = Validation(checkpoint, measured, unseen, micro_batch)
     count = sum(parameter.numel() for parameter in parameters.values())
     team.say(f"stage {stage} on {team.device}, {dtype}: {count:,} parameters train on {len(source):,} images")
-    batches.say_what_is_cut(stage, source, checkpoint, team)
+    batches.say_what_is_cut(examples, team)
     how = f"batch {recipe.batch} = {team.size} processes x {micro_batch} at a time x {accumulation} accumulated"
     team.say(f"{recipe}\n{how}, into {out}" + f"; going on after step {state.step}" * bool(state.step))
 
@@ -258,7 +259,8 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
         (args.tensorboard, args.profile),
     )
     run = Run(out, team, recipe, trained, examples, validation, state, *every, *flags)
-    mine = batches.load_batches(examples, recipe, micro_batch, state.step, team, args.workers)
+    share = data.Share(recipe.batch, micro_batch, team.rank, team.size, state.step, recipe.steps, examples.by_length)
+    mine = data.batches(examples, share, args.workers, pin=team.device.type == "cuda")
     clock, left = Clock(team.device, args.profile), recipe.steps - state.step
     with run.bar, contextlib.closing(mine):
         train(losses, mine, accumulation, run, clock)

@@ -15,7 +15,7 @@ FILMS = ("vit", "1")  # the stages that show films to the ViT
 DRAWING = ("2", "3")
 
 
-def mix(word: str) -> str:
+def other_to_own(word: str) -> str:
     """OTHER:OWN in whole numbers, not yet split, for that is how a run's settings keep it."""
     other, _, own = word.partition(":")
     try:
@@ -73,7 +73,7 @@ class Recipe:
         None,
         ("1",),
     )
-    mix: str = knob("--mix", mix, "OTHER:OWN; OTHER: impressions alone (1), reading (2, 3)", "0:1", ("1", *DRAWING))
+    mix: str = knob("--mix", other_to_own, "OTHER:OWN; OTHER: impressions (1), reading (2, 3)", "0:1", ("1", *DRAWING))
     train: str = knob(
         "--train",
         ("gen", "both", "decoder"),
@@ -99,9 +99,9 @@ KNOBS: dict[str, Knob] = {each.name: each.metadata["knob"] for each in fields(Re
 def typed(name: str, value: object) -> str:
     """ "--lr 0.001", as a user would write it."""
     flag = KNOBS[name].flag if name in KNOBS else f"--{name.replace('_', '-')}"
-    return (
-        flag if value is None or value is True else f"{flag} {value:g}" if type(value) is float else f"{flag} {value}"
-    )
+    if value is None or value is True:
+        return flag
+    return f"{flag} {value:g}" if type(value) is float else f"{flag} {value}"
 
 
 def check_stage(stage: str, asked: dict[str, object]) -> None:
@@ -129,9 +129,8 @@ def is_recipe(values: object) -> bool:
     """Whether they are a Recipe's of this version: all its fields, each in the range of its flag."""
 
     def fits(value: object, knob: Knob) -> bool:
-        if value == knob.default or type(knob.kind) is tuple:
-            return value == knob.default or value in knob.kind
-        return knob.kind(str(value)) == value
+        words = type(knob.kind) is tuple
+        return value == knob.default or (value in knob.kind if words else knob.kind(str(value)) == value)
 
     try:
         return type(values) is dict and {*values} == {*KNOBS} and all(fits(values[n], KNOBS[n]) for n in KNOBS)
