@@ -79,10 +79,6 @@ def parse_args() -> argparse.Namespace:
     add("--out", type=arguments.output_folder, help="folder of the run; default out/stage-STAGE")
     add("--resume", action="store_true", help="go on with the run in --out, from its last checkpoint")
     add("--save-every", type=arguments.steps, default=500, metavar="N", help="steps between checkpoints (default 500)")
-    validate = "phantom[:COUNT] or a set with a validation split: log its loss, keep the best as OUT/checkpoint.best"
-    add("--validate", type=arguments.data_set, metavar="SRC", help=validate)
-    look = "steps between pictures, and validations; default: a twentieth of the run, at least 10"
-    add("--look-every", type=arguments.steps, metavar="N", help=look)
     add("--tensorboard", action="store_true", help="also log to OUT/tensorboard (needs the package tensorboard)")
     add("--cache", type=arguments.output_folder, default="out/cache", help="where rendered X-rays are kept")
     args = parser.parse_args()
