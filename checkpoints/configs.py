@@ -8,6 +8,7 @@ what.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -23,38 +24,26 @@ from model import UniXConfig
 from vae import VAEConfig
 from vit import ViTConfig
 
-# The least and the most of each number, wherever the field occurs; a field that is left out takes any of its type.
-RANGES: dict[str, tuple[float, float]] = {
-    "hidden_size": (4, 2**16),
-    "intermediate_size": (1, 2**18),
-    "num_layers": (1, 1024),
-    "num_heads": (1, 1024),
-    "vocab_size": (1, 2**22),
-    "context_length": (1, 2**24),
-    "rms_norm_eps": (1e-30, 1.0),
-    "rope_theta": (1.0, 1e12),
-    "latent_channels": (1, 1024),
-    "max_latent_size": (1, 256),
-    "repa_layer": (1, 1024),
-    "image_size": (1, 2**13),
-    "guidance": (1e-3, 100.0),
-    "patch_size": (1, 256),
-    "width": (1, 2**16),
-    "layers": (1, 1024),
-    "heads": (1, 1024),
-    "mlp_width": (1, 2**18),
-    "mean": (-1e3, 1e3),
-    "std": (1e-6, 1e3),
-    "padding": (0, 255),
-    "ch": (1, 2**12),
-    "ch_mult": (1, 256),  # of each
-    "num_res_blocks": (1, 64),
-    "z_channels": (1, 1024),
-    "norm_groups": (1, 2**12),
-    "scale_factor": (-1e6, 1e6),
-    "shift_factor": (-1e6, 1e6),
-}
+# The least and the most of each number, wherever the field occurs; any other whole number is from 1 to 2**18.
+LIMITS = (
+    ("num_layers num_heads layers heads repa_layer latent_channels z_channels num_res_blocks", 1, 1024),
+    ("max_latent_size patch_size ch_mult", 1, 256),  # ch_mult: each of it
+    ("image_size ch norm_groups", 1, 2**13),
+    ("vocab_size", 1, 2**22),
+    ("context_length", 1, 2**24),
+    ("bos eos boi eoi", -math.inf, math.inf),  # `check_unix` knows the vocabulary
+    ("padding", 0, 255),
+    ("rms_norm_eps std", 1e-30, 1e3),
+    ("rope_theta", 1.0, 1e12),
+    ("guidance", 1e-3, 100.0),
+    ("mean scale_factor shift_factor", -1e6, 1e6),
+)
+RANGES = {name: (least, most) for names, least, most in LIMITS for name in names.split()}
 ACTIVATIONS = ("gelu", "gelu_tanh")
+# The names that published configs have for what our layers compute.
+VIT_ACTS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_tanh": "gelu_tanh"}
+VIT_ACTS |= {"gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_accurate": "gelu_tanh"}
+LLM_ACTS = ("silu", "swish")
 NAMED = {"recipe": ("tiny", "small", "unix"), "wording": ("plain", "published")}
 
 
@@ -75,7 +64,7 @@ def check_fields(config: Any, path: Path, at: str) -> None:
             right = type(one) in ((int, float) if kind is float else (kind,))
             if not right or (kind is float and not (abs(one) < 1e300 and math.isfinite(one))):
                 raise UserError(f"{path}: {at}{name} is {shortened(value)}; it must be {words[kind]}")
-            least, most = RANGES.get(name, (-math.inf, math.inf))
+            least, most = RANGES.get(name, (1, 2**18))
             if kind in (int, float) and not least <= one <= most:
                 raise UserError(f"{path}: {at}{name} is {shortened(value)}; it must be from {least:g} to {most:g}")
 
@@ -193,24 +182,35 @@ def section(given: dict, path: Path, *names: str) -> dict:
     return {}
 
 
-def layer_count(given: dict, path: Path) -> int | None:
-    """How many layers a published config of a ViT or an LLM counts; None if it does not say."""
-    params = section(given, path, "params")
-    for values, name in (
-        (given, "num_hidden_layers"),
-        (given, "layers"),
-        (params, "num_hidden_layers"),
-        (params, "layers"),
-    ):
-        if (count := values.get(name)) is not None:
-            require(type(count) is int, path, f"{name} is {shortened(count)}; it must be a whole number")
-            return count
-    if params.get("select_layer", -1) == -1:  # Janus names its tower where others count
-        return next((n for stem, n in TOWERS.items() if str(params.get("model_name")).startswith(stem)), None)
-    return None
+def check_computed(given: dict, path: Path, what: str, **known: Iterable[Any]) -> None:
+    """Raises UserError if a published config asks for what our layers do not compute.
+
+    known: key -> the values that they do; a key that is absent or null asks for nothing.
+    """
+    for name, values in known.items():
+        value = given.get(name)
+        names = ", ".join(map(str, values))
+        require(value in (None, *values), path, f"{name} is {shortened(value)}; our {what} computes {names} alone")
+    for name in ("rope_scaling", "rope_parameters"):
+        rope = section(given, path, name)
+        kind = rope.get("rope_type", rope.get("type", "default" if "factor" not in rope else None))
+        require(kind == "default", path, f"{name} is {shortened(rope)}; our rotary positions are not scaled")
 
 
 TOWERS = {"siglip_large_": 24, "siglip_so400m_": 27}  # layers, in Janus-Pro's own siglip_vit.py
+
+
+def layer_count(given: dict, path: Path) -> int | None:
+    """How many layers a published config of a ViT or an LLM counts; None if it does not say."""
+    params = section(given, path, "params")
+    for values in (given, params):
+        for name in ("num_hidden_layers", "layers"):
+            if (count := values.get(name)) is not None:
+                require(type(count) is int, path, f"{name} is {shortened(count)}; it must be a whole number")
+                return count
+    if params.get("select_layer", -1) == -1:  # Janus names its tower where others count
+        return next((n for stem, n in TOWERS.items() if str(params.get("model_name")).startswith(stem)), None)
+    return None
 
 
 def check_depth(found: int, given: dict, what: str, tensors: Tensors, path: Path) -> None:
@@ -224,14 +224,13 @@ def check_depth(found: int, given: dict, what: str, tensors: Tensors, path: Path
 
 def our_shapes(tensors: Tensors, translate: Translate) -> dict[str, tuple[int, ...]]:
     """Our name -> shape of one of its parts; what cannot be translated is left for the plan to name."""
-    places, _, _ = translate_names(tensors, translate)
-    return {ours: tensors.shapes[name] for name, (ours, _, _) in places.items()}
+    return {ours: tensors.shapes[name] for name, (ours, _, _) in translate_names(tensors, translate).reads.items()}
 
 
 def depth(shapes: dict[str, tuple[int, ...]], prefix: str) -> int:
-    """How many numbered layers `prefix` has."""
+    """How many numbered layers `prefix` has; no more than there are tensors, whatever number one names."""
     numbers = [int(name.removeprefix(prefix).split(".")[0]) for name in shapes if name.startswith(prefix)]
-    return 1 + max(numbers, default=-1)
+    return min(1 + max(numbers, default=-1), len(shapes))
 
 
 def vit_config(shapes: dict[str, tuple[int, ...]], given: dict, path: Path, prefix: str = "") -> ViTConfig:
@@ -239,6 +238,7 @@ def vit_config(shapes: dict[str, tuple[int, ...]], given: dict, path: Path, pref
 
     path: the config.json that `given` comes from.
     """
+    check_computed(given, path, "ViT", hidden_act=VIT_ACTS, layer_norm_eps=[1e-6])
     width, _, patch, _ = shapes[prefix + "patch_embed.weight"]
     class_token = prefix + "cls_token" in shapes
     side = round((shapes[prefix + "pos_embed"][-2] - class_token) ** 0.5)
@@ -250,7 +250,7 @@ def vit_config(shapes: dict[str, tuple[int, ...]], given: dict, path: Path, pref
         layers=depth(shapes, prefix + "blocks."),
         heads=heads,
         mlp_width=shapes[prefix + "blocks.0.fc1.weight"][0],
-        act="gelu_tanh" if "tanh" in str(given.get("hidden_act")) else "gelu",
+        act=VIT_ACTS[given.get("hidden_act") or "gelu"],
         class_token=class_token,
         layer_scale=prefix + "blocks.0.scale1.gamma" in shapes,
     )
@@ -262,6 +262,8 @@ def unix_config(tensors: Tensors, layout: Layout, given: dict, parity: bool = Fa
     path = Path(tensors.path).parent / "config.json"
     language = section(given, path, "language_config", "text_config", "llm_config")
     vision = section(given, path, "vision_config", "vit_config")
+    for values in (given, language):  # a config may describe its LLM without a section of its own
+        check_computed(values, path, "LLM", hidden_act=LLM_ACTS, partial_rotary_factor=[1.0])
     try:
         vocab_size, width = shapes["embed_tokens.weight"]
         # Where neither a norm over heads nor the config tells, Llama's 128 channels a head.
@@ -287,7 +289,7 @@ def unix_config(tensors: Tensors, layout: Layout, given: dict, parity: bool = Fa
     # sees the squares that it will be judged on.
     config.vit.padding, config.vit.scaling = 255, "shrink"
     if parity:
-        config.qk_norm, config.qkv_bias, config.connector_act = False, False, "gelu"
+        config.qk_norm, config.qkv_bias, config.connector_act = False, False, config.vit.act
         config.wording = "plain"
         config.vit.mean = config.vit.std = 0.5
         config.vit.padding, config.vit.scaling = 127, "janus"  # int(255 * 0.5): image_processing_vlm.py
@@ -336,20 +338,21 @@ def vae_config(tensors: Tensors) -> VAEConfig:
     return check_vae(config, Path(tensors.path))
 
 
-def check_tokenizer(tokenizer: Tokenizer, path: Path, vocab_size: int) -> None:
-    """Raises UserError if the tokenizer knows an id that the model does not."""
-    tokens = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-    if tokens > vocab_size:
-        raise UserError(f"{path}: has {tokens} tokens, the model {vocab_size}; is it this model's tokenizer?")
+def read_tokenizer(path: str | Path, vocab_size: int | None = None) -> Tokenizer:
+    """A tokenizer that cuts and pads nothing, whatever its file says.
 
-
-def read_tokenizer(path: str | Path) -> Tokenizer:
-    """Raises UserError if the file is missing or broken."""
+    Raises UserError if the file is missing, broken, or knows an id beyond the model's `vocab_size` tokens.
+    """
     try:
         tokenizer = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); a weights folder needs its tokenizer") from error
     except Exception as error:  # `tokenizers` raises bare Exception
         raise UserError(f"{path}: not a tokenizer ({error})") from error
+    tokens = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    if vocab_size is not None and tokens > vocab_size:
+        raise UserError(f"{path}: has {tokens} tokens, the model {vocab_size}; is it this model's tokenizer?")
+    tokenizer.no_truncation()  # transformers saves how it was called last with the file
+    tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
     return tokenizer

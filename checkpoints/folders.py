@@ -1,30 +1,32 @@
-"""The folder of a checkpoint: where it lies inside the folder of a run, and how its files are read and flushed."""
+"""The folder of a checkpoint: where it lies in the folder of a run, and how one takes the place of another.
+
+It is replaced whole or not at all, whenever the process is killed: a new folder is filled beside the old one, flushed
+to the disk, and renamed. What a kill between two renames leaves is found by `find_checkpoint`, and what a kill before
+them leaves is cleared by the next save.
+"""
 
 from __future__ import annotations
 
-import functools
-import json
+import contextlib
+import glob
 import os
-import sys
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from checkpoints.manifest import check_folder
+from checkpoints.manifest import FILES, MANIFEST, check_folder
+from checkpoints.tensors import listed, warn
 from common.errors import UserError
+from common.files import read_json
+from common.ownership import MARK
 
 CHECKPOINT = "checkpoint"  # inside the folder of a training run; the one before it is CHECKPOINT.old
 # Where a checkpoint of a run may lie, the newest first. The last two are all there is between the renames of a save.
 PLACES = (CHECKPOINT, CHECKPOINT + ".old", CHECKPOINT + ".older")
-
-
-def read_json(path: Path) -> dict:
-    """{} if there is no such file."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: not a config (a JSON object is expected)")
-    return values
+# All that a checkpoint of ours may hold. A folder with anything else in it is somebody's.
+OUR_FILES = {*FILES, MANIFEST, "training.json", "training.safetensors"}
 
 
 def find_checkpoint(run: Path, verify: bool = True) -> Path | None:
@@ -49,13 +51,65 @@ def find_checkpoint(run: Path, verify: bool = True) -> Path | None:
     return None
 
 
-@functools.cache  # one line, however often and by however many processes a checkpoint is looked for
-def warn(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+@contextlib.contextmanager
+def replacing(folder: Path, keep_last: bool = False) -> Iterator[Path]:
+    """A new folder beside `folder`: the block fills it, and it takes the place of `folder` when the block ends.
+
+    keep_last: what was there stays as FOLDER.old. Raises UserError if the new folder cannot be written, or if what is
+    there holds more than a checkpoint of ours; it is then untouched.
+    """
+    check_replaceable(folder)
+    clear_killed_saves(folder, keep_last)
+    old, older = (folder.with_name(folder.name + end) for end in (".old", ".older"))
+    if not keep_last:  # a name that nobody else has: a neighbour called FOLDER.old may be the user's
+        old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old")
+    new = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        new.mkdir(parents=True)
+        yield new
+        for file in new.iterdir():
+            with open(file, "rb+") as written:
+                os.fsync(written.fileno())  # a rename may reach the disk first: after a power cut an empty file
+        if folder.exists():
+            if old.exists():
+                shutil.rmtree(older, ignore_errors=True)
+                os.rename(old, older)
+            os.rename(folder, old)
+        os.rename(new, folder)
+        shutil.rmtree(older if keep_last else old, ignore_errors=True)
+    except Exception as error:  # safetensors and tokenizers raise their own kinds, besides OSError
+        shutil.rmtree(new, ignore_errors=True)
+        raise UserError(f"{folder}: the checkpoint could not be written ({error}); is the disk full?") from error
 
 
-def flush_to_disk(file: Path) -> None:
-    """A rename may reach the disk before the file's content does; after a power cut that would be an empty file."""
-    with open(file, "rb+") as written:
-        os.fsync(written.fileno())
+def clear_killed_saves(folder: Path, alone: bool) -> None:
+    """Remove what a save of `folder` left that was killed. alone: a run's lock tells that nobody else saves here;
+    elsewhere an hour does in which nothing was written."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        with contextlib.suppress(FileNotFoundError):  # it was another save's, which has just ended
+            if alone or left.stat().st_mtime < time.time() - 3600:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raises UserError unless a checkpoint may take the place of `folder`: it is absent, empty, or one of ours."""
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is a file; name a new folder")
+    held = {path.name for path in folder.iterdir()}
+    if held and (not set(FILES) <= held or "model" not in read_json(folder / "config.json")):
+        raise UserError(f"{folder}: holds {listed(sorted(held))} and is no checkpoint of ours; name a new folder")
+    if extra := sorted(held - OUR_FILES):
+        raise UserError(f"{folder}: holds {listed(extra)} beside a checkpoint; move that, or name a new folder")
+
+
+def check_is_no_run(folder: Path) -> None:
+    """Raises UserError if a checkpoint of somebody else's at `folder` would cost a training run its state."""
+    place = folder.resolve()
+    for outer in place.parents:
+        if all((outer / name).is_file() for name in FILES):
+            raise UserError(f"{folder}: lies inside the checkpoint {outer}; name a folder elsewhere")
+    in_a_run = place.name.startswith(CHECKPOINT) and (place.parent / MARK).exists()
+    if in_a_run or (folder / "training.json").exists():
+        raise UserError(f"{folder}: is where a training run keeps its state; name another folder")

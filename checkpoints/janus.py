@@ -1,15 +1,20 @@
-"""Plain Janus-Pro, before it becomes a UniX: a causal image at positions of its own, inside a conversation.
+"""Janus-Pro: as itself, and as the start of a UniX.
 
-It reads films as published, for parity (`load_checkpoint(..., parity=True)`); nothing trains or draws with it.
+As itself it reads films as published, a causal image at positions of its own inside a conversation, for parity
+(`load_checkpoint(..., parity=True)`); nothing trains or draws with it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
 from tokenizers import Tokenizer
 
+from checkpoints.layouts import Translate
+from checkpoints.plan import Plan, load_tensors
+from checkpoints.tensors import Tensors
 from model import UniX, UniXConfig
 
 SYSTEM = (
@@ -56,3 +61,40 @@ def janus_chat(tokenizer: Tokenizer, config: UniXConfig, question: str) -> tuple
 
     before = [config.bos, *ids(SYSTEM + "\n\n"), *role("<|User|>"), *ids(": "), config.boi]
     return before, [config.eoi, *ids(f"\n{question}\n\n"), *role("<|Assistant|>"), *ids(":")]
+
+
+# ---- the start of a UniX -----------------------------------------------------------------------------------------
+
+
+def absent_in_janus(name: str, given: dict) -> str | None:
+    """How a UniX gets the tensor `name` that Janus-Pro does not have: "new", "copied", or None if it must be there.
+
+    New: whatever touches latents and time. Copied: the gen branch, from the und branch; QK norms at 1 and QKV biases at
+    0, which changes nothing that Janus computes; an output layer that is tied to the embedding, if `given` (the file's
+    config.json) says so.
+    """
+    if name.startswith(("time_embedder.", "vae2llm.", "llm2vae.")):
+        return "new"
+    if name == "lm_head.weight" and given.get("tie_word_embeddings"):
+        return "copied"
+    neutral = re.search(r"\.attn\.und\.(q_norm\.weight|k_norm\.weight|qkv\.bias)$", name)
+    return "copied" if ".gen." in name or neutral else None
+
+
+@torch.no_grad()
+def start_from_janus(model: UniX, tensors: Tensors, translate: Translate, given: dict, seed: int = 0) -> Plan:
+    """Fill `model` from a Janus-Pro file with config.json `given`, and make the rest (paper section 3.4)."""
+    plan = load_tensors(model, tensors, translate, lambda name: absent_in_janus(name, given))
+    state = model.state_dict()
+    for name in plan.copied:
+        if ".und." in name:
+            state[name].fill_(1.0 if name.endswith("norm.weight") else 0.0)
+    if "lm_head.weight" in plan.copied:
+        model.lm_head.weight.copy_(model.embed_tokens.weight)
+    model.copy_und_to_gen()
+    generator = torch.Generator().manual_seed(seed)
+    for name in sorted(plan.new):
+        zero = name.startswith("llm2vae.") or name.endswith("bias")  # the first velocity is 0: no jump at the start
+        std = 0.0 if zero else 0.02
+        state[name].copy_(torch.empty(state[name].shape).normal_(0.0, std, generator=generator))
+    return plan

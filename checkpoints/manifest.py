@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from checkpoints.tensors import open_safetensors
 from common.errors import UserError
+from common.files import read_json
 
 MANIFEST = "manifest.json"
 FILES = ("config.json", "model.safetensors", "vae.safetensors", "tokenizer.json")  # of every folder of ours
@@ -60,19 +61,6 @@ def write_manifest(folder: Path, mark: Mark | None = None) -> None:
     (folder / MANIFEST).write_text(json.dumps(values, indent=1) + "\n")
 
 
-def read_object(path: Path) -> dict:
-    """The JSON object in a file that must be there."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: missing; {MEND}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable JSON ({error}); {MEND}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a JSON object is expected; {MEND}")
-    return values
-
-
 def check_files(folder: Path, verify: bool = True) -> dict:
     """The manifest; {} if the folder has none. verify: compare checksums, and not sizes alone.
 
@@ -81,12 +69,12 @@ def check_files(folder: Path, verify: bool = True) -> dict:
     path = folder / MANIFEST
     if not path.is_file():
         return {}
-    manifest = read_object(path)
+    manifest = read_json(path)
     try:
-        saved = {name: (str(entry["sha256"]), int(entry["size"])) for name, entry in manifest["files"].items()}
+        saved = [(name, int(entry["size"]), entry["sha256"]) for name, entry in manifest["files"].items()]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a manifest of ours ({error!r}); {MEND}") from error
-    for name, (checksum, size) in saved.items():
+    for name, size, checksum in saved:
         file = folder / name
         if Path(name).name != name:
             raise UserError(f"{path}: names {name!r}, which is no file beside it; {MEND}")
@@ -94,16 +82,11 @@ def check_files(folder: Path, verify: bool = True) -> dict:
             found = file.stat().st_size
             if found != size:
                 raise UserError(f"{file}: has {found:,} bytes, {size:,} were saved; {MEND}")
-            if verify and sha256(file) != checksum:
+            if verify and (not file.is_file() or sha256(file) != checksum):
                 raise UserError(f"{file}: is not what was saved, {MANIFEST} has another checksum; {MEND}")
-        except OSError as error:
-            raise UserError(f"{file}: cannot be read ({error.strerror}); {MEND}") from error
+        except (OSError, ValueError) as error:  # ValueError: a name that cannot be
+            raise UserError(f"{file}: cannot be read ({error}); {MEND}") from error
     return manifest
-
-
-def mark_of(file: Path) -> str | None:
-    """The run and step that a safetensors file names; None if it names none. Raises UserError if it is broken."""
-    return (open_safetensors(file).metadata() or {}).get("belongs_to")
 
 
 def check_folder(folder: Path, verify: bool = True) -> dict:
@@ -115,17 +98,17 @@ def check_folder(folder: Path, verify: bool = True) -> dict:
     for name in FILES:
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: missing; {MEND}")
-    read_object(folder / "config.json")
-    weights = [folder / name for name in (*FILES, "training.safetensors") if name.endswith(".safetensors")]
-    marks = {file: mark_of(file) for file in weights if file.is_file()}
-    for file, values in ((folder / MANIFEST, manifest), (folder / "training.json", None)):
+    read_json(folder / "config.json")
+    marks = {}
+    for file in (folder / f"{name}.safetensors" for name in ("model", "vae", "training")):
         if file.is_file():
-            values = read_object(file) if values is None else values
-            marks[file] = str(Mark(values["run"], values.get("step"))) if values.get("run") else None
-    first = next(iter(marks))
-    for file, mark in marks.items():
-        if mark != marks[first]:
-            raise UserError(
-                f"{file}: belongs to {mark or 'no run'}, {first.name} to {marks[first] or 'no run'}; {MEND}"
-            )
+            marks[file] = (open_safetensors(file).metadata() or {}).get("belongs_to")
+    for name, values in {MANIFEST: manifest, "training.json": read_json(folder / "training.json", absent={})}.items():
+        if values:
+            marks[folder / name] = str(Mark(values["run"], values.get("step"))) if values.get("run") else None
+    first, *others = marks
+    for file in others:
+        if marks[file] != marks[first]:
+            belongs = f"belongs to {marks[file] or 'no run'}, {first.name} to {marks[first] or 'no run'}"
+            raise UserError(f"{file}: {belongs}; {MEND}")
     return manifest

@@ -5,9 +5,11 @@ Names and shapes are read at once, values when they are asked for. No code is ev
 
 from __future__ import annotations
 
-import json
-import pickle
+import functools
+import os
 import re
+import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from checkpoints import layouts
 from checkpoints.layouts import Layout
 from common.errors import UserError
+from common.files import read_json
 
 PUBLISHED_FILES = (  # how a published folder calls its weights, the preferred first
     "model.safetensors",
@@ -25,6 +28,7 @@ PUBLISHED_FILES = (  # how a published folder calls its weights, the preferred f
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+WRAPPERS = ("module.", "_orig_mod.", "model.")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 COPIED = {"F64", "F32", "F16", "BF16"}  # safetensors' names of the kinds that hold a weight as it is
 COPIED |= {"float64", "float32", "float16", "bfloat16"}  # and torch's
@@ -58,17 +62,21 @@ class Tensors:
         self.dtypes: dict[str, str] = {}
         self.files: dict[Path, list[str]] = {}
         self._unmappable: dict[Path, dict[str, torch.Tensor]] = {}
-        if not self.path.name.endswith(".index.json"):
-            self._open(self.path)
-            return
-        index = read_index(self.path)
-        for file in dict.fromkeys(index.values()):
+        index = read_index(self.path) if self.path.name.endswith(".index.json") else {}
+        for file in dict.fromkeys(index.values()) if index else (self.path,):
             self._open(file)
         if lacking := [name for name, file in index.items() if name not in self.files[file]]:
             raise UserError(
                 f"{self.path}: {len(lacking)} tensors are not in the shard it names ({listed(lacking)}); fetch"
                 f" {index[lacking[0]].name} and the index again"
             )
+        self.prefix = wrapping(self.shapes)
+        if cut := len(self.prefix):
+            self.shapes, self.dtypes = ({n[cut:]: each[n] for n in each} for each in (self.shapes, self.dtypes))
+            self.files = {file: [name[cut:] for name in names] for file, names in self.files.items()}
+            if layouts.recognise(self.shapes) is not layouts.CHEXBERT:  # it is published so
+                by = "put there by what wrapped the model"
+                warn(f"{self.path}: every name begins with {self.prefix}, {by}; it is left out")
 
     def _open(self, file: Path) -> None:
         if file.suffix in PICKLES:
@@ -76,7 +84,8 @@ class Tensors:
             if not zipfile.is_zipfile(file):
                 self._unmappable[file] = tensors
             shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-            dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
+            kinds = {n: t.dtype if t.layout is torch.strided else t.layout for n, t in tensors.items()}
+            dtypes = {name: str(kind).removeprefix("torch.") for name, kind in kinds.items()}
         else:
             mapped = open_safetensors(file)
             slices = {name: mapped.get_slice(name) for name in mapped.keys()}  # noqa: SIM118 (not a dict)
@@ -105,9 +114,23 @@ class Tensors:
                 if taken > MAPPED_BYTES:
                     get = tensor = None  # lets go of the pages read so far
                     taken, get = 0, self._map(file)
-                tensor = get(name)
+                tensor = get(self.prefix + name)
                 taken += tensor.nbytes
                 yield name, tensor
+
+
+def wrapping(names: Iterable[str]) -> str:
+    """What DDP, FSDP, torch.compile or Lightning have put before every name; "" if nothing, or not before all."""
+    prefix, names = "", list(names)
+    layout = layouts.recognise(names)
+    # What stands before a name that the layout knows; Janus-Pro's own names in `transformers` begin with `model.`
+    marked = [name for name in names if layout and name.endswith(layout.marks[0])]
+    lead = marked[0].removesuffix(layout.marks[0]) if marked else ""
+    while more := next((prefix + wrapper for wrapper in WRAPPERS if lead.startswith(prefix + wrapper)), None):
+        if not all(name.startswith(more) for name in names):
+            break
+        prefix = more
+    return prefix
 
 
 def open_safetensors(file: Path) -> safe_open:
@@ -123,9 +146,9 @@ def open_safetensors(file: Path) -> safe_open:
 def read_index(path: Path) -> dict[str, Path]:
     """Tensor -> the shard that holds it, as an index says. A shard lies beside its index, nowhere else."""
     try:
-        names = dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
+        names = dict(read_json(path)["weight_map"])
         shards = {name: path.parent / file for name, file in names.items()}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not an index of shards ({error})") from error
     if outside := sorted({file for file in names.values() if not re.fullmatch(r"[^/\\\0]+", file) or file == ".."}):
         raise UserError(f"{path}: names {listed(outside)}, which is no file beside it; is the index to be trusted?")
@@ -137,24 +160,24 @@ def read_index(path: Path) -> dict[str, Path]:
 def read_pickle(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a torch.save file, mapped where the format allows. Anything that could run code is refused."""
     try:
-        with torch.serialization.safe_globals(KNOWN_BYSTANDERS):
+        with torch.serialization.safe_globals(KNOWN_BYSTANDERS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own words about what is refused below
             # What torch before 1.6 saved is no zip archive and cannot be mapped.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # what is damaged raises whatever it meets
         if names := re.findall(r"(?:GLOBAL|[Uu]nsupported (?:global|class):?) ([\w.]+\.\w+)", str(error)):
             raise UserError(
                 f"{path}: holds more than tensors ({names[0]}), and unpickling that could run any code;"
                 " get the .safetensors version, or write one where you trust the file"
             ) from error
         raise UserError(f"{path}: not a whole pickle of tensors; fetch it again") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a whole pickle of tensors; fetch it again") from error
-    for wrapper in ("state_dict", "model_state_dict"):
+    for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
+    named = content.items() if isinstance(content, dict) else ()
+    tensors = {name: each for name, each in named if isinstance(name, str) and isinstance(each, torch.Tensor)}
     if not tensors:
         raise UserError(f"{path}: no named tensors in it; is it the right file?")
     return tensors
@@ -165,6 +188,12 @@ def recognise(tensors: Tensors) -> Layout:
     if layout := layouts.recognise(tensors.shapes):
         return layout
     raise UserError(f"{tensors.path}: no layout we know (its tensors: {listed(sorted(tensors.shapes))})")
+
+
+@functools.cache  # one line, however often and by however many processes a file is read
+def warn(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def listed(names: list[str]) -> str:

@@ -1,9 +1,11 @@
-"""Files that are whole or absent, a folder that can be written, and the hash that names a cache."""
+"""Files that are whole or absent, JSON as every command reads it, and the hash that names a cache."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
+import math
 import os
 import secrets
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from pathlib import Path
 from common.errors import UserError
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "tiny"  # the tiny model that comes with the repository
+DEEPEST = 100  # levels of a JSON file
 
 
 @contextlib.contextmanager
@@ -38,6 +41,47 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 file atomically, half characters as "?". Raises UserError if it cannot be written."""
     with write_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="replace", newline="")
+
+
+def read_json(path: Path, absent: dict | None = None) -> dict:
+    """The JSON object in a file. absent: what stands for a file that is not there.
+
+    Raises UserError naming the file if it is not there, holds no object, or what none of our files can mean: a number
+    that is not finite, a NUL (no path can hold one), more than DEEPEST levels (whoever prints them would overflow).
+    """
+    if absent is not None and not os.path.lexists(path):
+        return absent
+    try:
+        if not path.is_file():
+            raise UserError(f"{path}: missing; make or fetch it again")
+        text = path.read_text(encoding="utf-8-sig")
+        if "\\u0000" in text:
+            raise ValueError("it holds a NUL")
+        values = json.loads(text, parse_float=finite, parse_constant=finite)
+        if levels(values) > DEEPEST:
+            raise ValueError(f"more than {DEEPEST} levels")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable JSON ({error}); make or fetch it again") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a JSON object is expected; make or fetch it again")
+    return values
+
+
+def finite(text: str) -> float:
+    """A number of JSON. Raises ValueError for NaN, Infinity and 1e999."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
+
+
+def levels(value: object) -> int:
+    """How deep lists and objects lie in each other: 0 for a number or a text."""
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, (dict, list))]:
+        depth += 1
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return depth
 
 
 def make_writable(folder: Path, flag: str = "--out") -> None:

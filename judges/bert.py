@@ -10,16 +10,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer, normalizers, pre_tokenizers
-from tokenizers.models import WordPiece
-from tokenizers.processors import BertProcessing
+from tokenizers import Tokenizer
+from tokenizers.implementations import BaseTokenizer, BertWordPieceTokenizer
 from torch import nn
 
-from checkpoints.configs import check_depth, depth, our_shapes, read_tokenizer
-from checkpoints.folders import read_json
+from checkpoints.configs import check_computed, check_depth, depth, our_shapes, read_tokenizer
 from checkpoints.layouts import Layout, Translate
 from checkpoints.tensors import PICKLES, Tensors, recognise
 from common.errors import UserError
+from common.files import read_json
 
 
 class BertBlock(nn.Module):
@@ -43,15 +42,15 @@ class BertBlock(nn.Module):
 class Bert(nn.Module):
     """BERT's encoder (Devlin et al. 2018), without pooler. Sizes come from the checkpoint's own shapes."""
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], heads: int | None = None) -> None:
-        """shapes: our names -> the file's shapes. heads: default 64 channels each, as BERT has them."""
+    def __init__(self, shapes: dict[str, tuple[int, ...]], heads: int) -> None:
+        """shapes: our names -> the file's shapes."""
         super().__init__()
         (vocab_size, width), self.context_length = shapes["word.weight"], shapes["position.weight"][0]
         hidden, layers = shapes["blocks.0.fc1.weight"][0], depth(shapes, "blocks.")
         self.word, self.position = nn.Embedding(vocab_size, width), nn.Embedding(self.context_length, width)
         self.token_type = nn.Embedding(shapes["token_type.weight"][0], width)
         self.norm = nn.LayerNorm(width, eps=1e-12)
-        self.blocks = nn.ModuleList(BertBlock(width, hidden, heads or width // 64) for _ in range(layers))
+        self.blocks = nn.ModuleList(BertBlock(width, hidden, heads) for _ in range(layers))
 
     def forward(self, ids: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """ids: (B, S), visible: (B, S) bool, False at padding -> (B, S, width)."""
@@ -62,49 +61,54 @@ class Bert(nn.Module):
         return x
 
 
-def read_wordpiece(folder: str | Path) -> Tokenizer:
-    """BERT's tokenizer from a folder's tokenizer.json, else from its vocab.txt (lower-cased English)."""
+def read_wordpiece(folder: str | Path, vocab_size: int) -> Tokenizer | BaseTokenizer:
+    """BERT's tokenizer from a folder's tokenizer.json, else from its vocab.txt (lower-cased English).
+
+    vocab_size: the model's. Raises UserError if the tokenizer has another.
+    """
     folder = Path(folder)
-    if (folder / "tokenizer.json").is_file():
-        tokenizer = read_tokenizer(folder / "tokenizer.json")
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        return tokenizer
-    try:
-        words = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{folder}: needs a vocab.txt (bert-base-uncased's) or tokenizer.json as well") from error
-    vocabulary = {word: i for i, word in enumerate(words)}
-    if not {"[UNK]", "[CLS]", "[SEP]"} <= vocabulary.keys():
-        raise UserError(f"{folder / 'vocab.txt'}: no vocabulary of BERT ([UNK], [CLS] and [SEP] are wanted)")
-    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        tokenizer = read_tokenizer(path)
+    else:
+        path = folder / "vocab.txt"
+        try:
+            words = path.read_bytes().decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder}: needs a vocab.txt (bert-base-uncased's) or tokenizer.json as well") from error
+        if not {"[UNK]", "[CLS]", "[SEP]"} <= set(words):
+            raise UserError(f"{path}: no vocabulary of BERT ([UNK], [CLS] and [SEP] are wanted)")
+        tokenizer = BertWordPieceTokenizer({word: i for i, word in enumerate(words)}, lowercase=True)
+    if (words := tokenizer.get_vocab_size()) != vocab_size:
+        raise UserError(f"{path}: has {words} words, the model {vocab_size}; fetch the vocabulary of these weights")
     return tokenizer
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str], longest: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Texts -> [CLS] text [SEP], padded: ids and visible, both (B, S). A longer one is cut, and keeps its [SEP]."""
-    rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
-    rows = [row if len(row) <= longest else [*row[: longest - 1], row[-1]] for row in rows]
-    S = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (S - len(row)) for row in rows])
-    visible = torch.arange(S) < torch.tensor([len(row) for row in rows])[:, None]
-    return ids, visible
+    tokenizer.enable_truncation(longest)
+    tokenizer.enable_padding()
+    rows = tokenizer.encode_batch(list(texts))
+    return torch.tensor([row.ids for row in rows]), torch.tensor([row.attention_mask for row in rows]).bool()
 
 
-def bert_shapes(tensors: Tensors, translate: Translate, folder: Path) -> tuple[dict[str, tuple[int, ...]], int | None]:
-    """Shapes without the prefix `bert.`, and the number of heads that config.json tells, if there is one.
+def bert_shapes(tensors: Tensors, translate: Translate, folder: Path) -> tuple[dict[str, tuple[int, ...]], int]:
+    """Shapes without the prefix `bert.`, and the number of heads: config.json tells, else 64 channels each as BERT has.
 
-    Raises UserError if this is no whole BERT, or has another number of layers than config.json counts.
+    Raises UserError if this is no whole BERT, or not the one that config.json describes.
     """
     shapes = {name.removeprefix("bert."): shape for name, shape in our_shapes(tensors, translate).items()}
-    if not {"word.weight", "position.weight", "token_type.weight", "blocks.0.fc1.weight"} <= shapes.keys():
+    path, matrices = folder / "config.json", ("word", "position", "token_type", "blocks.0.fc1")
+    if not all(len(shapes.get(f"{name}.weight", ())) == 2 for name in matrices):
         raise UserError(f"{tensors.path}: no whole BERT in it")
-    given = read_json(folder / "config.json")
-    check_depth(depth(shapes, "blocks."), given, "BERT", tensors, folder / "config.json")
-    return shapes, given.get("num_attention_heads")
+    given, width = read_json(path, absent={}), shapes["word.weight"][1]
+    known = {"hidden_act": ["gelu"], "layer_norm_eps": [1e-12], "position_embedding_type": ["absolute"]}
+    check_computed(given, path, "BERT", **known)
+    check_depth(depth(shapes, "blocks."), given, "BERT", tensors, path)
+    heads = given.get("num_attention_heads", max(1, width // 64))
+    if type(heads) is not int or heads < 1 or width % heads:
+        raise UserError(f"{path}: num_attention_heads is {heads}; it must divide the width, {width}")
+    return shapes, heads
 
 
 def one_of_layout(folder: str | Path, *wanted: Layout) -> Tensors:

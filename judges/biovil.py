@@ -19,7 +19,7 @@ from torch import nn
 
 from checkpoints.configs import our_shapes
 from checkpoints.layouts import BIOVIL, BIOVIL_T, CXR_BERT
-from checkpoints.plan import empty, load_tensors
+from checkpoints.plan import filled
 from checkpoints.tensors import recognise
 from judges.bert import Bert, bert_shapes, one_of_layout, read_wordpiece, tokenize
 
@@ -64,44 +64,34 @@ class ResNet50(nn.Module):
 
 
 class ImageSide(nn.Module):
-    """ResNet-50, projected patch by patch to the space shared with texts, then averaged."""
+    """ResNet-50, projected patch by patch to the space shared with texts, then averaged.
 
-    def __init__(self, width: int = 128) -> None:
+    BioViL-T makes the patches narrower, `reduced` channels, and puts beside each the same learned vector: it stands for
+    an earlier image that is not there, where a transformer would say how the patch has changed.
+    """
+
+    def __init__(self, width: int = 128, reduced: int | None = None) -> None:
         super().__init__()
         self.resnet = ResNet50()
-        self.projector = nn.Sequential(
-            nn.Conv2d(2048, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 1)
-        )
+        if reduced:
+            self.reduce = nn.Conv2d(2048, reduced, 1, bias=False)
+            self.missing_previous = nn.Parameter(torch.zeros(1, reduced, 1, 1))
+        first = nn.Conv2d(2 * reduced if reduced else 2048, width, 1, bias=False)
+        self.projector = nn.Sequential(first, nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, 3, H, W) in [0, 1] -> (B, width), unit length."""
-        return F.normalize(self.projector(self.resnet(x)).mean(dim=(2, 3)), dim=1)
-
-
-class TemporalImageSide(nn.Module):
-    """BioViL-T's image side for an image without an earlier one: ResNet-50, made narrower; beside every patch stands
-    the same learned vector, where a transformer would put how it has changed; both are projected, then averaged."""
-
-    def __init__(self, width: int = 128, reduced: int = 256) -> None:
-        super().__init__()
-        self.resnet = ResNet50()
-        self.reduce = nn.Conv2d(2048, reduced, 1, bias=False)
-        self.missing_previous = nn.Parameter(torch.zeros(1, reduced, 1, 1))
-        self.projector = nn.Sequential(
-            nn.Conv2d(2 * reduced, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 1)
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (B, 3, H, W) in [0, 1] -> (B, width), unit length."""
-        patches = self.reduce(self.resnet(x))
-        patches = torch.cat([patches, self.missing_previous.expand_as(patches)], dim=1)
+        patches = self.resnet(x)
+        if hasattr(self, "reduce"):
+            patches = self.reduce(patches)
+            patches = torch.cat([patches, self.missing_previous.expand_as(patches)], dim=1)
         return F.normalize(self.projector(patches).mean(dim=(2, 3)), dim=1)
 
 
 class TextSide(nn.Module):
     """CXR-BERT: its [CLS] token, projected to the space shared with images."""
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], heads: int | None) -> None:
+    def __init__(self, shapes: dict[str, tuple[int, ...]], heads: int) -> None:
         super().__init__()
         self.bert = Bert(shapes, heads)
         width, shared = shapes["word.weight"][1], shapes["projection.0.weight"][0]
@@ -119,9 +109,7 @@ class Aligner(nn.Module):
 
     RESIZE = 512  # px, the shorter side
 
-    def __init__(
-        self, name: str, image_side: ImageSide | TemporalImageSide, text_side: TextSide, tokenizer: Tokenizer, crop: int
-    ) -> None:
+    def __init__(self, name: str, image_side: ImageSide, text_side: TextSide, tokenizer: Tokenizer, crop: int) -> None:
         """crop: px a side of the centre that is seen."""
         super().__init__()
         self.name, self.crop = name, crop
@@ -153,18 +141,13 @@ def load_aligner(folder: str | Path, device: str | torch.device = "cpu") -> Alig
     """Either published folder: the image side (biovil_image_resnet50_proj_size_128.pt of BioViL, or
     biovil_t_image_model_proj_size_128.pt of BioViL-T), and its CXR-BERT's weights, config and vocabulary."""
     image_tensors = one_of_layout(folder, BIOVIL, BIOVIL_T)
+    layout = recognise(image_tensors)
+    shapes = our_shapes(image_tensors, layout.translate)
+    width, reduced = shapes["projector.0.weight"][0], shapes.get("reduce.weight", (256,))[0]
+    name, crop, reduced = ("BioViL-T", 448, reduced) if layout is BIOVIL_T else ("BioViL", 480, None)
+    image_side = filled(lambda: ImageSide(width, reduced), image_tensors, layout.translate, device)
     text_tensors = one_of_layout(folder, CXR_BERT)
-    temporal = recognise(image_tensors) is BIOVIL_T
-    translate = (BIOVIL_T if temporal else BIOVIL).translate
-    shapes = our_shapes(image_tensors, translate)
-    width = shapes.get("projector.0.weight", (128,))[0]
-    reduced = shapes.get("reduce.weight", (256,))[0]
-    image_side = empty(
-        lambda: TemporalImageSide(width, reduced) if temporal else ImageSide(width), device, torch.float32
-    )
-    load_tensors(image_side, image_tensors, translate)
     shapes, heads = bert_shapes(text_tensors, CXR_BERT.translate, Path(folder))
-    text_side = empty(lambda: TextSide(shapes, heads), device, torch.float32)
-    load_tensors(text_side, text_tensors, CXR_BERT.translate)
-    name, crop = ("BioViL-T", 448) if temporal else ("BioViL", 480)
-    return Aligner(name, image_side, text_side, read_wordpiece(folder), crop).eval().requires_grad_(False)
+    text_side = filled(lambda: TextSide(shapes, heads), text_tensors, CXR_BERT.translate, device)
+    tokenizer = read_wordpiece(folder, shapes["word.weight"][0])
+    return Aligner(name, image_side, text_side, tokenizer, crop).eval().requires_grad_(False)

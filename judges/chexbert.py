@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from checkpoints.layouts import CHEXBERT
-from checkpoints.plan import empty, load_tensors
+from checkpoints.plan import filled
 from common.observations import OBSERVATIONS
 from judges.bert import Bert, bert_shapes, one_of_layout, read_wordpiece, tokenize
 from reports.labeler import NEGATIVE, POSITIVE, UNCERTAIN, Label
@@ -20,7 +20,7 @@ class CheXbert(nn.Module):
     """A BERT with a linear head an observation (Smit et al. 2020): blank, positive, negative or uncertain; for "No
     Finding" only blank or positive."""
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], heads: int | None, tokenizer: Tokenizer) -> None:
+    def __init__(self, shapes: dict[str, tuple[int, ...]], heads: int, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.bert = Bert(shapes, heads)
@@ -50,7 +50,6 @@ def load_chexbert(folder: str | Path, device: str | torch.device = "cpu") -> Che
     """A folder with chexbert.pth and bert-base-uncased's vocab.txt (or tokenizer.json)."""
     tensors = one_of_layout(folder, CHEXBERT)
     shapes, heads = bert_shapes(tensors, CHEXBERT.translate, Path(folder))
-    tokenizer = read_wordpiece(folder)
-    chexbert = empty(lambda: CheXbert(shapes, heads, tokenizer), device, torch.float32)
-    load_tensors(chexbert, tensors, CHEXBERT.translate)
-    return chexbert.eval().requires_grad_(False)
+    tokenizer = read_wordpiece(folder, shapes["word.weight"][0])
+    chexbert = filled(lambda: CheXbert(shapes, heads, tokenizer), tensors, CHEXBERT.translate, device)
+    return chexbert.requires_grad_(False)

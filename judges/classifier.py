@@ -1,4 +1,4 @@
-"""The judge of drawn phantoms: a small convolutional network that tells which of the 14 observations a picture shows.
+"""The judge of phantoms: a small convolutional network that tells which of the 14 observations a picture shows.
 
 A judge must not depend on what it judges. This one is trained on phantoms alone, of a seed that neither the model
 (seed 0) nor the evaluation (seed 1) uses, and never sees a generated picture. It plays the part that an Inception
@@ -30,7 +30,7 @@ from common.observations import OBSERVATIONS
 from phantoms.dataset import Phantom, phantom
 
 SIZE = 128  # px a side of what the classifier sees; larger pictures are averaged down to it
-DRAWN_SIZE = 256  # px a side of the real phantoms before that
+DRAWN_SIZE = 256  # px a side of the rendered phantoms before that
 FEATURES = 128
 
 
@@ -119,7 +119,7 @@ def to_pixels(images: np.ndarray) -> torch.Tensor:
 def draw_phantoms(
     seed: int, indices: Sequence[int], size: int, workers: int | None = None, progress: bool = False
 ) -> list[Phantom]:
-    """The phantoms of these indices, drawn by all cores; few of them are drawn right here."""
+    """The phantoms of these indices, rendered by all cores; few of them are rendered right here."""
     workers = workers or min(os.cpu_count() or 1, 8, len(indices) // 100)
     drawn = partial(phantom, seed, size=size)
     bar = partial(tqdm, total=len(indices), unit="image", desc="phantoms", disable=not progress)
@@ -131,12 +131,12 @@ def draw_phantoms(
 
 
 def truth_array(phantoms: Sequence[Phantom]) -> np.ndarray:
-    """(N, 14) bool: what is drawn."""
+    """(N, 14) bool: what is to be seen."""
     return np.array([list(p.labels().values()) for p in phantoms], dtype=bool)
 
 
 def train(recipe: ClassifierRecipe, device: str = "cpu", progress: bool = True) -> PhantomClassifier:
-    """Draw the phantoms, train, choose the thresholds. All randomness comes from `recipe.seed`. Its parameters are
+    """Render the phantoms, train, choose the thresholds. All randomness comes from `recipe.seed`. Its parameters are
     bfloat16 numbers, kept and computed with as float32."""
     count = recipe.train + recipe.validation
     phantoms = draw_phantoms(recipe.seed, range(count), DRAWN_SIZE, progress=progress)
@@ -183,7 +183,7 @@ def train(recipe: ClassifierRecipe, device: str = "cpu", progress: bool = True) 
 def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Another exposure, position, sharpness and noise of the same chests. Never a flip: it would swap the sides.
 
-    pixels: (B, 1, S, S) in [0, 1]. Sharpness matters most: pictures from an autoencoder are softer than drawn ones,
+    pixels: (B, 1, S, S) in [0, 1]. Sharpness matters most: pictures from an autoencoder are softer than rendered ones,
     and a judge that only knows sharp edges would mark down the autoencoder and not the finding.
     """
 

@@ -25,16 +25,15 @@ from tqdm import tqdm
 from archives.opening import open_source, recognise
 from archives.records import SPLITS, Records
 from checkpoints.folders import find_checkpoint
+from checkpoints.manifest import sha256
 from common.errors import UserError
 from common.files import SHIPPED, write_atomically
-from common.images import load_image, to_square
+from common.images import load_image, picture_files, to_square
 from common.observations import OBSERVATIONS
 from common.workers import default_workers
 from judges.raddino import load_raddino
 from reports.labeler import label_reports
 from weights import load_checkpoint
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
 
 
 @dataclass
@@ -68,7 +67,7 @@ def open_images(path: str | Path, split: str = "all", cache: Path | None = None)
     try:
         recognise(path)
     except UserError:
-        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else []
+        files = picture_files(path) if path.is_dir() else []
         if not files:
             raise
         return Images(str(path), "folder", files, [""] * len(files), None, lambda i: np.asarray(load_image(files[i])))
@@ -76,13 +75,11 @@ def open_images(path: str | Path, split: str = "all", cache: Path | None = None)
 
 
 def of_records(source: Records) -> Images:
-    """The images of a data set. The text is what they would be drawn from: the impression, or the findings."""
+    """The images of a data set. The text is the prompt they would have: the impression, or the findings."""
     texts = [source.text(i)[1] for i in range(len(source))]
+    labels = label_reports(texts) == 1 if any(texts) else None
     if any(record.labels for record in source.records):
-        rows = [[record.labels.get(name) == 1 for name in OBSERVATIONS] for record in source.records]
-        labels = np.array(rows)
-    else:
-        labels = label_reports(texts) == 1 if any(texts) else None
+        labels = np.array([[record.labels.get(name) == 1 for name in OBSERVATIONS] for record in source.records])
     files = [source.root / record.image for record in source.records]
     return Images(str(source.root), source.kind, files, texts, labels, source.image)
 
@@ -117,13 +114,11 @@ def load_feature_extractor(
         with torch.no_grad():
             return model.vit(model.vit.preprocess(images.to(device))).mean(dim=1)
 
-    return FeatureExtractor(
-        "the tiny model's ViT, trained on drawn X-rays" if weights == SHIPPED else f"the ViT of {weights}",
-        False,
-        weights_hash(weights),
-        lambda image: to_square(Image.fromarray(image), vit.image_size, vit.padding, vit.scaling),
-        extract,
-    )
+    def square(image: np.ndarray) -> np.ndarray:
+        return to_square(Image.fromarray(image), vit.image_size, vit.padding, vit.scaling)
+
+    name = "the tiny model's ViT, trained on phantoms" if weights == SHIPPED else f"the ViT of {weights}"
+    return FeatureExtractor(name, False, weights_hash(weights), square, extract)
 
 
 def features(
@@ -145,15 +140,12 @@ def features(
                 if len(found) == len(images):
                     return found
 
-        def prepared(index: int) -> np.ndarray:
-            return extractor.prepare(images.load(index))
-
         found = []
         with tqdm(total=len(images), unit="image", desc=f"features of {images.name}", disable=not progress) as bar:
             for start in range(0, len(images), batch):
                 rows = range(start, min(start + batch, len(images)))
-                pixels = torch.from_numpy(np.stack(list(pool.map(prepared, rows))))
-                found.append(extractor.extract(pixels).float().cpu().numpy())
+                pixels = list(pool.map(lambda row: extractor.prepare(images.load(row)), rows))
+                found.append(extractor.extract(torch.from_numpy(np.stack(pixels))).float().cpu().numpy())
                 bar.update(len(rows))
     result = np.concatenate(found)
     if cache is not None:
@@ -164,14 +156,10 @@ def features(
 
 def file_hash(path: Path) -> bytes:
     """SHA-256 of a file's content. Raises UserError if it cannot be read."""
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return bytes.fromhex(sha256(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
-    return digest.digest()
 
 
 def weights_hash(folder: Path) -> str:

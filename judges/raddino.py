@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from checkpoints.published import load_vit
 from common.errors import UserError
 from vit import VisionTransformer
-from weights import load_vit
 
 
 class RadDino(nn.Module):

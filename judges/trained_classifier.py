@@ -13,10 +13,13 @@ import hashlib
 import inspect
 import io
 import json
+import os
 import sys
+import tempfile
 import tokenize
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import shorten
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -29,7 +32,8 @@ from judges.classifier import ClassifierRecipe, PhantomClassifier
 from phantoms import dataset, drawing, truth
 
 SHIPPED_CLASSIFIER = SHIPPED.parent / "classifier.safetensors"
-CACHE = Path.home() / ".cache" / "open-unix"
+HOME = os.path.expanduser("~")  # "~" where nobody has a home, as in some containers
+CACHE = Path(HOME if HOME != "~" else tempfile.gettempdir()) / ".cache" / "open-unix"
 
 
 def load_or_train(
@@ -66,7 +70,7 @@ def train_into(file: Path, recipe: ClassifierRecipe, device: str = "cpu", progre
 
 
 def fingerprint(recipe: ClassifierRecipe) -> str:
-    """12 hex digits of all that decides what is learned: the recipe, the code that learns, and the code that draws.
+    """12 hex digits of all that decides what is learned: the recipe, the code that learns, and the code that renders.
 
     How a phantom's report is worded has no part in it, nor how a data set is kept or in which order it is read.
     """
@@ -107,20 +111,17 @@ def load(file: Path, version: str) -> PhantomClassifier:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
         loaded.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())  # torch names the tensors that are missing or too many
-        reason = reason if len(reason) <= 200 else f"{reason[:200]}..."
+        reason = shorten(str(error), 200, placeholder="...")  # torch names the tensors that are missing or too many
         raise UserError(f"--classifier {file}: not a classifier of ours ({reason}); delete it to train anew") from error
     if version_of(file) != version:
-        print(
-            f"--classifier {file}: trained for other phantoms, or by another version of judges/classifier.py",
-            file=sys.stderr,
-        )
+        other = "trained for other phantoms, or by another version of judges/classifier.py"
+        print(f"--classifier {file}: {other}", file=sys.stderr)
     return loaded
 
 
 def main() -> None:
     parser = arguments.Parser(
-        description="Train the classifier that judges drawn phantoms (eight minutes on one core) and write it to FILE. "
+        description="Train the classifier that judges phantoms (eight minutes on one core) and write it to FILE. "
         "evaluate.py phantom takes the shipped one as long as the code that made it is the code at hand."
     )
     out = f"where to (default: {SHIPPED_CLASSIFIER.parent.name}/{SHIPPED_CLASSIFIER.name}, the shipped one)"

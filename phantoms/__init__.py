@@ -1,1 +1,1 @@
-"""The embedded data set: drawn chest X-rays whose truth is known. Nothing that knows a model goes in here."""
+"""The embedded data set: rendered chest X-rays whose truth is known. Nothing that knows a model goes in here."""

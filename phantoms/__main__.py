@@ -1,4 +1,4 @@
-"""Draw chest X-rays with their reports into a folder that `train.py --data` reads.
+"""Render chest X-rays with their reports into a folder that `train.py --data` reads.
 
 python -m phantoms --n 64 --out out/phantoms
 """
@@ -22,7 +22,7 @@ from phantoms.dataset import phantom
 
 def main(argv: list[str] | None = None) -> None:
     parser = arguments.Parser(
-        description="Draw chest radiographs with known truth: PNGs, phantoms.jsonl and a captioned contact sheet.",
+        description="Render chest radiographs with known truth: PNGs, phantoms.jsonl and a captioned contact sheet.",
         epilog="example: python -m phantoms --n 64 --out out/phantoms   # the same 64 pictures on every machine",
     )
     add, number = parser.add_argument, arguments.whole(1, arguments.MOST_EXAMPLES)
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
                 samples.append(sample)
     sheet = grid([sample.image for sample in samples], [sample.impression for sample in samples])
     save_png(sheet, args.out / "contact_sheet.png")
-    print(f"{args.n} images of {args.size} px in {args.out}, drawn at {args.n / spent:.0f} images/s")
+    print(f"{args.n} images of {args.size} px in {args.out}, rendered at {args.n / spent:.0f} images/s")
 
 
 if __name__ == "__main__":

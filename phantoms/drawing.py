@@ -2,7 +2,7 @@
 
     draw(patient, rng, size) -> (size, size) uint8
 
-Everything is drawn in patient coordinates: y runs down the picture from 0 to 1, and t is the distance from the
+Everything is rendered in patient coordinates: y runs down the picture from 0 to 1, and t is the distance from the
 midline, so both lungs share one set of formulas. The patient's left is on the RIGHT of the picture, as on film.
 """
 
@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from common.observations import OBSERVATIONS
 from phantoms.truth import SIDES, ZONES, Finding, Patient, zone_of
 
-MIN_DRAWING = 256  # smaller pictures are drawn at this size and reduced, so all sizes show the same patient
+MIN_DRAWING = 256  # smaller pictures are rendered at this size and reduced, so all sizes show the same patient
 
 
 # -------------------------------------------------------------------------------------------------- the anatomy
@@ -117,7 +117,7 @@ def anatomy(patient: Patient, rng: np.random.Generator) -> Anatomy:
     )
 
 
-# -------------------------------------------------------------------------------------------------- the drawing
+# -------------------------------------------------------------------------------------------------- the picture
 
 
 def both(side: str | None) -> tuple[str, ...]:
@@ -143,7 +143,7 @@ def axes(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Canvas:
-    """Lines and polygons in patient coordinates, drawn at twice the size and reduced, which smooths the edges."""
+    """Lines and polygons in patient coordinates, rendered at twice the size and reduced, which smooths the edges."""
 
     def __init__(self, size: int) -> None:
         self.scale = 2 * size

@@ -1,4 +1,4 @@
-"""What a phantom shows: a patient and findings with side, place and size, drawn at random from a seed."""
+"""What a phantom shows: a patient and findings with side, place and size, chosen at random from a seed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Patient:
-    """What `truth` decides: enough to draw the picture and to write the report."""
+    """What `truth` decides: enough to render the picture and to write the report."""
 
     view: str  # "AP" | "PA"
     cardiothoracic_ratio: float  # widest heart / widest inner thorax; above 0.5 (PA) the heart is enlarged
@@ -54,12 +54,12 @@ class Patient:
 
 
 def labels_of(findings: tuple[Finding, ...]) -> dict[str, int]:
-    """The 14 observations -> 1 (drawn) or 0 (not drawn).
+    """The 14 observations -> 1 (to be seen) or 0.
 
     "No Finding" is 1 when everything but Support Devices is 0, as in CheXpert. CheXpert's hierarchy (cardiomegaly
     implies an enlarged cardiomediastinum, consolidation implies an opacity) is NOT applied: each observation has
     its own look here, an enlarged heart leaves the upper mediastinum narrow, and the report names only what is
-    drawn, as CheXpert's labeler also marks only what is mentioned.
+    to be seen, as CheXpert's labeler also marks only what is mentioned.
     """
     present = {finding.observation for finding in findings}
     labels = {name: int(name in present) for name in OBSERVATIONS}
@@ -68,7 +68,7 @@ def labels_of(findings: tuple[Finding, ...]) -> dict[str, int]:
 
 
 def streams(seed: int, index: int) -> list[np.random.Generator]:
-    """Three independent generators for sample `index`: truth, drawing, wording."""
+    """Three independent generators for sample `index`: truth, rendering, wording."""
     return [np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(3)]
 
 
@@ -149,7 +149,7 @@ def sample_devices(rng: np.random.Generator) -> list[Finding]:
 
 
 def truth(seed: int, index: int) -> Patient:
-    """Sample `index` of `seed`: who it is and what is found, without drawing (tens of microseconds).
+    """Sample `index` of `seed`: who it is and what is found, without rendering (tens of microseconds).
 
     The same on every machine and independent of every other index. Findings that would hide each other are not
     combined: each takes up places in the chest, and one whose places are taken is sampled again elsewhere.

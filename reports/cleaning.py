@@ -190,7 +190,7 @@ def show_examples(before_after: Iterable[tuple[str, str]], n: int) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `run`; where the reports come from is the caller's flag."""
-    parser.add_argument("--out", type=Path, required=True, help="JSON lines to write")
+    parser.add_argument("--out", type=arguments.output_file, required=True, help="JSON lines to write")
     keep = "leave words such as stable, improved and new, as UniX's own references have them"
     parser.add_argument("--keep-comparisons", action="store_true", help=keep)
     parser.add_argument("--llm", metavar="URL", help="an OpenAI-compatible server, e.g. http://localhost:8000/v1")

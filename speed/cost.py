@@ -91,7 +91,9 @@ def profile(clock: Clock, config: UniXConfig, stage: str, size: int, batch: int,
 
 
 def layer_activations(config: UniXConfig, tokens: int, sped_up: bool = False) -> int:
-    """Bytes that autograd keeps of one decoder layer in bfloat16, for `tokens` tokens, on a GPU or sped up on a CPU.
+    """Bytes that autograd keeps of one decoder layer in bfloat16, for `tokens` tokens, on a GPU.
+
+    sped_up: with the MLP of `speed.cpu` (whose bfloat16 attention, on a CPU, keeps its table besides).
 
     Widths kept a token: the layer's input (1), its norm (1), Q, K, V before their norms (3) and as attention takes them
     (3), attention's output in two layouts (2), the residual (1) and its norm (1); a norm keeps its input and a number a

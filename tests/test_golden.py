@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 
 import flow
 from checkpoints.configs import unix_config
-from checkpoints.janus import JanusPro
+from checkpoints.janus import JanusPro, start_from_janus
 from checkpoints.layouts import JANUS, translate_janus, translate_unix
-from checkpoints.plan import empty, load_tensors, start_from_janus
+from checkpoints.plan import empty, load_tensors
+from checkpoints.published import load_vae
 from checkpoints.tensors import Tensors
 from generate import generate, naive_generate, stream
 from golden.weights_by_rule import state_dict
@@ -23,7 +24,6 @@ from losses import token_loss
 from model import UniX, UniXConfig
 from speed.reference import guided_velocity
 from vit import ViTConfig
-from weights import load_vae
 
 GOLDEN = Path(__file__).parent / "golden"
 SPEC = json.loads((GOLDEN / "unix_tiny.json").read_text())

@@ -15,7 +15,7 @@ NOT_WINGS = {"tests", "docs", "runs", "assets", "workshop"}
 # Imports inside functions are for start-up time and for optional packages. Nothing else hides in one.
 WAITS_FOR_NO_TORCH = {"sample.py", "evaluate.py"}
 OPTIONAL = {  # file -> packages that a user may lack, or whose import costs something that few runs need
-    "archives/records.py": {"pydicom"},
+    "common/images.py": {"pydicom"},
     "common/clock.py": {"resource"},
     "demo.py": {"gradio", "starlette"},
     "evaluation/report.py": {"radgraph"},
@@ -23,10 +23,7 @@ OPTIONAL = {  # file -> packages that a user may lack, or whose import costs som
     "common/errors.py": {"tempfile", "traceback"},  # start-up: only what nobody foresaw needs them
     "training/log.py": {"torch"},  # torch.utils.tensorboard
     "train.py": {"torch"},  # torch.distributed.optim
-    "speed/bench.py": {"transformers", "importlib"},
-    "speed/loader_speed.py": {"torchvision"},
-    # Each of its measurements is a process of its own, which loads only what it measures.
-    "speed/metrics_speed.py": {"numpy", "torch", "prdc", "torchmetrics", "evaluation.metrics"},
+    "speed/bench.py": {"transformers"},
 }
 
 

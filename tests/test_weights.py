@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import sample
 from common.errors import UserError
+from common.files import SHIPPED
 from generate import generate
 from model import UniX
 from phantoms.dataset import Phantoms
@@ -266,7 +267,8 @@ def run_weights(*args):
 def test_inspect_and_convert_from_the_command_line(janus, tmp_path):
     looked = run_weights("inspect", janus)
     assert looked.returncode == 0, looked.stderr
-    for words in ("Janus-Pro, original layout", "read 63, copied 37, new 8, skipped 21", "3 layers, width 64", "z 16"):
+    said = ["Janus-Pro, original layout", "read 63, copied 37, new 8, skipped 21", "z_channels 16"]
+    for words in (*said, "hidden_size 64, intermediate_size 96, num_layers 3"):
         assert words in looked.stdout
     written = run_weights("convert", janus, tmp_path / "start", "--dtype", "float32")
     assert written.returncode == 0, written.stderr
@@ -276,6 +278,12 @@ def test_inspect_and_convert_from_the_command_line(janus, tmp_path):
     assert "ours: UniX" in looked.stdout and f"read {len(started.state_dict())}, copied 0" in looked.stdout
     refused = run_weights("inspect", tmp_path / "nothing.safetensors")
     assert refused.returncode == 2 and "no such file" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_inspect_says_what_the_shipped_weights_are(capsys):
+    inspect(SHIPPED)
+    said = capsys.readouterr().out
+    assert "4 files as they were saved" in said and "read 177, copied 0, new 0" in said and "norm_groups 4" in said
 
 
 def test_inspect_lists_a_file_it_does_not_know(tmp_path, capsys):

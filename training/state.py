@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from checkpoints.folders import find_checkpoint
-from checkpoints.manifest import Mark, read_object
+from checkpoints.manifest import Mark
 from common.errors import UserError
+from common.files import read_json
 from common.ownership import own_folder
 from training.average import MovingAverage
 from training.recipe import Recipe, is_recipe
@@ -103,7 +104,7 @@ def read_state(out: Path, stage: str | None = None) -> State | None:
     path = folder / "training.json"
     if not path.is_file():
         raise UserError(f"{folder}: no training.json: weights, not a run to go on with; name it by --init")
-    values = read_object(path)
+    values = read_json(path)
     sound = {*values, "folder"} == {each.name for each in fields(State)} and is_recipe(values["recipe"])
     sound = sound and type(values["run"]) is str and type(values["step"]) is int
     numbers = [values["seconds"], values["best"] or 0.0] if sound else []

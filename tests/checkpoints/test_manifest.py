@@ -184,8 +184,8 @@ def test_a_save_over_a_damaged_checkpoint_never_leaves_less_than_the_sound_one(r
         os.replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr("weights.os.rename", rename)
-        patch.setattr("weights.shutil.rmtree", lambda *_, **__: None) if renames == 3 else None
+        patch.setattr("checkpoints.folders.os.rename", rename)
+        patch.setattr("checkpoints.folders.shutil.rmtree", lambda *_, **__: None) if renames == 3 else None
         if renames < 3:
             with pytest.raises(KeyboardInterrupt):
                 save_checkpoint(run_folder / "checkpoint", micro, keep_last=True, mark=Mark("abc", 4))

@@ -153,7 +153,7 @@ def test_janus_counts_the_layers_of_its_tower_by_name(janus):
 
 # ---- configs -----------------------------------------------------------------------------------------------------
 
-ABSURD = ["256", None, 10**12, -1, 0, 2.5, True, [1], {}, float("inf"), float("nan"), "x" * 10_000]
+ABSURD = ["256", None, 10**12, -1, 0, 2.5, True, [1], {}, "x" * 10_000]
 
 
 @pytest.mark.parametrize("value", ABSURD, ids=lambda value: repr(value)[:12])

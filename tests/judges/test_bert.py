@@ -15,7 +15,7 @@ from judges.bert import Bert, bert_shapes, read_wordpiece, tokenize
 
 @torch.no_grad()
 def test_a_real_bert_on_real_text():
-    tensors, tokenizer = Tensors(MINILM), read_wordpiece(MINILM)
+    tensors, tokenizer = Tensors(MINILM), read_wordpiece(MINILM, 30522)
     bert = Bert(*bert_shapes(tensors, translate_bert, MINILM)).eval()
     load_tensors(bert, tensors, translate_bert)
     reference = BertModel.from_pretrained(MINILM, add_pooling_layer=False).eval()
@@ -30,12 +30,22 @@ def test_wordpiece_is_the_reference_tokenizer(tmp_path):
     expected = [reference(sentence)["input_ids"] for sentence in SENTENCES]
     (tmp_path / "vocab.txt").write_bytes((MINILM / "vocab.txt").read_bytes())
     for folder in (MINILM, tmp_path):
-        ids, visible = tokenize(read_wordpiece(folder), SENTENCES, 512)
+        ids, visible = tokenize(read_wordpiece(folder, 30522), SENTENCES, 512)
         assert [row[seen].tolist() for row, seen in zip(ids, visible, strict=True)] == expected
 
 
+def test_a_vocabulary_is_split_at_line_feeds_alone(tmp_path):
+    """Words that hold what Python takes for an end of line keep the words after them at their numbers."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a\u2028b", "\x85", "c\rd", "e\x0bf\x1c", "lung", "heart"]
+    for end, last in (("\n", ""), ("\n", "\n"), ("\r\n", "\r\n")):
+        (tmp_path / "vocab.txt").write_bytes((end.join(words) + last).encode())
+        tokenizer = read_wordpiece(tmp_path, len(words))
+        assert [tokenizer.token_to_id(word) for word in words] == list(range(len(words)))
+        assert tokenizer.encode("heart lung").ids == [2, 9, 8, 3]
+
+
 def test_a_text_beyond_the_context_is_cut_and_keeps_its_end():
-    tokenizer = read_wordpiece(MINILM)
+    tokenizer = read_wordpiece(MINILM, 30522)
     ids, visible = tokenize(tokenizer, ["heart " * 600, "heart"], 512)
     assert ids.shape == (2, 512) and visible.sum(dim=1).tolist() == [512, 3]
     assert ids[0, -1] == ids[1, 2] == tokenizer.token_to_id("[SEP]")

@@ -11,12 +11,12 @@ from transformers import (
     BertModel,
 )
 
+from checkpoints.published import load_vit
 from common.errors import UserError
 from common.observations import OBSERVATIONS
 from judges.chexbert import load_chexbert
 from judges.raddino import load_raddino
 from phantoms.dataset import Phantoms
-from weights import load_vit
 
 
 @torch.no_grad()
@@ -59,6 +59,55 @@ def test_chexbert_without_its_vocabulary_is_refused(chexbert_folder, tmp_path):
         load_chexbert(tmp_path)
     (tmp_path / "vocab.txt").write_text("lung\nheart\n")
     with pytest.raises(UserError, match=r"vocab\.txt: no vocabulary of BERT"):
+        load_chexbert(tmp_path)
+
+
+def copied(folder, to):
+    for file in folder.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    return to
+
+
+@pytest.mark.parametrize("number", ["9999", "9" * 9, "9" * 5000])
+def test_a_layer_of_an_absurd_number_is_refused_at_once(chexbert_folder, tmp_path, number):
+    state = torch.load(copied(chexbert_folder, tmp_path) / "chexbert.pth", weights_only=True)
+    state["model_state_dict"][f"module.bert.encoder.layer.{number}.output.dense.bias"] = torch.zeros(384)
+    torch.save(state, tmp_path / "chexbert.pth")
+    with pytest.raises(UserError, match=r"chexbert\.pth: (holds|\d+ tensors)"):
+        load_chexbert(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda lines: [*lines, "pneumonitis"], "has 30523 words, the model 30522"),
+        (lambda lines: lines[:-500], "has 30022 words, the model 30522"),
+    ],
+)
+def test_a_vocabulary_of_another_size_is_refused(chexbert_folder, tmp_path, change, words):
+    vocabulary = copied(chexbert_folder, tmp_path) / "vocab.txt"
+    vocabulary.write_bytes("\n".join(change(vocabulary.read_bytes().decode().split("\n")[:-1])).encode())
+    with pytest.raises(UserError, match=rf"vocab\.txt: {words}"):
+        load_chexbert(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"num_attention_heads": 7}, "num_attention_heads is 7; it must divide the width, 384"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+        ({"num_attention_heads": -4}, "num_attention_heads is -4"),
+        ({"num_attention_heads": "12"}, "num_attention_heads is 12"),
+        ({"num_attention_heads": None}, "num_attention_heads is None"),
+        ({"hidden_act": "relu"}, "hidden_act is 'relu'; our BERT computes gelu alone"),
+        ({"layer_norm_eps": 1e-5}, "layer_norm_eps is 1e-05; our BERT computes 1e-12 alone"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
+    ],
+)
+def test_a_config_that_our_bert_does_not_compute_is_refused(chexbert_folder, tmp_path, given, words):
+    config = copied(chexbert_folder, tmp_path) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | given))
+    with pytest.raises(UserError, match=rf"config\.json: {words}"):
         load_chexbert(tmp_path)
 
 

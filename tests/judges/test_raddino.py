@@ -9,9 +9,9 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from checkpoints.published import load_vit
 from common.errors import UserError
 from judges.raddino import load_raddino
-from weights import load_vit
 
 
 @pytest.mark.parametrize("size", [(70, 70), (112, 112), (56, 98)])  # its own, larger, and smaller by wider

@@ -12,8 +12,8 @@ import torch
 
 import random_weights
 import weights
+from checkpoints.janus import absent_in_janus
 from checkpoints.layouts import translate_unix
-from checkpoints.plan import absent_in_janus
 from checkpoints.presets import preset
 from checks import NotYet, call, solved
 from common.errors import UserError
