@@ -9,7 +9,7 @@ from pathlib import Path
 
 from archives.labels import Json, label_value, mesh_labels, named_values, read_labels
 from archives.records import SPLITS, Problems, Record, RowError
-from archives.sections import split_report
+from archives.sections import read_section, split_report
 from archives.tables import GUIDE, Listing, is_empty, one_line, read_header, read_table, whole_characters
 from common.errors import UserError
 
@@ -63,9 +63,9 @@ def read_rows(
                 raise RowError("dropped", "view not frontal", cell.get("image", name))
             findings, impression = split_report(text.get("report", ""), last_paragraph=False)
             if not findings and not impression:
-                findings = cell.get("report", "")
+                findings = read_section(text.get("report", ""))
             findings, impression = (
-                cell.get(part) or (said if not is_empty(said) else "")
+                read_section(text.get(part, "")) or (said if not is_empty(said) else "")
                 for part, said in (("findings", findings), ("impression", impression))
             )
             if not findings and not impression and captions:

@@ -85,6 +85,9 @@ def report_command(args: argparse.Namespace) -> None:
     publish(args.out, "Reading chest X-rays", report_blocks(rows, results, source), results, weights)
 
 
+PREDICTION_COLUMNS = ("Ground Truth", "Report Impression")  # of the CSV that UniX's own evaluation writes
+
+
 def read_predictions(path: Path) -> list[dict]:
     """JSON lines with `truth` and `generated`, or a CSV with UniX's columns, read as data sets are.
 
