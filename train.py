@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+import data
 from common.clock import Clock
 from common.devices import pick_device, pick_dtype
 from common.distributed import Team, joined_team
@@ -36,7 +37,7 @@ from training import batches, setup
 from training.average import MovingAverage
 from training.flags import parse_args
 from training.pretraining import EveryStageLoss
-from training.recipe import DRAWING, FILMS, Recipe, check_recipe
+from training.recipe import DRAWING, FILMS, Recipe, check_recipe, check_same
 from training.run import Run
 from training.state import State, Trained, begin, read_state, restore
 from training.validation import Validation
@@ -87,8 +88,9 @@ def choose_recipe(stage: str, asked: dict[str, object], config: UniXConfig, earl
     recipe = RECIPES[config.recipe][stage]
     if stage in FILMS:
         recipe = replace(recipe, size=seen)
-    if earlier:  # what is not asked for again stays as it was
-        recipe = Recipe(**earlier.settings["recipe"])
+    if earlier:
+        recipe = Recipe(**earlier.recipe)
+        check_same(recipe, asked, earlier.folder.parent)
     recipe = replace(recipe, **asked)
     check_recipe(recipe, stage, asked)
     if stage in FILMS and recipe.size != seen:
@@ -208,7 +210,7 @@ def build_optimizer(trained: dict[str, nn.Parameter], shard: bool, device: torch
 def train_stage(args: argparse.Namespace, team: Team) -> int:
     """Set a stage up and train it. The exit code: 0, or 128 and the signal that stopped the run."""
     stage, out, dtype = args.stage, args.out, pick_dtype(args.dtype, team.device)
-    earlier = read_state(out) if args.resume else None
+    earlier = read_state(out, stage) if args.resume else None
     if args.resume and not earlier:
         team.say(f"--resume: nothing was saved in {out} yet; starting anew")
     checkpoint = setup.start_from(stage, args.init, args.asked, args.cache, earlier, team)
@@ -217,13 +219,12 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
     micro_batch, accumulation = batches.divide(recipe, team.size)
     source = batches.open_data(recipe.data, "train", stage, recipe.size, args.cache)
     phrases = batches.phrases_of(source) if stage == "vit" else []
-    settings = {"stage": stage, "recipe": asdict(recipe), "validate": args.validate, "look_every": args.look_every}
-    if earlier:
-        settings |= {name: earlier.settings[name] for name, value in settings.items() if value is None}
-    if validate := settings["validate"]:
-        held_out = batches.open_data(validate, "validate", stage, recipe.size, args.cache)
-    state = begin(out, settings, earlier, checkpoint.history, writes=not args.profile)
+    if recipe.validate:
+        held_out = batches.open_data(recipe.validate, "validate", stage, recipe.size, args.cache)
+    state = earlier or begin(out, stage, recipe, checkpoint.history, writes=not args.profile)
+    state.recipe = asdict(recipe)
 
+    # What trains, and on what.
     if stage in DRAWING:
         model.config.image_size = recipe.size
     setup.prepare(checkpoint, dtype, args.less_memory in ("activations", "both"), args.compile)
@@ -242,23 +243,21 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
 
     examples = batches.examples_of(stage, recipe, source, checkpoint, phrases, training=True)
     validation = None
-    if validate and team.is_main and not args.profile:  # the others wait at their next sum
+    if recipe.validate and team.is_main and not args.profile:  # the others wait at their next sum
         features = FeatureCache(encode, len(held_out))
         measured = EveryStageLoss(model, vae, heads, features, recipe.repa_weight, time_shift=recipe.time_shift)
         unseen = batches.examples_of(stage, recipe, held_out, checkpoint, phrases, training=False)
         validation = Validation(checkpoint, measured, unseen, micro_batch)
     count = sum(parameter.numel() for parameter in parameters.values())
     team.say(f"stage {stage} on {team.device}, {dtype}: {count:,} parameters train on {len(source):,} images")
-    batches.say_what_is_cut(stage, source, checkpoint, team)
+    batches.say_what_is_cut(examples, team)
     how = f"batch {recipe.batch} = {team.size} processes x {micro_batch} at a time x {accumulation} accumulated"
     team.say(f"{recipe}\n{how}, into {out}" + f"; going on after step {state.step}" * bool(state.step))
 
-    every, flags = (
-        (args.save_every, settings["look_every"] or max(10, recipe.steps // 20)),
-        (args.tensorboard, args.profile),
-    )
-    run = Run(out, team, recipe, trained, examples, validation, state, *every, *flags)
-    mine = batches.load_batches(examples, recipe, micro_batch, state.step, team, args.workers)
+    # The loop.
+    run = Run(out, team, recipe, trained, examples, validation, state, args.save_every, args.tensorboard, args.profile)
+    share = data.Share(recipe.batch, micro_batch, team.rank, team.size, state.step, recipe.steps, examples.by_length)
+    mine = data.batches(examples, share, args.workers, pin=team.device.type == "cuda")
     clock, left = Clock(team.device, args.profile), recipe.steps - state.step
     with run.bar, contextlib.closing(mine):
         train(losses, mine, accumulation, run, clock)

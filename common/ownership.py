@@ -100,8 +100,10 @@ def own_folder(folder: str | Path, flag: str = "--out") -> None:
 
 def own_file(path: str | Path, flag: str = "--out") -> None:
     """Raises UserError if a picture could not be put at `path`, or if what is there is no picture of ours."""
-    path = Path(path)
-    make_writable(path.absolute().parent, flag)
+    path, folder = Path(path), Path(path).absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"{flag} {path}: no folder {folder}; make it first")
+    make_writable(folder, flag)
     if not os.path.lexists(path):
         return
     try:

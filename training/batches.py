@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from pathlib import Path
 
-import data
 from archives.opening import open_source
 from archives.records import Records
 from common import arguments
 from common.distributed import Team
 from common.errors import UserError
-from losses import Batch
+from data import Examples, count_cut, repeat_factors
 from phantoms.dataset import TRAIN_SEED, Phantoms, named
 from reports.phrases import common_targets, visible
 from reports.questions import DEFAULT_QUESTION
@@ -54,10 +52,10 @@ def phrases_of(source: Phantoms | Records) -> list[str]:
 
 def examples_of(
     stage: str, recipe: Recipe, source: Phantoms | Records, checkpoint: Checkpoint, phrases: list[str], training: bool
-) -> data.Examples:
+) -> Examples:
     """What a stage learns from; or, without what is random about it, what it is validated on."""
     varied = training and isinstance(source, Records)
-    return data.Examples(
+    return Examples(
         source,
         stage,
         recipe.size,
@@ -70,7 +68,7 @@ def examples_of(
         prompt_dropout=0.1 if training else 0.0,
         mix=recipe.ratio,
         augmented=recipe.augment and varied,
-        repeats=data.repeat_factors(source, recipe.balance) if recipe.balance > 1 and varied else None,
+        repeats=repeat_factors(source, recipe.balance) if recipe.balance > 1 and varied else None,
         observations=recipe.observations,
     )
 
@@ -87,19 +85,11 @@ def divide(recipe: Recipe, processes: int) -> tuple[int, int]:
     return sizes[-1], each // sizes[-1]
 
 
-def load_batches(
-    examples: data.Examples, recipe: Recipe, micro_batch: int, first: int, team: Team, workers: int
-) -> Generator[dict[str, Batch], None, None]:
-    """This process's micro-batches from step `first` on: kind of example -> its batch."""
-    share = data.Share(recipe.batch, micro_batch, team.rank, team.size, first, recipe.steps, examples.by_length)
-    return data.batches(examples, share, workers, pin=team.device.type == "cuda")
-
-
-def say_what_is_cut(stage: str, source: Phantoms | Records, checkpoint: Checkpoint, team: Team) -> None:
+def say_what_is_cut(examples: Examples, team: Team) -> None:
     """Reports that the context does not hold are cut, never in silence. Phantoms' all fit."""
+    stage, source, context = examples.stage, examples.source, examples.config.context_length
     if stage in ("vae", "vit") or not isinstance(source, Records) or not team.is_main:
         return
-    context = checkpoint.model.config.context_length
-    beside = 2 + (len(checkpoint.encode(DEFAULT_QUESTION)) + 2 if stage == "1" else 0)
-    if cut := data.count_cut(source, checkpoint.encode, context - beside):
+    beside = 2 + (len(examples.encode(DEFAULT_QUESTION)) + 2 if stage == "1" else 0)
+    if cut := count_cut(source, examples.encode, context - beside):
         team.say(f"{cut} of {len(source):,} reports are longer than the {context} tokens of the context, and are cut")

@@ -54,8 +54,7 @@ def parse_args() -> argparse.Namespace:
     )
     add = parser.add_argument_group("what to train").add_argument
     add("--stage", required=True, choices=STAGES)
-    init = "weights, or scratch[:tiny|small|unix]: a fresh model, with a tokenizer trained on the reports of --data;"
-    init += " default: the stage before, out/stage-X, else the shipped weights"
+    init = "weights, or scratch[:tiny|small|unix], fresh ones; default: the stage before, out/stage-X, else the shipped"
     add("--init", type=start, metavar="FOLDER", help=init)
     add = parser.add_argument_group("the recipe (default: Table 1's, or that of the model's size)").add_argument
     for name, knob in KNOBS.items():
@@ -67,8 +66,8 @@ def parse_args() -> argparse.Namespace:
         add(knob.flag, dest=name, help=knob.help if stages <= set(knob.stages) else argparse.SUPPRESS, **how)
     add = parser.add_argument_group("the machine").add_argument
     add("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
-    dtype = "compute dtype (what trains stays float32); default: bfloat16 on cuda, float32 on cpu; fast: bfloat16 also"
-    add("--dtype", choices=arguments.DTYPES, help=dtype + " on a cpu that multiplies it fast")
+    dtype = "to compute in (what trains stays float32); default: bfloat16 on cuda, else float32; fast: on fast cpus too"
+    add("--dtype", choices=arguments.DTYPES, help=dtype)
     memory = "optimizer: shard its state over the processes (ZeRO stage 1); activations: compute them twice"
     add("--less-memory", choices=("optimizer", "activations", "both"), help=memory)
     compile = "torch.compile the layers: a minute first, then faster" if stages <= set(COMPILED) else argparse.SUPPRESS
@@ -80,10 +79,6 @@ def parse_args() -> argparse.Namespace:
     add("--out", type=arguments.output_folder, help="folder of the run; default out/stage-STAGE")
     add("--resume", action="store_true", help="go on with the run in --out, from its last checkpoint")
     add("--save-every", type=arguments.steps, default=500, metavar="N", help="steps between checkpoints (default 500)")
-    validate = "phantom[:COUNT] or a set with a validation split: log its loss, keep the best as OUT/checkpoint.best"
-    add("--validate", type=arguments.data_set, metavar="SRC", help=validate)
-    look = "steps between pictures, and validations; default: a twentieth of the run, at least 10"
-    add("--look-every", type=arguments.steps, metavar="N", help=look)
     add("--tensorboard", action="store_true", help="also log to OUT/tensorboard (needs the package tensorboard)")
     add("--cache", type=arguments.output_folder, default="out/cache", help="where rendered X-rays are kept")
     args = parser.parse_args()

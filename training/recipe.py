@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
 from typing import NamedTuple
 
 from common import arguments
@@ -15,7 +16,7 @@ FILMS = ("vit", "1")  # the stages that show films to the ViT
 DRAWING = ("2", "3")
 
 
-def mix(word: str) -> str:
+def other_to_own(word: str) -> str:
     """OTHER:OWN in whole numbers, not yet split, for that is how a run's settings keep it."""
     other, _, own = word.partition(":")
     try:
@@ -49,7 +50,7 @@ def knob(*about: object, **more: object) -> Field:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A column of Table 1, and what else a run computes with beside the weights that it starts from.
+    """A column of Table 1, and what else a run computes with, or chooses its best by, beside the weights.
 
     The same everywhere: AdamW (0.9, 0.95), eps 1e-15, no weight decay, gradients clipped to norm 1.
     """
@@ -73,7 +74,7 @@ class Recipe:
         None,
         ("1",),
     )
-    mix: str = knob("--mix", mix, "OTHER:OWN; OTHER: impressions alone (1), reading (2, 3)", "0:1", ("1", *DRAWING))
+    mix: str = knob("--mix", other_to_own, "OTHER:OWN; OTHER: impressions (1), reading (2, 3)", "0:1", ("1", *DRAWING))
     train: str = knob(
         "--train",
         ("gen", "both", "decoder"),
@@ -85,6 +86,8 @@ class Recipe:
     repa: str | None = knob("--repa", folder, "RadDino, REPA's target; else the model's own ViT", None, ("2",))
     gen_from: str | None = knob("--gen-from", folder, "whose und branch gen begins as; else its own", None, ("2",))
     time_shift: float = knob("--time-shift", number(0, 100, above=True), "above 1: noisier times", 1.0, DRAWING)
+    validate: str | None = knob("--validate", arguments.data_set, "keep the best by this set's validation split", None)
+    look_every: int | None = knob("--look-every", arguments.steps, "steps between pictures, and validations", None)
 
     @property
     def ratio(self) -> tuple[int, int]:
@@ -98,10 +101,8 @@ KNOBS: dict[str, Knob] = {each.name: each.metadata["knob"] for each in fields(Re
 
 def typed(name: str, value: object) -> str:
     """ "--lr 0.001", as a user would write it."""
-    flag = KNOBS[name].flag if name in KNOBS else f"--{name.replace('_', '-')}"
-    return (
-        flag if value is None or value is True else f"{flag} {value:g}" if type(value) is float else f"{flag} {value}"
-    )
+    shown = f" {value:g}" if type(value) is float else f" {value}" * (value is not True)
+    return KNOBS[name].flag + shown
 
 
 def check_stage(stage: str, asked: dict[str, object]) -> None:
@@ -125,13 +126,23 @@ def check_recipe(recipe: Recipe, stage: str, asked: dict[str, object]) -> None:
         raise UserError(f"--repa {recipe.repa}: --repa-weight 0 trains without REPA; leave one of them out")
 
 
+def check_same(before: Recipe, asked: dict[str, object], out: Path) -> None:
+    """Raises UserError for a knob that would make the run in OUT another one. More steps are welcome if the rate never
+    falls; how many examples are computed at a time changes nothing."""
+    for name, value in asked.items():
+        there = getattr(before, name)
+        longer = name == "steps" and not before.decay and value >= there
+        if value != there and name != "micro_batch" and not longer:
+            was = f"without {KNOBS[name].flag}" if there is None else f"with {typed(name, there)}"
+            raise UserError(f"--resume: {out} was started {was}, not with {typed(name, value)}; leave that out")
+
+
 def is_recipe(values: object) -> bool:
     """Whether they are a Recipe's of this version: all its fields, each in the range of its flag."""
 
     def fits(value: object, knob: Knob) -> bool:
-        if value == knob.default or type(knob.kind) is tuple:
-            return value == knob.default or value in knob.kind
-        return knob.kind(str(value)) == value
+        words = type(knob.kind) is tuple
+        return value == knob.default or (value in knob.kind if words else knob.kind(str(value)) == value)
 
     try:
         return type(values) is dict and {*values} == {*KNOBS} and all(fits(values[n], KNOBS[n]) for n in KNOBS)

@@ -40,7 +40,6 @@ class Run:
     validation: Validation | None  # of the main process
     state: State
     save_every: int  # steps
-    look_every: int
     tensorboard: bool
     profile: bool  # writes nothing
 
@@ -62,7 +61,7 @@ class Run:
         if self.profile:
             return False
         done, leaving = state.step == steps, self.team.sum([float(self.stop.asked)])[0] > 0
-        looking = done or state.step % self.look_every == 0
+        looking = done or state.step % (self.recipe.look_every or max(10, steps // 20)) == 0
         saving = done or leaving or state.step % self.save_every == 0
         if saving and hasattr(self.trained.optimizer, "consolidate_state_dict"):  # every process sends its shard
             self.trained.optimizer.consolidate_state_dict(to=0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -23,12 +23,11 @@ from common.errors import UserError
 from common.files import read_json
 from common.ownership import own_folder
 from training.average import MovingAverage
-from training.recipe import is_recipe, typed
+from training.recipe import Recipe, is_recipe
 from weights import Checkpoint
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of one parameter
 RAW = "weight"  # the parameter itself, where the model beside holds an average
-SETTINGS = ("stage", "recipe", "validate", "look_every")  # must be the same when a run goes on
 
 
 @dataclass
@@ -47,7 +46,8 @@ class Trained:
 class State:
     """Where a run stands."""
 
-    settings: dict  # SETTINGS
+    stage: str
+    recipe: dict
     run: str  # its name
     step: int = 0  # finished steps
     seconds: float = 0.0  # of training, over all its sessions
@@ -59,36 +59,20 @@ class State:
         return Mark(self.run, self.step)
 
 
-def begin(out: Path, settings: dict, earlier: State | None, history: list[dict], writes: bool) -> State:
-    """The state of a run that starts from weights of this history, or that goes on; its folder is made.
+def begin(out: Path, stage: str, recipe: Recipe, history: list[dict], writes: bool) -> State:
+    """The state of a run that starts from weights of this history; its folder is made.
 
-    A run is named by what it computes: its settings, and what it starts from. More steps do not rename it. Raises
-    UserError if --resume would make it another run, or if one that is not finished, or is damaged, would be lost:
-    forgetting --resume must not cost a week.
+    A run is named by what it computes, and from what. More steps do not rename it. Raises UserError if a run that is
+    not finished, or is damaged, would be lost: forgetting --resume must not cost a week.
     """
-    if earlier:
-        check_same_run(out, earlier.settings, settings)
-    elif writes:
-        if (there := read_state(out)) and there.step < there.settings["recipe"]["steps"]:
+    if writes:
+        if (there := read_state(out)) and there.step < there.recipe["steps"]:
             mend = "add --resume, or name another --out"
             raise UserError(f"--out {out}: holds a run at step {there.step}, which is not finished; {mend}")
         own_folder(out)
-    if writes:
         (out / "samples").mkdir(exist_ok=True)
-    recipe = {**settings["recipe"], "steps": None, "micro_batch": None}
-    named = json.dumps([{**settings, "recipe": recipe}, history], sort_keys=True).encode()
-    return replace(earlier or State(settings, hashlib.sha256(named).hexdigest()[:12]), settings=settings)
-
-
-def check_same_run(out: Path, before: dict, now: dict) -> None:
-    """Raises UserError if a setting differs. More steps are welcome if the rate never falls; how many examples are
-    computed at a time changes nothing."""
-    before, now = ({**each, **each["recipe"], "recipe": None, "micro_batch": None} for each in (before, now))
-    for name, value in before.items():
-        longer = name == "steps" and not before["decay"] and now["steps"] >= value
-        if now[name] != value and not longer:
-            was = f"{'without' if value is None else 'with'} {typed(name, value)}, not {typed(name, now[name])}"
-            raise UserError(f"--resume: {out} was started {was}; leave it out, or name another --out")
+    named = json.dumps([stage, asdict(recipe) | {"steps": None, "micro_batch": None}, history], sort_keys=True)
+    return State(stage, asdict(recipe), hashlib.sha256(named.encode()).hexdigest()[:12])
 
 
 # ---- the two files -----------------------------------------------------------------------------------------------
@@ -109,10 +93,10 @@ def write_state(folder: Path, state: State, trained: Trained) -> None:
     (folder / "training.json").write_text(json.dumps(values, indent=1) + "\n")
 
 
-def read_state(out: Path) -> State | None:
+def read_state(out: Path, stage: str | None = None) -> State | None:
     """The state of the run in OUT, at its newest sound checkpoint; None if nothing was saved yet.
 
-    Raises UserError if all that was saved is damaged, is no run, or is one of another version.
+    Raises UserError if all that was saved is damaged, is no run, or is one of another version or not of this stage.
     """
     folder = find_checkpoint(out)
     if folder is None:
@@ -121,12 +105,13 @@ def read_state(out: Path) -> State | None:
     if not path.is_file():
         raise UserError(f"{folder}: no training.json: weights, not a run to go on with; name it by --init")
     values = read_json(path)
-    sound = {*values, "folder"} == {each.name for each in fields(State)} and type(values["run"]) is str
-    sound = sound and type(values["settings"]) is dict and {*SETTINGS} == {*values["settings"]}
-    sound = sound and is_recipe(values["settings"]["recipe"]) and type(values["step"]) is int
+    sound = {*values, "folder"} == {each.name for each in fields(State)} and is_recipe(values["recipe"])
+    sound = sound and type(values["run"]) is str and type(values["step"]) is int
     numbers = [values["seconds"], values["best"] or 0.0] if sound else []
     if not sound or not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
         raise UserError(f"{path}: not the state of a run that this version began; name another --out")
+    if stage not in (None, values["stage"]):
+        raise UserError(f"--resume: {out} was started with --stage {values['stage']}; name another --out")
     return State(**values, folder=folder)
 
 

@@ -16,13 +16,12 @@ from torch import nn
 from checkpoints.manifest import write_manifest
 from common.errors import UserError
 from training.average import MovingAverage
-from training.recipe import Recipe
+from training.recipe import Recipe, check_same
 from training.state import State, Trained, begin, read_state, restore, write_state
 from weights import save_checkpoint
 
 ROOT = Path(__file__).parents[2]
 RECIPE = Recipe(1e-3, 64, 2, 0, 9, micro_batch=1)
-SETTINGS = {"stage": "1", "recipe": asdict(RECIPE), "validate": None, "look_every": None}
 
 
 class Run:
@@ -35,7 +34,7 @@ class Run:
         average = MovingAverage(parameters, 0.5) if ema else None
         optimizer = torch.optim.AdamW(parameters.values())
         self.trained = Trained(micro, {}, parameters, heads, optimizer, average)
-        self.state = State(SETTINGS, run)
+        self.state = State("1", asdict(RECIPE), run)
 
     def step(self):
         self.trained.optimizer.zero_grad()
@@ -80,7 +79,9 @@ def test_a_state_is_read_and_restored_bit_for_bit(micro, tmp_path, ema):
         run.step()
     run.save(tmp_path)
     state = read_state(tmp_path)
-    assert (state.run, state.step, state.folder, state.settings) == ("abc", 2, tmp_path / "checkpoint", SETTINGS)
+    assert (state.run, state.step, state.folder, state.recipe) == ("abc", 2, tmp_path / "checkpoint", asdict(RECIPE))
+    with pytest.raises(UserError, match="was started with --stage 1; name another --out"):
+        read_state(tmp_path, stage="2")
     assert "folder" not in json.loads((tmp_path / "checkpoint/training.json").read_text())
     with torch.no_grad():  # as the checkpoint's own weights would come: those that were saved
         for parameter, saved in zip(again.trained.parameters.values(), run.values()[-2:], strict=True):
@@ -116,9 +117,6 @@ def test_a_changed_step_is_refused(out, manifest):
         read_state(out)
 
 
-OLD = {"stage": "1", "recipe": {"learning_rate": 1e-3, "steps": 9}, "seed": 0, "data": "phantom", "decay": 0.0}
-
-
 @pytest.mark.parametrize(
     "values",
     [
@@ -127,13 +125,12 @@ OLD = {"stage": "1", "recipe": {"learning_rate": 1e-3, "steps": 9}, "seed": 0, "
         {"seconds": "1"},
         {"seconds": float("inf")},
         {"best": float("nan")},
-        {"settings": []},
-        {"settings": {}},
-        {"settings": OLD},  # before all knobs were in the recipe
-        {"settings": SETTINGS | {"recipe": None}},
-        {"settings": SETTINGS | {"recipe": SETTINGS["recipe"] | {"novelty": 1}}},
-        {"settings": SETTINGS | {"recipe": SETTINGS["recipe"] | {"learning_rate": -1.0}}},
-        {"settings": SETTINGS | {"recipe": SETTINGS["recipe"] | {"size": "big"}}},
+        {"settings": {"stage": "1", "recipe": {}}},  # of a version before all knobs were in the recipe
+        {"recipe": None},
+        {"recipe": {}},
+        {"recipe": asdict(RECIPE) | {"novelty": 1}},
+        {"recipe": asdict(RECIPE) | {"learning_rate": -1.0}},
+        {"recipe": asdict(RECIPE) | {"size": "big"}},
         {"more": 1},
         {"run": 3},
     ],
@@ -154,32 +151,27 @@ def test_a_training_json_of_a_thousand_brackets_is_refused_in_one_line(out):
 
 
 def test_a_runs_name_tells_what_it_computes(tmp_path):
-    def name(history=(), **changed):
-        settings = SETTINGS | {"recipe": asdict(replace(RECIPE, **changed))}
-        return begin(tmp_path, settings, None, list(history), writes=False).run
+    def name(history=(), stage="1", **changed):
+        return begin(tmp_path, stage, replace(RECIPE, **changed), list(history), writes=False).run
 
     assert len(name()) == 12 and name(steps=90, micro_batch=2) == name()  # neither changes what a step computes
-    assert len({name(), name(seed=1), name(mix="1:3"), name(history=[{"stage": "vit"}])}) == 4
+    assert len({name(), name(seed=1), name(mix="1:3"), name(stage="2"), name(history=[{"stage": "vit"}])}) == 5
 
 
-def test_a_run_goes_on_with_its_own_settings_alone(tmp_path):
-    def resume(before, stage="1", **changed):
-        now = SETTINGS | {"stage": stage, "recipe": asdict(replace(before, **changed))}
-        earlier = State(SETTINGS | {"recipe": asdict(before)}, "abc", step=2)
-        return begin(tmp_path, now, earlier, [], writes=False)
-
-    assert resume(RECIPE).step == 2
-    assert resume(RECIPE, micro_batch=4, steps=90).settings["recipe"]["steps"] == 90
-    for changed, words in (
-        ({"steps": 8}, "with --steps 9, not --steps 8"),
-        ({"learning_rate": 0.5}, "with --lr 0.001, not --lr 0.5"),
-        ({"observations": "only"}, "without --observations, not --observations only"),
-        ({"stage": "2"}, "with --stage 1, not --stage 2"),
+def test_a_run_goes_on_with_its_own_recipe_alone(tmp_path):
+    check_same(RECIPE, {}, tmp_path)
+    check_same(RECIPE, {"micro_batch": 4, "steps": 90, "learning_rate": 1e-3}, tmp_path)
+    for asked, words in (
+        ({"steps": 8}, "with --steps 9, not with --steps 8"),
+        ({"learning_rate": 0.5}, "with --lr 0.001, not with --lr 0.5"),
+        ({"observations": "only"}, "without --observations, not with --observations only"),
+        ({"validate": "phantom:10"}, "without --validate, not with --validate phantom:10"),
+        ({"augment": True}, "with --augment False, not with --augment"),
     ):
-        with pytest.raises(UserError, match=f"^--resume: .* was started {words}; leave it out"):
-            resume(RECIPE, **changed)
-    with pytest.raises(UserError, match="with --steps 9, not --steps 90"):  # the rate has begun to fall
-        resume(replace(RECIPE, decay=0.5), steps=90)
+        with pytest.raises(UserError, match=f"^--resume: {tmp_path} was started {words}; leave that out"):
+            check_same(RECIPE, asked, tmp_path)
+    with pytest.raises(UserError, match="with --steps 9, not with --steps 90"):  # the rate has begun to fall
+        check_same(replace(RECIPE, decay=0.5), {"steps": 90}, tmp_path)
 
 
 # ---- the command -------------------------------------------------------------------------------------------------

@@ -184,15 +184,15 @@ def test_an_unfinished_run_is_not_overwritten_by_forgetting_resume(micro_folder,
     run(micro_folder, *flags, "--steps", "2", cwd=tmp_path)
     state = tmp_path / "run/checkpoint/training.json"
     content = json.loads(state.read_text())
-    content["settings"]["recipe"]["steps"] = 9
+    content["recipe"]["steps"] = 9
     state.write_text(json.dumps(content))
     (tmp_path / "run/checkpoint/manifest.json").unlink()
     result = run(micro_folder, *flags, "--steps", "9", cwd=tmp_path, returncode=2)
     assert "--out run: holds a run at step 2, which is not finished; add --resume" in result.stderr
     result = run(micro_folder, *flags, "--resume", "--seed", "3", cwd=tmp_path, returncode=2)
-    assert "was started with --seed 0, not --seed 3" in result.stderr
+    assert "was started with --seed 0, not with --seed 3" in result.stderr
     result = run(micro_folder, *flags, "--resume", "--lr", "0.5", cwd=tmp_path, returncode=2)
-    assert "was started with --lr 0.001, not --lr 0.5" in result.stderr
+    assert "was started with --lr 0.001, not with --lr 0.5" in result.stderr
 
 
 @pytest.mark.slow

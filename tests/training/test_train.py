@@ -123,7 +123,7 @@ def test_without_repa_stage_2_sees_the_same_examples(micro_folder, tmp_path):
     assert first["0"]["loss"] == pytest.approx(first["0.5"]["mse"], rel=1e-6)
     assert first["0.5"]["loss"] == pytest.approx(first["0.5"]["mse"] + 0.5 * first["0.5"]["repa"])
     result = run("--stage", "2", "--resume", "--steps", 2, "--repa-weight", "0.25", "--out", "0.5", cwd=tmp_path)
-    assert result.returncode == 2 and "with --repa-weight 0.5, not --repa-weight 0.25" in result.stderr, result.stderr
+    assert result.returncode == 2 and "with --repa-weight 0.5, not with" in result.stderr, result.stderr
 
 
 @pytest.mark.slow
