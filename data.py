@@ -78,8 +78,7 @@ class Examples(Dataset):
     observations: str | None = None  # names of observations "first", before the report, or "only"; None: no names
 
     def __post_init__(self) -> None:
-        # Example i ends at _bounds[i].
-        self._bounds = np.cumsum(np.ones(len(self.source)) if self.repeats is None else self.repeats)
+        self._bounds = np.cumsum(np.ones(len(self.source)) if self.repeats is None else self.repeats)  # each one's end
         self._epoch_length = math.ceil(self._bounds[-1])
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
         self._broken: set[int] = set()  # of this process
@@ -103,6 +102,8 @@ class Examples(Dataset):
         elif stage == "1":
             question, answer = self.question_and_answer(index, position, rng)
             example["question"] = self.encode(question)
+            if len(example["question"]) > self.config.context_length - 5:
+                raise UserError(f"example {index}: its question leaves no room in the model's context; shorten it")
             example["answer"] = self.fitting(self.encode(answer), len(example["question"]) + 2)
         else:
             example["posterior_noise"] = rng.standard_normal(self.latent_shape, dtype=np.float32)

@@ -6,30 +6,29 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from archives.openi import image_files
 from archives.opening import ARCHIVES, open_source, recognise
 from archives.records import Record, Records, squares
 from common import arguments
 from common.errors import UserError
 from common.files import SHIPPED
+from common.images import picture_files
 from common.observations import OBSERVATIONS
 from common.ownership import own_file
 from common.pictures import grid, save_png
-from common.workers import default_workers
+from common.workers import default_workers, ignore_signals, stop_workers, unbroken
 from reports import cleaning
 
 EDGES = [0, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1 << 30]  # of the histogram of lengths, tokens
@@ -69,15 +68,18 @@ def check(source: Records, workers: int) -> int:
     """Open every image in parallel, print the bad ones and how many there are. Returns that number."""
     began, bad = time.time(), 0
     indices = [index for index, record in enumerate(source.records) if record.image]
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        found = pool.map(partial(open_and_discard, source), indices, chunksize=32)
-        for problem in tqdm(found, total=len(indices), unit="image", desc="checking", dynamic_ncols=True):
+    look = partial(open_and_discard, source)
+    opened = iter(DataLoader(indices, None, num_workers=workers, collate_fn=look, worker_init_fn=ignore_signals))
+    try:
+        for problem in tqdm(unbroken(opened), total=len(indices), unit="image", desc="checking", dynamic_ncols=True):
             if problem:
                 bad += 1
                 tqdm.write(problem)
+    finally:
+        stop_workers(opened)
     print(source.problems.summary())
     print(f"{len(source):,} reports read, {len(indices):,} images opened in {time.time() - began:.0f} s, {bad} bad")
-    return bad
+    return bad + source.problems.count("bad", "image absent")
 
 
 def open_and_discard(source: Records, index: int) -> str | None:
@@ -105,10 +107,8 @@ def hold_out(records: list[Record], share: float) -> list[Record]:
     split = [replace(record, split="validate") if held_out(record) else record for record in records]
     counts = Counter(record.split for record in split)
     if not counts["validate"] or not counts["train"]:
-        raise UserError(
-            f"--hold-out {share}: leaves {counts['train']} reports to train on and {counts['validate']} to validate on;"
-            " give another share, or more reports"
-        )
+        left = f"{counts['train']} reports to train on and {counts['validate']} to validate on"
+        raise UserError(f"--hold-out {share}: leaves {left}; give another share, or more reports")
     print(f"--hold-out: {counts['validate']:,} reports to validate on, {counts['train']:,} to train on")
     return split
 
@@ -141,11 +141,10 @@ def main(read_tokenizer: Callable[[Path], Tokenizer]) -> None:
     kind, root, files = recognise(args.source)
     if args.command == "clean":
         cleaning.check_target(args.out, [args.source, *files])
-    # Open-i's reports name films by number; to be trained on, the cleaned ones must name files.
-    films = kind == "open-i" and image_files(root)
-    needed = args.command == "check" or (args.command == "clean" and films)
-    # Reports can be counted and cleaned before their images are there; an archive holds reports alone.
-    needed = bool(needed) and not args.source.name.endswith(ARCHIVES)
+    # Reports can be counted and cleaned before their images are there; an archive holds reports alone. But Open-i's
+    # name films by number, and to be trained on, the cleaned ones must name files.
+    needed = args.command == "check" or (args.command == "clean" and kind == "open-i" and bool(picture_files(root)))
+    needed = needed and not args.source.name.endswith(ARCHIVES)
     source = open_source(args.source, split=args.split, need_images=needed, require=args.require)
     if args.command == "stats":
         own_file(args.out)

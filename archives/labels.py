@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 
 from archives.records import Problems
+from archives.tables import is_empty
 from common.observations import OBSERVATIONS
 
 Json = str | int | float | list | dict | None  # what a cell of a table or a value of a JSON file holds
@@ -81,14 +81,11 @@ def label_value(value: Json) -> int | None:
 def named_values(given: Json) -> dict[str, Json]:
     """{"Edema": 1} as it is or as text, or NIH's "Edema|Effusion" -> {"Edema": 1, "Effusion": 1}."""
     if isinstance(given, str) and given.lstrip().startswith("{"):
-        text = re.sub(r"\bnan\b", "None", given[:10000])
+        text = re.sub(r"\b(nan|NaN|null)\b", "None", given[:10000])  # JSON, or as Python prints it
         try:
-            given = json.loads(given)
-        except (ValueError, RecursionError):
-            try:
-                given = ast.literal_eval(text.strip())
-            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-                return {"(not understood)": given}
+            given = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return {"(not understood)": given}
     if isinstance(given, dict):
         return {str(name): value for name, value in given.items()}
     if isinstance(given, (list, tuple)):
@@ -102,7 +99,7 @@ def read_labels(given: Json, row: str, problems: Problems) -> dict[str, int]:
     for name, value in named_values(given).items():
         observation, number = NIH.get(name, name), label_value(value)
         if number is None:
-            if value not in (None, "") and value == value:  # NaN is no label
+            if not is_empty(value):
                 problems.add("note", "label not understood", f"{row}: {name}")
         elif observation not in OBSERVATIONS:
             problems.add("note", "label without a CheXpert name", name)

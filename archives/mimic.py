@@ -8,7 +8,7 @@ from pathlib import Path
 from archives.labels import read_labels
 from archives.records import NO_SECTIONS, SPLITS, Problems, Record, RowError
 from archives.sections import split_report
-from archives.tables import Listing, path_inside, plain_or_gzipped, read_table, text_of_bytes
+from archives.tables import Listing, path_inside, plain_or_gzipped, read_table, read_text
 from common.errors import UserError
 from common.observations import OBSERVATIONS
 
@@ -42,7 +42,7 @@ def read_mimic(root: Path, files: list[Path], problems: Problems, need_images: b
             findings, impression = reports[folder]
             used += 1
             names = [f"{folder}/{row['dicom_id']}{end}" for end in (".jpg", ".png", ".dcm")]
-            image = listing.find_image(next(filter(listing.has, names), names[0]), need_images)
+            image = listing.find_image(next(filter(listing.find, names), names[0]), need_images)
             yield Record(image, findings, impression, SPLITS[row["split"]], labels.get(study, {}), patient, view)
     if not used and problems.count("bad", "report absent"):
         raise UserError(f"{root}: no reports; unpack mimic-cxr-reports.zip of MIMIC-CXR (not -JPG) beside the images")
@@ -50,17 +50,14 @@ def read_mimic(root: Path, files: list[Path], problems: Problems, need_images: b
 
 def mimic_report(root: Path, name: str, listing: Listing, problems: Problems) -> tuple[str, str]:
     """(findings, impression). Raises RowError for a report without either, and for what is no report."""
-    if not listing.has(name):
+    if not listing.find(name):
         raise RowError("bad", "report absent", name)
     if not (root / name).is_file():  # a pipe would be waited for
         raise RowError("bad", "report not a file", name)
     try:
-        text = text_of_bytes((root / name).read_bytes(), name, problems)
-    except OSError as error:
+        findings, impression = split_report(read_text(root / name, problems))
+    except UserError as error:
         raise RowError("bad", "report unreadable", name) from error
-    if text is None or not text.strip():
-        raise RowError("bad", "report not text" if text is None else "empty report", name)
-    findings, impression = split_report(text)
     if not findings and not impression:
         raise RowError("dropped", NO_SECTIONS, name)
     return findings, impression

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import lzma
-import os
 import posixpath
 import re
 import tarfile
@@ -14,8 +13,10 @@ from pathlib import Path
 
 from archives.labels import mesh_labels
 from archives.records import NO_SECTIONS, Problems, Record, RowError
+from archives.sections import read_section
 from archives.tables import read_table, text_of_bytes
 from common.errors import UserError
+from common.images import picture_files
 
 MAX_XML = 2**20  # bytes; a report has 10 kB
 
@@ -28,19 +29,17 @@ def read_openi(root: Path, files: list[Path], problems: Problems, need_images: b
         return match[0] if match else name
 
     projections = {}
-    for table in (path for path in files if path.suffix == ".csv"):
+    if (table := root / "indiana_projections.csv").is_file():
         rows = read_table(table, ("filename", "projection"), problems)
         projections = {key(row["filename"]): row["projection"] for _, row in rows}
-    paths = image_files(root) if need_images else []
+    paths = picture_files(root) if need_images else []
     images = {key(path.name): path.relative_to(root).as_posix() for path in reversed(paths)}  # the first of a name
     if need_images and not images:
         raise UserError(f"{root}: no images beside the reports; unpack NLMCXR_png.tgz of Open-i there")
-    for name, data in xml_files([path for path in files if path.suffix != ".csv"]):
+    for name, data in xml_files(files):
         with problems.row():
             tree = parse_xml(data, name, problems)
-            parts = {
-                node.get("Label"): " ".join("".join(node.itertext()).split()) for node in tree.iter("AbstractText")
-            }
+            parts = {node.get("Label"): read_section("".join(node.itertext())) for node in tree.iter("AbstractText")}
             findings, impression = parts.get("FINDINGS", ""), parts.get("IMPRESSION", "")
             if not findings and not impression:
                 raise RowError("dropped", NO_SECTIONS, name)
@@ -64,19 +63,6 @@ def read_openi(root: Path, files: list[Path], problems: Problems, need_images: b
                     yield Record(images[key(id)], findings, impression, "train", labels, uid, view, {"mesh": mesh})
 
 
-def image_files(root: Path) -> list[Path]:
-    """The images under `root`, by folder and name. Links are followed, and may lead round in circles."""
-    found, seen = [], set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        if os.path.realpath(folder) in seen:
-            folders.clear()
-        else:
-            seen.add(os.path.realpath(folder))
-            folders.sort()
-            found += [Path(folder, name) for name in sorted(names) if name.lower().endswith((".png", ".jpg", ".dcm"))]
-    return found
-
-
 def xml_files(sources: list[Path]) -> list[tuple[str, bytes]]:
     """(name, the first MAX_XML + 1 bytes) of the .xml files that `sources` are or, if archives, hold; by name."""
     found = {}
@@ -90,8 +76,9 @@ def xml_files(sources: list[Path]) -> list[tuple[str, bytes]]:
                 continue
             with tarfile.open(path) as archive:
                 for member in archive:
-                    if member.isfile() and member.name.endswith(".xml"):
-                        found[posixpath.basename(member.name)] = archive.extractfile(member).read(MAX_XML + 1)
+                    name = posixpath.basename(member.name)
+                    if member.isfile() and name.endswith(".xml") and name[0] != ".":
+                        found[name] = archive.extractfile(member).read(MAX_XML + 1)
         except tarfile.ReadError as error:  # its text is a list of all formats that were tried
             raise UserError(f"{path}: not a tar archive, or cut off; fetch it again") from error
         except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, RecursionError) as error:

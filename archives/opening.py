@@ -3,8 +3,11 @@
     mimic-cxr      the tables of MIMIC-CXR-JPG (Johnson et al. 2019) and MIMIC-CXR's reports; frontal, official split
     chexgenbench   a table of path, annotated_prompt, chexpert_labels (CheXGenBench, Dutt et al. 2025)
     open-i         the XML reports of Indiana University (Demner-Fushman et al. 2016) and their PNGs
+    kaggle         the same as indiana_reports.csv and indiana_projections.csv
+    nih            Data_Entry_2017.csv of ChestX-ray14 (Wang et al. 2017): pictures and labels
     own            metadata.csv or metadata.jsonl: image, and report, findings and impression, or labels
     messages       UniX's own evaluation: a JSON list of {"messages": [user, assistant], "images": [path]}
+    r2gen          annotation.json of R2Gen (Chen et al. 2020): {split: [{"report": text, "image_path": [paths]}]}
 
 Whatever cannot be used is counted in Records.problems with the first names of its kind, when the set is opened, so that
 a training run does not meet it. What was read is kept in a cache, which may be deleted at any time.
@@ -14,21 +17,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
-from archives.chexgenbench import read_chexgenbench
+from archives.foreign import read_chexgenbench, read_kaggle, read_nih
 from archives.mimic import MIMIC, read_mimic
 from archives.openi import read_openi
-from archives.own import read_own
+from archives.own import REPORTS, read_own
 from archives.records import SPLITS, Problems, Record, Records
-from archives.tables import plain_or_gzipped, read_header
+from archives.tables import GUIDE, plain_or_gzipped, read_text
 from common.errors import UserError
 from common.files import source_hash, write_text
 
-READ = {"mimic-cxr": read_mimic, "chexgenbench": read_chexgenbench, "open-i": read_openi}
-READ |= {"own": read_own, "messages": read_own}
 ARCHIVES = (".tgz", ".tar", ".tar.gz")  # of Open-i's reports
+TABLES = (".csv", ".csv.gz", ".jsonl", ".json")
+OWN = ("metadata.csv", "metadata.csv.gz", "metadata.jsonl")
+BESIDE = ("indiana_projections.csv", "test_list.txt")  # a table that is read with another
+KINDS = {  # kind -> (its reader; how its table begins, if it is one that is not .json; and if it is one that is)
+    "mimic-cxr": (read_mimic, None, None),
+    "open-i": (read_openi, None, None),
+    "chexgenbench": (read_chexgenbench, r"[^\n]*\bannotated_prompt\b", None),
+    "nih": (read_nih, r"[^\n]*\bFinding Labels\b", None),
+    "kaggle": (read_kaggle, r"(?=[^\n]*\buid\b)[^\n]*\bMeSH\b", None),
+    "own": (read_own, rf"[^\n]*\b({'|'.join(REPORTS)})\b", None),
+    "messages": (read_own, None, r'\s*\[\s*\{.*"messages"\s*:'),
+    "r2gen": (read_own, None, rf'\s*\{{\s*"({"|".join(SPLITS)})"\s*:\s*\['),
+}
 
 
 def open_source(
@@ -50,12 +65,15 @@ def open_source(
     if split != "all" and split not in SPLITS:
         raise UserError(f"--split {split}: no such split; give train, validate, test or all")
     kind, root, files = recognise(path)
-    kept = cache and Path(cache) / f"records-{fingerprint(path, [root, *files], need_images)}.json"
+    beside = [root / name for name in BESIDE if (root / name).is_file()]
+    kept = cache and Path(cache) / f"records-{fingerprint(path, [root, *files, *beside], need_images)}.json"
     records, problems = (kept and read_cache(kept)) or (None, Problems())
     if records is None:
-        records = list(READ[kind](root, files, problems, need_images))
+        records = list(KINDS[kind][0](root, files, problems, need_images))
+        note_repeats(records, problems)
         if kept and not problems.count("bad"):
-            write_cache(kept, records, problems)
+            rows = [[getattr(record, name) for name in Record.__slots__] for record in records]
+            write_text(kept, json.dumps([problems.found, rows]))  # one document: it is whole, or it is none
     bad = problems.count("bad")
     if bad and (not records or (bad >= 20 and bad > 0.05 * (bad + len(records)))):
         share = f"{bad} of {bad + len(records)} rows cannot be used"
@@ -73,6 +91,14 @@ def open_source(
     return Records(root, kind, chosen, problems, counts)
 
 
+def note_repeats(records: list[Record], problems: Problems) -> None:
+    films = Counter(record.image for record in records if record.image)
+    splits = Counter(patient for patient, _ in {(record.patient, record.split) for record in records} if patient)
+    for kind, counts in (("film in several rows", films), ("patient in several splits", splits)):
+        for name in sorted(name for name, count in counts.items() if count > 1):
+            problems.add("note", kind, name)
+
+
 def recognise(path: Path) -> tuple[str, Path, list[Path]]:
     """(kind, the folder that images are relative to, the files that say what is in the set)."""
     if not path.exists():
@@ -80,11 +106,9 @@ def recognise(path: Path) -> tuple[str, Path, list[Path]]:
     name = path.name.lower()
     if path.is_file():
         if name.endswith(ARCHIVES):
-            return "open-i", path.parent, [path, *path.parent.glob("indiana_projections.csv")]
-        if name.endswith((".csv", ".csv.gz")):
-            return "chexgenbench" if "annotated_prompt" in read_header(path) else "own", path.parent, [path]
-        if name.endswith((".jsonl", ".json")):
-            return "own" if name.endswith("l") else "messages", path.parent, [path]
+            return "open-i", path.parent, [path]
+        if name.endswith(TABLES):  # the reader of one that is not known says what it lacks
+            return kind_of(path) or ("messages" if name.endswith(".json") else "own"), path.parent, [path]
         raise UserError(f"{path}: no table of a data set; give a .csv, .jsonl or .json file, or a folder")
     if not path.is_dir():
         raise UserError(f"{path}: neither a file nor a folder; name a data set")
@@ -93,17 +117,23 @@ def recognise(path: Path) -> tuple[str, Path, list[Path]]:
         return "mimic-cxr", path, [table for table in tables.values() if table]
     for source in (path / "ecgen-radiology", *(path / f"NLMCXR_reports{end}" for end in ARCHIVES)):
         if source.exists():
-            files = sorted(source.glob("*.xml")) if source.is_dir() else [source]
-            return "open-i", path, [*files, *path.glob("indiana_projections.csv")]
-    for table in ("metadata.csv", "metadata.csv.gz", "metadata.jsonl"):
-        if (path / table).is_file():
-            return recognise(path / table)
-    found = sorted(p for p in path.iterdir() if p.name.lower().endswith((".csv", ".csv.gz", ".jsonl", ".json")))
-    if len(found) > 1:
-        raise UserError(f"{path}: several tables ({', '.join(p.name for p in found[:4])}); name the one to use")
-    if not found:
-        raise UserError(f"{path}: no data set known here; put a metadata.csv with columns image and report there")
-    return recognise(found[0])
+            reports = sorted(source.glob("[!.]*.xml")) if source.is_dir() else [source]
+            return "open-i", path, reports
+    found = sorted(p for p in path.glob("[!.]*") if p.name.lower().endswith(TABLES) and p.is_file())
+    known = [table for table in found if table.name in OWN] or list(filter(kind_of, found))
+    if len(known) > 1:
+        raise UserError(f"{path}: several tables ({', '.join(p.name for p in known[:4])}); name the one to use")
+    if not known:
+        others = f" ({', '.join(p.name for p in found[:4])} have none)" if found else ""
+        raise UserError(f"{path}: no data set known here, as a table with columns image and report{others}; {GUIDE}")
+    return recognise(known[0])
+
+
+def kind_of(table: Path) -> str | None:
+    """The kind of a table by how it begins; None for what is no data set."""
+    start, as_json = read_text(table, Problems())[:5000], table.suffix.lower() == ".json"
+    signs = {kind: signs[as_json] for kind, (_, *signs) in KINDS.items() if signs[as_json]}
+    return next((kind for kind, sign in signs.items() if re.match(sign, start, re.DOTALL)), None)
 
 
 def fingerprint(path: Path, tables: list[Path], need_images: bool) -> str:
@@ -111,12 +141,6 @@ def fingerprint(path: Path, tables: list[Path], need_images: bool) -> str:
     state = [(table.name, table.stat().st_size, table.stat().st_mtime_ns) for table in tables]
     everything = repr((source_hash(Path(__file__).parent), path.resolve(), need_images, state))
     return hashlib.sha256(everything.encode()).hexdigest()[:20]
-
-
-def write_cache(path: Path, records: list[Record], problems: Problems) -> None:
-    """The problems, and each record as a list, in one JSON document: it is whole, or it is none."""
-    rows = [[getattr(record, name) for name in Record.__slots__] for record in records]
-    write_text(path, json.dumps([problems.found, rows]))
 
 
 def read_cache(path: Path) -> tuple[list[Record], Problems] | None:

@@ -1,4 +1,4 @@
-"""Your own data set: metadata.csv or metadata.jsonl, and UniX's JSON list of messages."""
+"""Your own data set: metadata.csv or metadata.jsonl; and others' JSON, UniX's messages and R2Gen's splits."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pathlib import Path
 
 from archives.labels import Json, label_value, mesh_labels, named_values, read_labels
 from archives.records import SPLITS, Problems, Record, RowError
-from archives.sections import split_report
-from archives.tables import Listing, one_line, read_header, read_json_rows, read_table, whole_characters
+from archives.sections import read_section, split_report
+from archives.tables import GUIDE, Listing, is_empty, one_line, read_header, read_table, whole_characters
 from common.errors import UserError
 
 TEXTS = ("image", "report", "findings", "impression", "split", "patient", "view", "question")
+REPORTS = {"report", "findings", "impression", "labels", "captions"}  # columns of which a table needs one
+FRONTAL = {"pa", "ap", "frontal", "posteroanterior", "anteroposterior"}
+NOT_FRONTAL = {"l", "ll", "rl", "lat", "llat", "rlat", "lateral", "oblique", "lao", "rao", "lpo", "rpo"}
 WORDS = {  # a label as a report would say it, where its name in small letters would not do
     "Effusion": "pleural effusion",
     "Mass": "lung mass",
@@ -23,15 +26,12 @@ WORDS = {  # a label as a report would say it, where its name in small letters w
 
 
 def read_own(root: Path, files: list[Path], problems: Problems, need_images: bool) -> Iterator[Record]:
-    """The rows of a user's own table, or of UniX's JSON of messages. Raises UserError if no column has a report."""
+    """The rows of a user's own table, or of others' JSON. Raises UserError if no column has a report."""
     path = files[0]
-    if path.suffix.lower() in (".json", ".jsonl"):
-        rows = read_json_rows(path, problems)
-    else:
-        if not {"report", "findings", "impression", "labels", "captions"} & set(read_header(path)):
-            raise UserError(f"{path}: no column report; add it (or findings and impression, or labels, or captions)")
-        rows = read_table(path, ("image",) if need_images else (), problems)
-    return read_rows(rows, root, split_of_name(path), problems, need_images)
+    if not path.suffix.lower().startswith(".json") and not REPORTS & set(read_header(path)):
+        raise UserError(f"{path}: no column report (or findings and impression, or labels, or captions); {GUIDE}")
+    rows = read_table(path, ("image",) if need_images else (), problems)
+    return read_rows(rows, root, split_of_name(path), problems, need_images, folders=("", "images/"))
 
 
 def read_rows(
@@ -51,24 +51,27 @@ def read_rows(
         with problems.row():
             if isinstance(row.get("extra"), dict):  # as `data.py clean` writes them
                 row = row["extra"] | row
-            given, mesh, captions = (
-                row.get("labels") or "",
-                mesh_terms(row.get("mesh")),
-                read_captions(row.get("captions")),
-            )
+            row = {key: None if is_empty(value) else value for key, value in row.items()}
+            mesh, captions = mesh_terms(row.get("mesh")), read_captions(row.get("captions"))
             values = {key: row[key] for key in TEXTS if row.get(key) is not None}
             if not all(isinstance(value, (str, int, float)) for value in values.values()):
                 raise RowError("bad", "malformed row", name)
             text = {key: whole_characters(str(value)) for key, value in values.items()}
             cell = {key: one_line(value) for key, value in text.items()}
+            words = set(re.findall("[a-z]+", cell.get("view", "").lower()))
+            if words & NOT_FRONTAL and not words & FRONTAL:
+                raise RowError("dropped", "view not frontal", cell.get("image", name))
             findings, impression = split_report(text.get("report", ""), last_paragraph=False)
             if not findings and not impression:
-                findings = cell.get("report", "")
-            findings, impression = cell.get("findings") or findings, cell.get("impression") or impression
+                findings = read_section(text.get("report", ""))
+            findings, impression = (
+                read_section(text.get(part, "")) or (said if not is_empty(said) else "")
+                for part, said in (("findings", findings), ("impression", impression))
+            )
             if not findings and not impression and captions:
                 impression = captions[0]
             if not findings and not impression and "report" not in row:
-                findings, impression = report_of_labels(named_values(given))
+                findings, impression = report_of_labels(named_values(row.get("labels") or ""))
                 if impression:
                     problems.add("note", "report made from labels", name)
             if not findings and not impression:
@@ -77,14 +80,14 @@ def read_rows(
             if part is None:
                 raise RowError("bad", "unknown split", cell["split"])
             image = listing.find_image(text.get("image", ""), need_images, folders)
-            extra = {"question": text["question"].replace("<image>", "").strip()} if "question" in text else {}
+            question = text.get("question", "").replace("<image>", "").strip()
+            extra = {"question": question} if question else {}
             if extra and "report" in text:  # the reference word by word, with whatever sections it has
                 extra["reference"] = text["report"].strip()
             extra |= {name: found for name, found in (("captions", captions), ("mesh", mesh)) if found}
-            labels = read_labels(given, name, problems) or mesh_labels(mesh)
-            yield Record(
-                image, findings, impression, part, labels, cell.get("patient", ""), cell.get("view", ""), extra
-            )
+            labels = read_labels(row.get("labels") or "", name, problems) or mesh_labels(mesh)
+            patient = cell.get("patient", "").removesuffix(".0")  # pandas makes numbers with gaps floats
+            yield Record(image, findings, impression, part, labels, patient, cell.get("view", ""), extra)
 
 
 def mesh_terms(given: Json) -> list[str]:
@@ -101,9 +104,10 @@ def read_captions(given: Json) -> list[str]:
         except (ValueError, RecursionError):
             given = [given]
     texts = given.values() if isinstance(given, dict) else given if isinstance(given, list) else []
+    texts = [text for text in texts if not is_empty(text)]
     if not all(isinstance(text, str) for text in texts):
         raise RowError("bad", "captions are no texts", str(given))
-    return [text for text in map(one_line, texts) if text]
+    return list(map(one_line, texts))
 
 
 def report_of_labels(labels: dict[str, Json]) -> tuple[str, str]:

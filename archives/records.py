@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
-from common.images import MAX_PIXELS, load_image, to_square
+from common.images import load_image, to_square
 
 NO_SECTIONS = "no findings or impression"
 SPLITS = {"val": "validate", "valid": "validate", "validation": "validate", "dev": "validate", "training": "train"}
@@ -132,35 +132,4 @@ class Records:
         record = self.records[index]
         if not record.image:
             raise UserError(f"{self.root}: record {index} has no image; open the set with its images")
-        path = self.root / record.image
-        return (
-            load_dicom(path) if path.suffix.lower() in (".dcm", ".dicom") else np.asarray(load_image(path, self.size))
-        )
-
-
-def load_dicom(path: Path) -> np.ndarray:
-    """A DICOM file of one grey picture -> (height, width) uint8: rescaled, windowed (PS3.3 C.11.2), bright is dense."""
-    try:
-        import pydicom
-    except ImportError as error:
-        raise UserError(f"{path}: reading DICOM needs pydicom; pip install pydicom") from error
-    try:
-        file = pydicom.dcmread(path)
-        if int(file.Rows) * int(file.Columns) > MAX_PIXELS:
-            raise UserError(f"{path}: {file.Columns} x {file.Rows} pixels is too large; reduce it first")
-        values = np.asarray(file.pixel_array, dtype=np.float32)
-        values = values * float(file.get("RescaleSlope", 1)) + float(file.get("RescaleIntercept", 0))
-        if values.ndim != 2:
-            raise UserError(f"{path}: {values.shape} values are not one grey picture; export a single frame")
-        center, width = (np.ravel(file.get(key))[0] for key in ("WindowCenter", "WindowWidth"))  # the first of several
-        if center is None or width is None:
-            low, high = float(values.min()), float(values.max())
-        else:
-            low, high = float(center) - 0.5 - (float(width) - 1) / 2, float(center) - 0.5 + (float(width) - 1) / 2
-        grey = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
-        inverted = file.get("PhotometricInterpretation") == "MONOCHROME1"
-    except UserError:
-        raise
-    except Exception as error:  # pydicom and its decoders raise what they like, and a run must learn which file it was
-        raise UserError(f"{path}: broken DICOM ({' '.join(str(error).split())}); export it as PNG") from error
-    return ((1 - grey if inverted else grey) * 255).round().astype(np.uint8)
+        return np.asarray(load_image(self.root / record.image, self.size))

@@ -1,7 +1,8 @@
-"""CSV and JSON-lines tables, and the paths in them, read with every fault counted by name."""
+"""CSV and JSON tables, and the paths in them, read with every fault counted by name."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -9,6 +10,7 @@ import json
 import os
 import posixpath
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,22 +19,27 @@ from archives.records import Problems, RowError
 from common.errors import UserError
 
 csv.field_size_limit(2**31 - 1)  # a quote that is not closed is found at the end of the file, and named by its line
+EMPTY = ("", "nan", "none", "null", "<na>", "na", "n/a", "nat")  # what pandas writes, and reads, where nothing stands
+GUIDE = "docs/data.md says what a data set needs"
 
 
 class Listing:
     """Which files lie under a folder, by one directory listing for each folder that is asked about."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.folders = root, {}
+        self.root = root
+        self.folders: dict[str, dict[str, str]] = {}  # folder -> name of a file -> path as the disk has it
 
-    def has(self, name: str) -> bool:
+    def find(self, name: str) -> str | None:
+        """The path `name` as the disk has it: a Mac keeps Unicode decomposed, where a table has it composed."""
         folder, _, file = name.rpartition("/")
         if folder not in self.folders:
-            try:
-                self.folders[folder] = frozenset(os.listdir(self.root / folder))
-            except (OSError, ValueError):
-                self.folders[folder] = frozenset()
-        return file in self.folders[folder]
+            real, inside = self.find(folder) if folder else "", []
+            if real is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    inside = os.listdir(self.root / real)
+            self.folders[folder] = {unicodedata.normalize("NFC", n): posixpath.join(real, n) for n in inside}
+        return self.folders[folder].get(unicodedata.normalize("NFC", file))
 
     def find_image(self, name: str, needed: bool, folders: tuple[str, ...] = ("",)) -> str:
         """Where image `name` lies below the data folder, in one of `folders`. Raises RowError, if `needed` also for an
@@ -40,7 +47,7 @@ class Listing:
         inside = path_inside(name) if name.strip() else ""
         if inside is None:
             raise RowError("bad", "path outside of the data folder", name)
-        found = next((folder + inside for folder in folders if inside and self.has(folder + inside)), None)
+        found = next(filter(None, (self.find(folder + inside) for folder in folders if inside)), None)
         if found is None and needed:
             raise RowError("bad", "image absent", name or "(no name)")
         return found or inside
@@ -51,6 +58,11 @@ def path_inside(name: str) -> str | None:
     name = posixpath.normpath(name.strip().replace("\\", "/"))
     outside = name.startswith(("/", "../")) or name in ("..", ".") or re.match(r"[A-Za-z]:", name) or "\0" in name
     return None if outside else name
+
+
+def is_empty(value: object) -> bool:
+    """Whether a cell holds nothing, whatever its table writes for that."""
+    return value is None or value != value or str(value).strip().lower() in EMPTY
 
 
 def whole_characters(text: str) -> str:
@@ -69,14 +81,14 @@ def plain_or_gzipped(path: Path) -> Path | None:
 
 
 def text_of_bytes(data: bytes, name: str, problems: Problems) -> str | None:
-    """Bytes as UTF-8, or as Latin-1, which is counted as a note. None: they are no text."""
+    """Bytes as UTF-8, or as Windows-1252, which is counted as a note. None: they are no text."""
     if b"\0" in data:
         return None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        problems.add("note", "not UTF-8, read as Latin-1", name)
-        return data.decode("latin-1")
+        problems.add("note", "not UTF-8, read as Windows-1252", name)
+        return data.decode("cp1252", "replace")
 
 
 def read_text(path: Path, problems: Problems) -> str:
@@ -96,15 +108,21 @@ def read_header(path: Path) -> list[str]:
     return [name.strip() for name in next(csv.reader(read_text(path, Problems()).split("\n", 1)[:1]), [])]
 
 
-def read_table(path: Path, columns: tuple[str, ...], problems: Problems) -> Iterator[tuple[str, dict[str, str]]]:
-    """(name for messages, row) of each well-formed row of a CSV file with at least `columns`."""
+def read_table(path: Path, columns: tuple[str, ...], problems: Problems) -> Iterator[tuple[str, dict]]:
+    """(name for messages, row) of each well-formed row of a CSV file with at least `columns`, or of a JSON file."""
+    if path.suffix.lower() in (".json", ".jsonl"):
+        yield from read_json_rows(path, problems)
+        return
     reader = csv.reader(io.StringIO(read_text(path, problems), newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
     except csv.Error as error:
         raise UserError(f"{path}: line 1: broken column names ({error}); write them again") from error
     if missing := [name for name in columns if name not in header]:
-        raise UserError(f"{path}: no column {', '.join(missing)}; it has {', '.join(header)[:200] or 'none'}")
+        has = f"it has {', '.join(header)[:200] or 'none'}"
+        raise UserError(f"{path}: no column {', '.join(missing)}; {has}; {GUIDE}")
+    if twice := [name for name in header if name and header.count(name) > 1]:
+        raise UserError(f"{path}: two columns {twice[0]}; rename or remove one")
     while True:
         started = reader.line_num + 1
         try:
@@ -123,21 +141,29 @@ def read_table(path: Path, columns: tuple[str, ...], problems: Problems) -> Iter
 
 
 def read_json_rows(path: Path, problems: Problems) -> Iterator[tuple[str, dict]]:
-    """(name for messages, row) of each well-formed row of a JSON-lines file, or of UniX's JSON file of messages."""
-    text, messages = read_text(path, problems), path.suffix.lower() == ".json"
+    """As `read_table`: JSON lines, or a .json of UniX's messages or of R2Gen's splits."""
+    text, lines = read_text(path, problems), path.suffix.lower() != ".json"
     try:
-        rows = json.loads(text) if messages else text.split("\n")
+        rows = text.split("\n") if lines else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: broken JSON ({error}); write it again") from error
+    if isinstance(rows, dict) and all(isinstance(part, list) for part in rows.values()):
+        rows = [(split, row) for split, part in rows.items() for row in part]
     if not isinstance(rows, list):
-        raise UserError(f'{path}: no list; it must be [{{"messages": [...], "images": [...]}}, ...]')
+        raise UserError(f'{path}: no list; it must be [{{"messages": [...], "images": [...]}}, ...]; {GUIDE}')
     for number, row in enumerate(rows, 1):
-        name = f"{path.name} {'row' if messages else 'line'} {number}"
+        name = f"{path.name} {'line' if lines else 'row'} {number}"
         try:
-            if messages:
+            if isinstance(row, tuple):
+                split, row = row
+                for film in row["image_path"][1:]:  # the first of a study is its frontal one
+                    problems.add("dropped", "further film of a report", film)
+                image, patient = row["image_path"][0], row.get("subject_id", row.get("id"))
+                yield name, {"image": image, "report": row["report"], "split": split, "patient": patient}
+            elif not lines and "messages" in row:
                 said = {message["role"]: message["content"] for message in row["messages"]}
                 yield name, {"image": row["images"][0], "report": said["assistant"], "question": said["user"]}
-            elif row.strip():
-                yield name, dict(json.loads(row).items())
+            elif not lines or row.strip():
+                yield name, dict((json.loads(row) if lines else row).items())
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             problems.add("bad", "malformed row", name)

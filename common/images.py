@@ -3,53 +3,188 @@
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from common.errors import UserError
 
 MAX_PIXELS = 100_000_000  # a decompression bomb is not an X-ray
+# What films come in. Others of Pillow's formats hold programs (EPS), or break in ways of their own.
+FORMATS = ("PNG", "JPEG", "TIFF", "JPEG2000", "WEBP", "BMP", "GIF", "PPM")
+DICOM = (".dcm", ".dicom")
+ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".jp2", ".webp", ".bmp", ".gif", ".pgm", *DICOM)
 SCALINGS = ("fit", "shrink", "janus")  # of `to_square`
+
+# Of colours of 16 bits Pillow keeps one byte: the first or the last, as the byte order in its name for them says (Big,
+# Little, or N, this computer's own). The other order's name gives the other byte. Grey with alpha comes as four bytes.
+OTHER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+LOW_BYTES = {f"{mode};16{order}": f"{mode};16{OTHER[order]}" for mode in ("RGB", "RGBA", "RGBX") for order in OTHER}
+LOW_BYTES["LA;16B"] = "RGBA"
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # of Pillow's convert("L")
+
+
+def picture_files(root: Path) -> list[Path]:
+    """The pictures under `root`, sorted. Links are followed, and may lead round in circles.
+
+    Hidden files and folders are left out: a Mac writes ._x.png beside x.png, Jupyter .ipynb_checkpoints.
+    """
+    found, seen = [], set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        here = os.path.realpath(folder)
+        folders[:] = [] if here in seen else sorted(name for name in folders if name[0] != ".")
+        pictures = [Path(folder, name) for name in names if name.lower().endswith(ENDINGS) and name[0] != "."]
+        found += [] if here in seen else pictures
+        seen.add(here)
+    return sorted(found)
 
 
 def load_image(path: str | Path, size: int | None = None) -> Image.Image:
-    """Any file Pillow reads, 8 or 16 bit -> an 8-bit grey image. Raises UserError naming the file.
+    """A film in one of FORMATS or in DICOM, of any depth -> an 8-bit grey image. Raises UserError naming the file.
 
     size: px that its longer side will be resized to; a JPEG may then come at the smallest of 1, 1/2, 1/4, 1/8 of its
     own scale that is still larger. That halves the time and moves no grey value of the result by more than 2 of 255.
     """
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a device could be read for ever
-        raise UserError(f"{path}: not a file; give a PNG, JPEG or TIFF")
+        raise UserError(f"{path}: not a file; give a PNG, JPEG, TIFF or DICOM")
+    kind = "image"
     try:
-        with Image.open(path) as file:
-            if file.width * file.height > MAX_PIXELS:
-                raise UserError(f"{path}: {file.width} x {file.height} pixels is too large; reduce it first")
-            if size is not None:
-                scale = size / max(file.size)
-                file.draft("L", tuple(max(1, round(side * scale)) for side in file.size))
-            file.load()
-            image = file.copy()
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is odd in a file and can be read all the same
+            if file.read(132)[128:] == b"DICM" or str(path).lower().endswith(DICOM):
+                kind = "DICOM"
+            file.seek(0)
+            return read_dicom(file) if kind == "DICOM" else read_picture(file, size)
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such image") from error
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not an image Pillow can read; give a PNG, JPEG or TIFF") from error
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow's decoders raise all three on broken files
-        raise UserError(f"{path}: broken image ({error}); fetch or export it again") from error
-    return to_grey(image)
+        raise UserError(f"{path}: not an image of a format that films come in; give a PNG, JPEG or TIFF") from error
+    except Exception as error:  # decoders raise what they like, and a run must learn which file it was
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: broken {kind} ({reason}); export it again, as PNG") from error
 
 
-def to_grey(image: Image.Image) -> Image.Image:
-    """16- and 32-bit images are stretched from their own darkest to brightest value, others converted."""
+def check_size(file: BinaryIO, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UserError(f"{file.name}: {width} x {height} pixels is too large; reduce it first")
+
+
+def read_picture(file: BinaryIO, size: int | None) -> Image.Image:
+    """As `load_image`, by Pillow."""
+    image = Image.open(file, formats=FORMATS)  # of a path it would map a turned TIFF wrongly (Pillow 12)
+    check_size(file, *image.size)
+    order = decoder_arguments(image.tile[0])[0] if image.tile else ""
+    white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # of a TIFF; Pillow inverts those of 8 bits
+    if size is not None:
+        share = size / max(image.size)
+        image.draft("L", tuple(max(1, round(side * share)) for side in image.size))
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, dtype=np.float32)
-        low, high = float(np.nanmin(values)), float(np.nanmax(values))
-        return Image.fromarray(np.nan_to_num((values - low) * (255 / max(high - low, 1e-6))).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "P"):  # transparent parts become black, as outside the collimator
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-    return image.convert("L")
+        return Image.fromarray(stretch(-values if white_is_zero else values))
+    if order not in LOW_BYTES:
+        if image.mode in ("RGBA", "LA", "PA", "P"):  # transparent parts become black, as outside the collimator
+            image = image.convert("RGBA")
+            if image.getchannel("A").getextrema() != (0, 0):  # else it is no mask
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+        return image.convert("L")
+    low = Image.open(file, formats=FORMATS)
+    low.tile = [(*tile[:3], (LOW_BYTES[order], *decoder_arguments(tile)[1:])) for tile in low.tile]
+    low = np.asarray(ImageOps.exif_transpose(low))
+    if order == "LA;16B":  # both bytes of the grey value, both of alpha
+        low = low[..., [1, 1, 1, 3]]
+    colours = np.asarray(image) * np.float32(256) + low  # (H, W, 3 or 4), up to 65535
+    grey = colours[..., :3] @ LUMA
+    if colours.shape[2] == 4 and colours[..., 3].any():
+        grey *= colours[..., 3] / 65535
+    return Image.fromarray(stretch(grey))
+
+
+def decoder_arguments(tile: tuple) -> tuple:
+    """Of a part of a file that Pillow is about to decode; the first is its name of the pixels' layout."""
+    return tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+
+
+def stretch(values: np.ndarray) -> np.ndarray:
+    """Grey values of any range -> uint8, the darkest 0 and the brightest 255; what is nan becomes 0.
+
+    A marker is neither: a value that lies further outside of the middle 96 % of the pixels than these are wide.
+    """
+    film = values[np.isfinite(values)]
+    if not film.size:
+        return np.zeros(values.shape, np.uint8)
+    low, high = np.percentile(film[:: 1 + film.size // 100_000], (2, 98))
+    if low < high:
+        film = film[(film >= 2 * low - high) & (film <= 2 * high - low)]
+    return scale(values, film.min(), film.max())
+
+
+def scale(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Grey values -> uint8: from `low`, 0, to `high`, 255; nan becomes 0."""
+    grey = (values - np.float32(low)) * np.float32(255 / max(high - low, 1e-6))
+    return np.nan_to_num(grey.clip(0, 255).round()).astype(np.uint8)
+
+
+# ---- DICOM -------------------------------------------------------------------------------------------------------
+
+
+def read_dicom(file: BinaryIO) -> Image.Image:
+    """One film -> its grey values as the standard has them displayed (PS3.4 N.2), by pydicom's own functions.
+
+    Rescaled, then through the VOI LUT or the first window that is one; without either stretched. Padding is black.
+    """
+    try:
+        import pydicom
+    except ImportError as error:
+        raise UserError(f"{file.name}: reading DICOM needs pydicom (the extra `dicom`); pip install pydicom") from error
+    try:
+        from pydicom import pixels
+    except ImportError:  # before pydicom 3
+        from pydicom.pixel_data_handlers import util as pixels
+    film = pydicom.dcmread(file)
+    check_size(file, int(film.Columns), int(film.Rows) * int(film.get("NumberOfFrames") or 1))
+    stored, kind = film.pixel_array, film.PhotometricInterpretation
+    if kind == "PALETTE COLOR":
+        stored = pixels.apply_color_lut(stored, film)
+    if kind in ("PALETTE COLOR", "RGB"):
+        bits = film.BitsStored if kind == "RGB" else film.RedPaletteColorLookupTableDescriptor[2]
+        return Image.fromarray(scale(stored[..., :3] @ LUMA, 0, 2**bits - 1))
+    if stored.ndim != 2:
+        raise UserError(f"{file.name}: {stored.shape} values are not one grey picture; export a single frame")
+
+    for name, default in (("RescaleSlope", 1), ("RescaleIntercept", 0), ("VOILUTFunction", "LINEAR")):
+        if film.get(name) in (None, ""):
+            setattr(film, name, default)
+    values = pixels.apply_modality_lut(stored, film)
+    padding = np.zeros(stored.shape, bool)
+    if (first := film.get("PixelPaddingValue")) is not None:
+        last = film.get("PixelPaddingRangeLimit")
+        ends = np.array([first, first if last is None else last]).astype(stored.dtype)  # 63536 is -2000 in 16 bits
+        padding = (stored >= ends.min()) & (stored <= ends.max())
+    lut = (film.get("VOILUTSequence") or [{}])[0]
+    given = zip(*(np.ravel(film.get(name)) for name in ("WindowCenter", "WindowWidth")), strict=False)
+    least = 1 if film.VOILUTFunction.upper() == "LINEAR" else 1e-6  # a window of less is none
+    windows = [i for i, (center, width) in enumerate(given) if None not in (center, width) and width >= least]
+    if lut.get("LUTData") is not None and lut.get("LUTDescriptor") is not None:
+        entries, first, _ = lut.LUTDescriptor
+        most = pixels.apply_voi(np.arange(entries or 2**16) + first, film).max()
+        grey = scale(pixels.apply_voi(values, film), 0, 2 ** int(most).bit_length() - 1)
+    elif windows:
+        low, high = pixels.apply_windowing(np.array([-1e12, 1e12]), film, windows[0])
+        grey = scale(pixels.apply_windowing(values, film, windows[0]), low, high)
+    else:
+        grey = stretch(np.where(padding, np.nan, values))
+    grey = 255 - grey if kind == "MONOCHROME1" else grey
+    return Image.fromarray(np.where(padding, 0, grey).astype(np.uint8))
+
+
+# ---- squares -----------------------------------------------------------------------------------------------------
 
 
 def to_square(image: Image.Image, size: int, padding: int = 0, scaling: str = "fit") -> np.ndarray:

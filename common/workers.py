@@ -44,7 +44,5 @@ def unbroken(batches: Iterator) -> Iterator:
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise UserError(
-                "a data loading process died (out of memory?); go on with --resume, and fewer --workers"
-            ) from error
+            raise UserError("a data loading process died (out of memory?); give fewer --workers") from error
         yield batch

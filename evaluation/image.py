@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import sample
-from archives.chexgenbench import write_generated
+from archives.foreign import write_generated
 from common.distributed import Team, joined_team
 from common.errors import UserError
 from common.files import SHIPPED

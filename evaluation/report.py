@@ -22,7 +22,8 @@ from PIL import Image
 import data
 import sample
 from archives.opening import open_source
-from archives.records import Records
+from archives.records import Problems, Records
+from archives.tables import is_empty, read_json_rows, read_table
 from common import arguments
 from common.distributed import Team, joined_team
 from common.errors import UserError
@@ -84,25 +85,26 @@ def report_command(args: argparse.Namespace) -> None:
     publish(args.out, "Reading chest X-rays", report_blocks(rows, results, source), results, weights)
 
 
+PREDICTION_COLUMNS = ("Ground Truth", "Report Impression")  # of the CSV that UniX's own evaluation writes
+
+
 def read_predictions(path: Path) -> list[dict]:
-    """JSON lines with `truth` and `generated`, or a CSV with UniX's columns. Raises UserError naming row and column."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            if path.suffix.lower() != ".csv":
-                rows = [json.loads(line) for line in file if line.strip()]
-            else:
-                table = csv.DictReader(file)
-                for column in (TRUTH, WRITTEN):
-                    if column not in (table.fieldnames or ()):
-                        raise UserError(f"{path}: no column {column!r}; a CSV needs {TRUTH} and {WRITTEN}")
-                rows = [{"truth": row[TRUTH], "generated": row[WRITTEN], "image": row.get(IMAGE, "")} for row in table]
-    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--predictions {path}: cannot be read ({reason}); give JSON lines or a CSV") from error
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("truth", "generated")):
+    """JSON lines with `truth` and `generated`, or a CSV with UniX's columns, read as data sets are.
+
+    Raises UserError naming row and column.
+    """
+    problems, rows, as_csv = Problems(), [], path.name.lower().endswith((".csv", ".csv.gz"))
+    found = read_table(path, PREDICTION_COLUMNS, problems) if as_csv else read_json_rows(path, problems)
+    for number, (_, row) in enumerate(found, 1):
+        if as_csv:
+            truth, generated = (row[name] for name in PREDICTION_COLUMNS)
+            row = {"truth": truth, "generated": generated, "image": row.get("Image Path") or ""}
+        texts = {name: "" if is_empty(row.get(name)) else row[name] for name in ("truth", "generated")}
+        if not texts.keys() <= row.keys() or not all(isinstance(text, str) for text in texts.values()):
             raise UserError(f"--predictions {path}: row {number} has no texts `truth` and `generated`")
-        row.setdefault("index", number - 1)
+        rows.append({"index": number - 1, **row, **texts})
+    if problems.count("bad"):
+        raise UserError(f"--predictions {path}: cannot be read ({'; '.join(problems.lines())}); mend these rows")
     return rows
 
 
@@ -166,6 +168,8 @@ def question_of(
 ) -> str:
     """What to ask about a film: --question, else that of its row, else one of the protocol's or the model's own."""
     question = args.question or source.extra(index).get("question")
+    if question and not args.question:
+        sample.prompt_ids(checkpoint, question, f"{file_of(source, index)}: its question")  # refused, if it is too long
     if not question and protocol.wordings and args.section == "report":
         wording = data.position_rng(0, 0, index).integers(len(questions.QUESTIONS))
         question = questions.question_for(source.text(index)[0], int(wording))

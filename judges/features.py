@@ -28,14 +28,12 @@ from checkpoints.folders import find_checkpoint
 from checkpoints.manifest import sha256
 from common.errors import UserError
 from common.files import SHIPPED, write_atomically
-from common.images import load_image, to_square
+from common.images import load_image, picture_files, to_square
 from common.observations import OBSERVATIONS
 from common.workers import default_workers
 from judges.raddino import load_raddino
 from reports.labeler import label_reports
 from weights import load_checkpoint
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
 
 
 @dataclass
@@ -69,7 +67,7 @@ def open_images(path: str | Path, split: str = "all", cache: Path | None = None)
     try:
         recognise(path)
     except UserError:
-        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else []
+        files = picture_files(path) if path.is_dir() else []
         if not files:
             raise
         return Images(str(path), "folder", files, [""] * len(files), None, lambda i: np.asarray(load_image(files[i])))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from common.errors import UserError
 from common.files import source_hash
@@ -82,8 +83,8 @@ class Phantoms:
 
 def named(word: str, default: int, size: int, seed: int = TRAIN_SEED, cache: Path | None = None) -> Phantoms:
     """What `--data phantom[:COUNT[:even]]` asks for; `default` phantoms where no COUNT is given."""
-    _, count, how = [*word.split(":"), "", ""][:3]
-    return Phantoms(int(count or default), size, seed, cache, even=how == "even")
+    count = word.removesuffix(":even").partition(":")[2]
+    return Phantoms(int(count or default), size, seed, cache, even=word.endswith(":even"))
 
 
 def evened(seed: int, count: int, pool: int = 4) -> list[int]:
@@ -92,7 +93,8 @@ def evened(seed: int, count: int, pool: int = 4) -> list[int]:
     A phantom is chosen with a weight of one over the frequency of the rarest kind that it shows; a chest without any
     finding counts as a kind. The order is that of the indices, so the choice is the same on every machine.
     """
-    shown = [{f.kind for f in truth(seed, index).findings} or {"no finding"} for index in range(pool * count)]
+    indices = tqdm(range(pool * count), desc="choosing phantoms", delay=2, leave=False, dynamic_ncols=True)
+    shown = [{f.kind for f in truth(seed, index).findings} or {"no finding"} for index in indices]
     frequency = Counter(kind for kinds in shown for kind in kinds)
     weights = np.array([1 / min(frequency[kind] for kind in kinds) for kinds in shown])
     rng = np.random.default_rng([seed, count, pool])

@@ -247,6 +247,8 @@ def test_names_come_first_and_are_asked_for_alone_in_a_step_of_three(micro):
     assert rows[4:8] == [{"question": NAMES_QUESTION, "answer": names}] * 4
     assert rows[8:] == [{"question": SHORT_QUESTION, "answer": "Normal."}] * 4
     assert decoded(micro, Rows(8), "1", count=12, observations="only") == rows[4:8] * 3
+    with pytest.raises(UserError, match=r"example \d+: its question leaves no room"):
+        decoded(micro, Rows(8, question="What is seen? " * micro.model.config.context_length), "1", count=1)
     own = decoded(micro, Rows(8, question="What is seen?"), "1", count=12, observations="first")
     assert own == [{"question": "What is seen?", "answer": report}] * 12
 

@@ -1,11 +1,14 @@
 """`python data.py stats|check|clean` and `train.py --data FOLDER`, on a folder a user could have made."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -46,6 +49,31 @@ def test_check_names_the_broken_image(folder, tmp_path):
     result = run("data.py", "check", folder, "--workers", 2, cwd=tmp_path)
     assert result.returncode == 2 and "5.jpg: broken image" in result.stdout
     assert "12 reports read, 12 images opened" in result.stdout
+
+
+def test_check_ends_with_2_where_an_image_is_absent(tmp_path):
+    (tmp_path / "metadata.csv").write_text("image,report\na.png,Clear.\nb.png,Clear.\n")
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    result = run("data.py", "check", tmp_path, "--workers", 1, cwd=tmp_path)
+    assert result.returncode == 2 and "bad: 1 image absent (b.png)" in result.stdout, result.stderr
+    Image.new("L", (8, 8)).save(tmp_path / "b.png")
+    assert run("data.py", "check", tmp_path, "--workers", 1, cwd=tmp_path).returncode == 0
+
+
+def test_ctrl_c_ends_check_in_one_line(tmp_path):
+    """The signal reaches every process of the terminal's group."""
+    Image.fromarray(np.zeros((3000, 3000), np.uint8)).save(tmp_path / "0.png")
+    names = [f"{i}.png" for i in range(3000)]
+    for name in names[1:]:
+        (tmp_path / name).symlink_to("0.png")
+    (tmp_path / "metadata.csv").write_text("image,report\n" + "".join(f"{name},Clear.\n" for name in names))
+    command = [sys.executable, ROOT / "data.py", "check", ".", "--workers", "2"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while "checking" not in process.stderr.read(10):
+        pass
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and said.splitlines()[-1] == "interrupted" and "Traceback" not in said
 
 
 @pytest.mark.slow

@@ -15,8 +15,9 @@ NOT_WINGS = {"tests", "docs", "runs", "assets", "workshop"}
 # Imports inside functions are for start-up time and for optional packages. Nothing else hides in one.
 WAITS_FOR_NO_TORCH = {"sample.py", "evaluate.py"}
 OPTIONAL = {  # file -> packages that a user may lack, or whose import costs something that few runs need
-    "archives/records.py": {"pydicom"},
+    "common/images.py": {"pydicom"},
     "common/clock.py": {"resource"},
+    "reports/cleaning.py": {"reports.asking"},  # openai
     "demo.py": {"gradio", "starlette"},
     "evaluation/report.py": {"radgraph"},
     "evaluation/words.py": {"nltk", "punkt"},

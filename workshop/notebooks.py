@@ -138,7 +138,7 @@ def add_text(outputs: list[NotebookNode], text: NotebookNode) -> None:
 
 def fewer_colours(png: str) -> str:
     """A base64 PNG with a palette of COLOURS, and without the name of the program that made it."""
-    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    picture = Image.open(io.BytesIO(base64.b64decode(png)), formats=["PNG"]).convert("RGB")
     file = io.BytesIO()
     # Not the default method: it puts dark specks into a grey film, and a film is looked at for specks.
     picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(

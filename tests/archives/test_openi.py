@@ -10,8 +10,9 @@ from common.errors import UserError
 
 @pytest.mark.parametrize("archive", [None, "NLMCXR_reports.tgz", "NLMCXR_reports.tar"])
 def test_open_i_in_a_folder_or_an_archive(tmp_path, archive):
-    files = {"1.xml": open_i(1), "2.xml": open_i(2, "", ""), "3.xml": open_i(3, images=())}
+    files = {"1.xml": open_i(1), "2.xml": open_i(2, "", ""), "3.xml": open_i(3, images=()), "._1.xml": "\0"}
     root = reports(tmp_path / "openi", files, archive)
+    picture(root / "pngs/._CXR1_1_IM-0001-3001.png")  # as a Mac leaves them, also in its archives
     for number in ("3001", "4001"):
         picture(root / f"pngs/CXR1_1_IM-0001-{number}.png")
     records = open_source(root)
@@ -62,7 +63,7 @@ def test_unsafe_and_malformed_xml_is_counted_and_named(tmp_path):
     found = records.problems.found
     assert found["bad"]["unsafe XML (not plain text, or it declares a DOCTYPE or ENTITY)"] == [2, ["2.xml", "3.xml"]]
     assert found["bad"]["malformed XML"][0] == 2
-    assert found["note"]["not UTF-8, read as Latin-1"] == [1, ["6.xml"]]
+    assert found["note"]["not UTF-8, read as Windows-1252"] == [1, ["6.xml"]]
     assert records.records[1].findings == "Epanchement \xe9vident."
 
 

@@ -5,8 +5,8 @@ from archive_files import broken, mimic, own, picture, table
 
 from archives import opening
 from archives.opening import open_source
-from archives.own import read_own
 from common.errors import UserError
+from judges.features import open_images
 
 
 def test_too_many_bad_rows_stop_the_set_in_one_line(tmp_path):
@@ -29,6 +29,13 @@ def test_too_many_bad_rows_stop_the_set_in_one_line(tmp_path):
         ("metadata.csv", 'image,report\na.png,Clear.\nb.png,"Clear.\nc.png,Clear.\n', r"line 3: a quote is opened"),
         ("metadata.csv", "image,report\na.png,Clear.\n".encode("utf-16"), r"metadata\.csv: not a text file"),
         ("metadata.csv", "image,report,split\na.png,Clear.,trian\n", "1 unknown split"),
+        ("metadata.csv", "image,report,report\na.png,Clear.,Hazy.\n", r"metadata\.csv: two columns report"),
+        ("set.csv", "file,age\na.png,58\n", r"columns image and report \(set\.csv have none\); docs/data\.md says"),
+        (
+            "set.csv",
+            "file,report\na.png,Clear.\n",
+            r"set\.csv: no column image; it has file, report; docs/data\.md",
+        ),
         ("set.csv", "path,annotated_prompt\na.png,\n", "1 empty report"),
         ("notes.txt", "hello", "no data set known here"),
     ],
@@ -53,9 +60,31 @@ def test_paths_and_splits_that_do_not_exist(tmp_path):
         open_source(root / "a.png")
     (tmp_path / "two").mkdir()
     for name in ("x.csv", "y.csv"):
-        (tmp_path / "two" / name).write_text("a\n")
+        (tmp_path / "two" / name).write_text("image,report\n")
     with pytest.raises(UserError, match=r"several tables \(x\.csv, y\.csv\)"):
         open_source(tmp_path / "two")
+
+
+def test_only_tables_of_data_sets_count_and_no_hidden_ones(tmp_path):
+    """Pictures beside args.json, log.csv or a run's log.jsonl are a folder of pictures (judges/features.py)."""
+    root = own(tmp_path / "own", [("a.png", "Clear.")])
+    (root / "metadata.csv").rename(root / "table.csv")
+    for name in ("._table.csv", ".ipynb_checkpoints.csv"):
+        (root / name).write_bytes((root / "table.csv").read_bytes())
+    for name, text in (("args.json", '{"steps": 50}'), ("log.csv", "step,loss\n1,2\n"), ("log.jsonl", '{"step": 1}\n')):
+        (root / name).write_text(text)
+    assert len(open_source(root)) == 1
+    (root / "table.csv").unlink()
+    with pytest.raises(UserError, match=r"no data set known here.*\(args\.json, log\.csv, log\.jsonl have none\)"):
+        open_source(root)
+    assert open_images(root).files == [root / "a.png"]
+
+
+def test_two_tables_of_ones_own_are_one_too_many(tmp_path):
+    root = own(tmp_path / "own", [("a.png", "Clear.")])
+    (root / "metadata.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"several tables \(metadata\.csv, metadata\.jsonl\); name the one to use"):
+        open_source(root)
 
 
 def test_check_finds_broken_images_before_a_run_does(tmp_path):
@@ -70,7 +99,7 @@ def test_the_cache_is_used_and_equal(tmp_path, monkeypatch):
     root, cache = mimic(tmp_path / "mimic"), tmp_path / "cache"
     first = open_source(root, split="all", cache=cache)
     with monkeypatch.context() as patch:
-        patch.setitem(opening.READ, "mimic-cxr", None)  # reading again would fail
+        patch.setitem(opening.KINDS, "mimic-cxr", None)  # reading again would fail
         again = open_source(root, split="all", cache=cache)
         assert len(open_source(root, cache=cache)) == 2  # the same file serves every split
     assert again.records == first.records and again.problems.found == first.problems.found
@@ -111,7 +140,8 @@ def test_a_set_is_read_again_when_the_code_changes(tmp_path, monkeypatch):
     root, cache = own(tmp_path / "own", [("a.png", "Clear.")]), tmp_path / "cache"
     open_source(root, cache=cache)
     reads = []
-    monkeypatch.setitem(opening.READ, "own", lambda *arguments: reads.append(1) or read_own(*arguments))
+    reader, *signs = opening.KINDS["own"]
+    monkeypatch.setitem(opening.KINDS, "own", (lambda *arguments: reads.append(1) or reader(*arguments), *signs))
     open_source(root, cache=cache)
     assert reads == []
     monkeypatch.setattr(opening, "source_hash", lambda *_: "other code")

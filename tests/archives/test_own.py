@@ -1,6 +1,7 @@
 """A user's own set: metadata.csv, metadata.jsonl, labels alone, and UniX's JSON of messages."""
 
 import json
+import unicodedata
 from dataclasses import asdict
 
 import pytest
@@ -98,7 +99,7 @@ def test_the_json_of_unix_own_evaluation(tmp_path):
     for content in ("[" * 100000, '{"a": 1}', "[1,"):
         (tmp_path / "evaluation.json").write_text(content)
         with pytest.raises(UserError, match=r"evaluation\.json: (broken JSON|no list)"):
-            open_source(tmp_path)
+            open_source(tmp_path / "evaluation.json")
 
 
 def test_several_captions_of_a_row_are_kept_to_draw_from(tmp_path):
@@ -125,3 +126,79 @@ def test_several_captions_of_a_row_are_kept_to_draw_from(tmp_path):
     picture(tmp_path / "a.png")
     with pytest.raises(UserError, match="captions are no texts"):
         open_source(tmp_path / "metadata.jsonl")
+
+
+def test_what_pandas_left_empty_is_empty_everywhere(tmp_path):
+    """NaN in JSON lines, "nan" in a CSV: no report, no question, no patient, no label, and counted."""
+    lines = [
+        '{"image": "a.png", "findings": NaN, "impression": "Effusion.", "question": NaN, "patient": NaN, "view": NaN,'
+        ' "mesh": NaN, "captions": NaN, "labels": NaN}',
+        '{"image": "b.png", "findings": "Clear.", "impression": NaN, "patient": 10000032.0, "labels": {"Edema": NaN}}',
+        '{"image": "c.png", "report": NaN}',
+        '{"image": "d.png", "report": "FINDINGS: nan IMPRESSION: Clear.", "split": NaN, "captions": ["A", NaN]}',
+        '{"image": NaN, "report": "Clear."}',
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    for name in "abcd":
+        picture(tmp_path / f"{name}.png")
+    source = open_source(tmp_path)
+    assert source.records == [
+        Record("a.png", "", "Effusion."),
+        Record("b.png", "Clear.", "", patient="10000032"),
+        Record("d.png", "", "Clear.", extra={"captions": ["A"]}),
+    ]
+    assert source.problems.found["bad"] == {"empty report": [1, ["c.png"]], "image absent": [1, ["(no name)"]]}
+    rows = [("a.png", "nan", "Effusion.", "7.0"), ("b.png", "Clear.", "NaN", "nan"), ("c.png", "None", "<NA>", "7")]
+    source = open_source(own(tmp_path / "csv", rows, ("image", "findings", "impression", "patient")))
+    assert source.records == [Record("a.png", "", "Effusion.", patient="7"), Record("b.png", "Clear.", "")]
+    assert source.problems.found["bad"] == {"empty report": [1, ["c.png"]]}
+    said = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "Clear."}]
+    (tmp_path / "evaluation.json").write_text(json.dumps([{"messages": said, "images": ["a.png"]}]))
+    assert open_source(tmp_path / "evaluation.json").extra(0) == {}  # an empty question is none
+
+
+def test_lateral_films_are_left_out_and_counted(tmp_path):
+    views = ["PA", "LATERAL", "L", "LL", "left lateral", "AP", "", "Frontal", "portable", "PA and lateral", "RAO"]
+    rows = [(f"{n}.png", "Clear.", view) for n, view in enumerate(views)]
+    source = open_source(own(tmp_path, rows, ("image", "report", "view")))
+    assert [record.view for record in source.records] == ["PA", "AP", "", "Frontal", "portable", "PA and lateral"]
+    assert source.problems.found["dropped"] == {"view not frontal": [5, ["1.png", "2.png", "3.png"]]}
+
+
+def test_a_film_twice_and_a_patient_in_two_splits_are_noted(tmp_path):
+    rows = [("a.png", "train", "007"), ("./a.png", "test", ""), ("b.png", "validate", "007"), ("c.png", "train", "7")]
+    table_rows = [(name, "Clear.", split, patient) for name, split, patient in rows]
+    source = open_source(own(tmp_path, table_rows, ("image", "report", "split", "patient")))
+    assert source.problems.lines() == [
+        "note: 1 film in several rows (a.png)",
+        "note: 1 patient in several splits (007)",
+    ]
+
+
+@pytest.mark.parametrize("in_table", ["NFC", "NFD"])
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+def test_file_names_in_composed_and_decomposed_unicode_are_found(tmp_path, in_table, on_disk):
+    name = "Röntgen/Mädchen.png"
+    picture(tmp_path / unicodedata.normalize(on_disk, name))
+    own(tmp_path, [(unicodedata.normalize(in_table, name), "Clear.")], images=False)
+    source = open_source(tmp_path)
+    assert source.records[0].image == unicodedata.normalize(on_disk, name) and source.image(0).shape == (8, 12)
+
+
+def test_r2gens_annotation_has_splits_of_reports_with_their_films(tmp_path):
+    """Of the films of a study the first is read: the frontal one of IU X-ray."""
+    iu = {"id": "CXR1_IM-0001", "report": "The lungs are clear .", "image_path": ["CXR1/0.png", "CXR1/1.png"]}
+    mimic = {"id": "d4", "subject_id": 7, "report": "Edema.", "image_path": ["p10/d4.jpg"], "split": "val"}
+    whole = {"train": [iu, {"report": "Clear."}], "val": [mimic], "test": []}
+    (tmp_path / "annotation.json").write_text(json.dumps(whole))
+    for name in ("images/CXR1/0.png", "images/CXR1/1.png", "p10/d4.jpg"):
+        picture(tmp_path / name)
+    source = open_source(tmp_path, split="all")
+    assert source.kind == "r2gen" and source.records == [
+        Record("images/CXR1/0.png", "The lungs are clear .", "", "train", patient="CXR1_IM-0001"),
+        Record("p10/d4.jpg", "Edema.", "", "validate", patient="7"),
+    ]
+    assert source.problems.lines() == [
+        "bad: 1 malformed row (annotation.json row 2)",
+        "dropped: 1 further film of a report (CXR1/1.png)",
+    ]

@@ -1,6 +1,9 @@
 """An image of any kind becomes grey, and then the square that a model's weights were judged on."""
 
 import json
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,8 @@ from safetensors.numpy import load_file
 from transformers import JanusImageProcessorPil
 
 from common.errors import UserError
-from common.images import augment, load_image, to_square
+from common.images import augment, load_image, picture_files, to_square
+from dicom_files import dicom_bytes
 from phantoms.dataset import Phantoms
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -81,6 +85,145 @@ def test_any_image_becomes_8_bit_grey(tmp_path, kind):
     assert grey.mode == "L" and grey.size == (64, 40)
     values = np.asarray(grey).astype(int)
     assert values[:, :8].mean() < 40 and values[:, -8:].mean() > 215
+
+
+FILM = np.random.default_rng(0).integers(100, 4000, (40, 64)).astype(np.uint16)  # 12 bits
+OPAQUE = np.full_like(FILM, 65535)
+DEEP = {
+    "grey with alpha": (4, (FILM, OPAQUE)),
+    "colours": (2, (FILM, FILM, FILM)),
+    "colours, with alpha": (6, (FILM, FILM, FILM, OPAQUE)),
+    "colours, with an alpha of nothing": (6, (FILM, FILM, FILM, 0 * FILM)),
+}
+
+
+def write_png(path, kind, channels, interlaced=False):
+    """A PNG of 16 bits a channel, which Pillow cannot write (PNG specification, section 4)."""
+    values = np.stack(channels, -1).astype(">u2")
+    places = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    passes = [values[y::high, x::wide] for y, x, high, wide in (places if interlaced else [(0, 0, 1, 1)])]
+    data = b"".join(b"\0" + row.tobytes() for part in passes for row in part)
+    header = struct.pack(">2I5B", *values.shape[1::-1], 16, kind, 0, 0, interlaced)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b"")]
+    body = (struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(body))
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("clothes", DEEP)
+def test_a_png_of_16_bits_is_one_film_in_any_clothes(tmp_path, clothes, interlaced):
+    write_png(tmp_path / "grey.png", 0, [FILM])
+    write_png(tmp_path / "deep.png", *DEEP[clothes], interlaced)
+    grey = np.asarray(load_image(tmp_path / "grey.png")).astype(int)
+    np.testing.assert_allclose(grey, (FILM - 100) / (FILM.max() - 100) * 255, atol=0.6)
+    np.testing.assert_allclose(np.asarray(load_image(tmp_path / "deep.png")), grey, atol=1)
+
+
+@pytest.mark.parametrize("kind", ["II", "MM", "white is zero", "float", "alpha of nothing"])
+def test_other_deep_films_and_masks_of_nothing(tmp_path, kind):
+    path, expected = tmp_path / "film.tif", (FILM - 100.0) / (FILM.max() - 100) * 255
+    if kind in ("II", "MM"):  # three colours of 16 bits, written by hand: Pillow cannot
+        order = "<" if kind == "II" else ">"
+        tags = {256: 64, 257: 40, 258: 8, 259: 1, 262: 2, 273: 134, 277: 3, 278: 40, 279: FILM.size * 6}
+        entries = [(tag, 3, 3 if tag == 258 else 1, value) for tag, value in (tags | {258: 128}).items()]
+        entry = {tag: struct.pack(order + "HHIHH", tag, 3, n, v, 0) for tag, _, n, v in entries}
+        entry[258] = struct.pack(order + "HHII", 258, 3, 3, 128)
+        head = kind.encode() + struct.pack(order + "HIH", 42, 8, len(entry)) + b"".join(entry.values())
+        head = head.ljust(128, b"\0") + struct.pack(order + "3H", 16, 16, 16)
+        path.write_bytes(head + np.stack([FILM] * 3, -1).astype(order + "u2").tobytes())
+    elif kind == "white is zero":
+        Image.fromarray(65535 - FILM).save(path, tiffinfo={262: 0})
+    elif kind == "float":
+        values = FILM / np.float32(4095)
+        values[3, 5], expected[3, 5] = np.inf, 255
+        Image.fromarray(values).save(path)
+    else:
+        eight = np.uint8(expected.round())
+        Image.merge("RGBA", [*[Image.fromarray(eight)] * 3, Image.new("L", (64, 40), 0)]).save(path)
+    np.testing.assert_allclose(np.asarray(load_image(path)), expected, atol=1)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp", "png of 16 bits"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_film_stands_as_its_exif_says(tmp_path, ending, orientation):
+    """Turned by hand: where (row, column) of the upright film lies in the file (EXIF 2.3, tag 274)."""
+    upright = np.kron(np.array([[40, 100, 160], [200, 255, 0]]), np.ones((32, 32))).astype(np.uint8)
+    stored = upright if orientation < 5 else upright.T
+    across, down = {2: (1, 0), 3: (1, 1), 4: (0, 1), 6: (0, 1), 7: (1, 1), 8: (1, 0)}.get(orientation, (0, 0))
+    stored = stored[:: 1 - 2 * down, :: 1 - 2 * across]
+    exif = Image.Exif()
+    exif[274] = orientation
+    image = Image.fromarray(stored * np.uint16(257) if "16" in ending else stored)
+    path = tmp_path / f"film.{ending[:4].strip()}"
+    image.save(path, exif=exif, quality=95) if ending in ("jpg", "webp") else image.save(path, exif=exif)
+    np.testing.assert_allclose(np.asarray(load_image(path)), upright, atol=12)
+
+
+def test_a_marker_does_not_make_the_film_dark(tmp_path):
+    marked = FILM.copy()
+    marked[2:6, 3:9] = 65535
+    Image.fromarray(marked).save(tmp_path / "marked.png")
+    grey = np.asarray(load_image(tmp_path / "marked.png"))
+    np.testing.assert_allclose(grey[8:], ((FILM - 100) / (FILM.max() - 100) * 255)[8:], atol=1)
+    assert (grey[2:6, 3:9] == 255).all()
+
+
+@pytest.mark.parametrize("ending", ["eps", "dds", "psd", "qoi", "ico"])
+def test_only_formats_that_films_come_in_are_opened(tmp_path, ending):
+    """EPS is a program, and the others break in ways of their own; here they are called .png."""
+    heads = {
+        "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        "psd": b"8BPS\0\1" + bytes(20),
+        "qoi": b"qoif",
+    }
+    path = tmp_path / "film.png"
+    if ending in heads:
+        path.write_bytes(heads[ending] + bytes(50))
+    else:
+        Image.new("RGB", (16, 16)).save(path, format=ending)
+    with pytest.raises(UserError, match=r"film\.png: not an image of a format"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp", "bmp", "gif", "jp2", "dcm"])
+def test_damage_is_one_line_that_names_the_file(tmp_path, ending):
+    """Whatever a decoder raises; what can be read in spite of the damage is a film."""
+    path = tmp_path / f"film.{ending}"
+    if ending == "dcm":
+        path.write_bytes(dicom_bytes(FILM))
+    else:
+        Image.fromarray(FILM.astype(np.uint8)).save(path)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(whole[: rng.integers(20, len(whole))])
+        for place in rng.integers(0, min(300, len(damaged)), 4):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            assert load_image(path).mode == "L"
+        except UserError as error:
+            assert str(error).startswith(str(path)) and "\n" not in str(error)
+
+
+def test_a_colour_space_without_grey_is_named(tmp_path):
+    Image.new("LAB", (8, 8)).save(tmp_path / "lab.tif")
+    with pytest.raises(UserError, match=r"lab\.tif: broken image \(conversion from LAB to .* not supported"):
+        load_image(tmp_path / "lab.tif")
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.dcm"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=r"x\....: not a file"):
+        load_image(tmp_path / name)
+
+
+def test_hidden_pictures_are_none_and_links_may_go_in_circles(tmp_path):
+    for name in ("a.png", "._a.png", ".ipynb_checkpoints/a.png", "sub/B.DCM", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "sub/round").symlink_to(tmp_path)
+    assert picture_files(tmp_path) == [tmp_path / "a.png", tmp_path / "sub/B.DCM"]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20000, 3), (3, 500), (128, 128)])

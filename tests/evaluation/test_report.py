@@ -1,6 +1,7 @@
 """evaluate.py report: other people's predictions, the model's own, and what happens to a run that is cut off."""
 
 import csv
+import gzip
 import json
 import os
 import re
@@ -233,7 +234,7 @@ def test_two_processes_write_what_one_writes(micro_folder, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("content", "name", "words"),
     [
-        ("Ground Truth,Report\na,b\n", "p.csv", "no column 'Report Impression'"),
+        ("Ground Truth,Report\na,b\n", "p.csv", "no column Report Impression"),
         ("not json\n", "p.jsonl", "cannot be read"),
         ('{"truth": "a"}\n', "p.jsonl", "row 1 has no texts"),
         ('{"truth": "a", "generated": "b"}\n', "p.jsonl", "1 report"),
@@ -247,6 +248,31 @@ def test_bad_predictions_are_refused_in_one_line(tmp_path, monkeypatch, capsys, 
         evaluate.run(lambda: command(monkeypatch, "--predictions", tmp_path / name, "--out", tmp_path / "out"))
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and words in error and error.count("\n") == 1
+
+
+def test_predictions_are_read_as_data_sets_are(tmp_path):
+    """Windows-1252, gzip, and what pandas left empty."""
+    text = "Report Impression,Ground Truth\r\nThe heart isn’t enlarged.,Clear lungs.\r\nnan,Clear.\r\n"
+    (tmp_path / "p.csv").write_bytes(text.encode("cp1252"))
+    (tmp_path / "p.csv.gz").write_bytes(gzip.compress(text.encode()))
+    lines = '{"truth": "Clear lungs.", "generated": "The heart isn’t enlarged."}\n{"truth": "Clear.", "generated": NaN}'
+    (tmp_path / "p.jsonl").write_text(lines, encoding="utf-8")
+    for name in ("p.csv", "p.csv.gz", "p.jsonl"):
+        rows = report.read_predictions(tmp_path / name)
+        assert [(row["truth"], row["generated"]) for row in rows] == [
+            ("Clear lungs.", "The heart isn’t enlarged."),
+            ("Clear.", ""),
+        ]
+
+
+def test_a_long_question_is_blamed_on_its_row(tmp_path, micro_folder, monkeypatch):
+    for name in "ab":
+        Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")
+    rows = [{"image": "a.png", "report": "Clear."}, {"image": "b.png", "report": "Clear.", "question": "Why? " * 999}]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    flags = ("--data", tmp_path, "--split", "all", "--weights", micro_folder, "--out", tmp_path / "out")
+    with pytest.raises(UserError, match=r"b\.png: its question has \d+ tokens"):
+        command(monkeypatch, *flags)
 
 
 def test_intervals_hold_most_of_what_other_samples_score(monkeypatch):

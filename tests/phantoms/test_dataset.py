@@ -1,11 +1,13 @@
 """A phantom is the same every time and everywhere."""
 
 import hashlib
+import time
 
 import numpy as np
+import pytest
 
 from phantoms import dataset, truth
-from phantoms.dataset import Phantoms, phantom
+from phantoms.dataset import Phantoms, named, phantom
 from phantoms.wording import write_report
 
 
@@ -31,6 +33,18 @@ def test_even_phantoms_show_rare_findings_more_often():
     plain, even = frequency(Phantoms(1000)), frequency(Phantoms(1000, even=True))
     assert even["nodules"] > 2.5 * plain["nodules"] and even["pacemaker"] > 1.15 * plain["pacemaker"]
     assert min(even.values()) > 0.04 > min(plain.values())
+
+
+@pytest.mark.parametrize("word", ["phantom:even", "phantom::even", "phantom:30:even", "phantom", "phantom:30"])
+def test_a_word_names_phantoms(word):
+    phantoms = named(word, 30, 32)
+    assert len(phantoms) == 30 and phantoms.indices == Phantoms(30, 32, even="even" in word).indices
+
+
+def test_a_long_choice_of_phantoms_says_how_far_it_is(monkeypatch, capfd):
+    monkeypatch.setattr(dataset, "truth", lambda *_: time.sleep(0.01) or truth.truth(0, 0))
+    dataset.evened(0, 60)
+    assert "choosing phantoms" in capfd.readouterr().err
 
 
 def test_an_even_phantom_is_the_one_of_its_index():
