@@ -90,7 +90,7 @@ def contrast_kept(vae: VAE, seed: int, count: int = 4, size: int = 256) -> dict[
 def psnr(rebuilt: np.ndarray, images: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB, the mean over (N, S, S) pictures of grey values."""
     errors = np.square(rebuilt - images).mean(axis=(1, 2))
-    return float((10 * np.log10(255**2 / np.maximum(errors, 1e-12))).mean())
+    return float((10 * np.log10(255**2 / np.maximum(errors, 1e-12))).mean(dtype=np.float64))
 
 
 def structural_similarity(a: np.ndarray, b: np.ndarray) -> float:
