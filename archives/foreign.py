@@ -32,7 +32,8 @@ def read_nih(root: Path, files: list[Path], problems: Problems, need_images: boo
     listed = root / "test_list.txt"
     test = set(read_text(listed, problems).split()) if listed.is_file() else set()
     names = {"image": "Image Index", "labels": "Finding Labels", "patient": "Patient ID", "view": "View Position"}
-    rows = ((at, row | {"split": "test" * (row["image"] in test)}) for at, row in renamed(files[0], names, problems))
+    rows = renamed(files[0], names, problems)
+    rows = ((where, row | {"split": "test" if row["image"] in test else "train"}) for where, row in rows)
     folders = ("", "images/", *(f"images_{part:03}/images/" for part in range(1, 13)))  # as its archives unpack
     return read_rows(rows, root, "train", problems, need_images, folders)
 
