@@ -13,7 +13,8 @@ from pathlib import Path
 
 from archives.labels import mesh_labels
 from archives.records import NO_SECTIONS, Problems, Record, RowError
-from archives.tables import one_line, read_table, text_of_bytes
+from archives.sections import read_section
+from archives.tables import read_table, text_of_bytes
 from common.errors import UserError
 from common.images import picture_files
 
@@ -38,7 +39,7 @@ def read_openi(root: Path, files: list[Path], problems: Problems, need_images: b
     for name, data in xml_files(files):
         with problems.row():
             tree = parse_xml(data, name, problems)
-            parts = {node.get("Label"): one_line("".join(node.itertext())) for node in tree.iter("AbstractText")}
+            parts = {node.get("Label"): read_section("".join(node.itertext())) for node in tree.iter("AbstractText")}
             findings, impression = parts.get("FINDINGS", ""), parts.get("IMPRESSION", "")
             if not findings and not impression:
                 raise RowError("dropped", NO_SECTIONS, name)

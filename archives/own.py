@@ -9,7 +9,7 @@ from pathlib import Path
 
 from archives.labels import Json, label_value, mesh_labels, named_values, read_labels
 from archives.records import SPLITS, Problems, Record, RowError
-from archives.sections import split_report
+from archives.sections import read_section, split_report
 from archives.tables import GUIDE, Listing, is_empty, one_line, read_header, read_table, whole_characters
 from common.errors import UserError
 
@@ -57,9 +57,10 @@ def read_rows(
             if words & NOT_FRONTAL and not words & FRONTAL:
                 raise RowError("dropped", "view not frontal", cell.get("image", name))
             said = split_report(text.get("report", ""), last_paragraph=False)
-            said = said if any(said) else (cell.get("report", ""), "")
+            said = said if any(said) else (read_section(text.get("report", "")), "")
             findings, impression = ("" if is_empty(section) else section for section in said)
-            findings, impression = cell.get("findings") or findings, cell.get("impression") or impression
+            findings = read_section(text.get("findings", "")) or findings
+            impression = read_section(text.get("impression", "")) or impression
             if not findings and not impression and captions:
                 impression = captions[0]
             if not findings and not impression and "report" not in row:

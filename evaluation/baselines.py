@@ -26,8 +26,7 @@ from archives.sections import split_report
 from common.errors import UserError
 from common.observations import OBSERVATIONS
 from evaluation import metrics
-from evaluation.metrics import derangement
-from evaluation.results import Scored, scored
+from evaluation.metrics import Scored, derangement
 from evaluation.tables import Table
 from judges.features import features, load_feature_extractor, of_records
 from phantoms.dataset import Phantoms
@@ -71,14 +70,9 @@ def word_scores(truths: Sequence[str], written: Sequence[str], literature: bool)
     references, hypotheses = list(map(words, truths)), list(map(words, written))
     counts, rouge = metrics.bleu_counts(references, hypotheses), metrics.rouge_l(references, hypotheses)
     if not literature:
-        each = np.column_stack([metrics.bleu_from_counts(counts), rouge])
-        low, high = metrics.bootstrap_sums(lambda sums: sums / len(each), each)
-        return [scored(value, *ends) for value, *ends in zip(each.mean(axis=0), low, high, strict=True)]
-    low, high = metrics.bootstrap_sums(metrics.bleu_from_counts, counts)
-    bleu = metrics.bleu_from_counts(counts.sum(axis=0))
-    rouge = weighted_rouge(rouge, np.array(list(map(len, references))), np.array(list(map(len, hypotheses))))
-    ends = metrics.bootstrap_sums(lambda sums: sums / len(rouge), rouge)
-    return [*(scored(*each) for each in zip(bleu, low, high, strict=True)), scored(rouge.mean(), *ends)]
+        return metrics.mean_scores(np.column_stack([metrics.bleu_from_counts(counts), rouge]))
+    weighted = weighted_rouge(rouge, counts[:, 9], counts[:, 8])
+    return [*metrics.with_intervals(metrics.bleu_from_counts, counts), *metrics.mean_scores(weighted)]
 
 
 def weighted_rouge(rouge: np.ndarray, references: np.ndarray, hypotheses: np.ndarray, beta: float = 1.2) -> np.ndarray:
@@ -104,7 +98,7 @@ def macro_f1(truth: np.ndarray, claims: np.ndarray, less: np.ndarray | None = No
     def statistic(sums: np.ndarray) -> np.ndarray:  # (..., 1 or 2, 2, C) -> (...)
         return metrics.f1_from_counts(sums, 0.0).macro @ np.array([1.0, -1.0])[: len(both)]
 
-    return scored(statistic(counts.sum(axis=0)), *metrics.bootstrap_sums(statistic, counts))
+    return metrics.with_intervals(statistic, counts)[0]
 
 
 # ---- answers that cost nothing -----------------------------------------------------------------------------------
@@ -151,7 +145,7 @@ def nearest_films(args: argparse.Namespace, films: Records, train: Records) -> n
     extractor = load_feature_extractor(None, args.device, args.weights)
     train.size = films.size
     ours, theirs = (features(of_records(source), extractor, args.cache, 32, progress=True) for source in (films, train))
-    return metrics.nearest(ours, theirs)[1].cpu().numpy()
+    return metrics.nearest(ours, theirs)[1]
 
 
 def training_films(args: argparse.Namespace, source: Records | Phantoms | None) -> Records | Phantoms | None:
@@ -190,18 +184,13 @@ def compare(
     whole = args.section == "report" and source is not None
     title = "findings and impression" if whole else "the texts given" if source is None else "impression"
     literature = args.literature_bleu and source is None  # somebody's predictions are taken for what they are
-    tables = [table_of(title, literature, claims, texts, examples, own)]
+    tables = [table_of(title, literature, claims, texts, examples, own, notes)]
     told = [k for k, text in enumerate(texts["truth"]) if findings_of(text)]
     if whole and len(told) > 1:
-        parts = {name: [findings_of(each[k]) for k in told] for name, each in texts.items()}
-        findings = [*map(findings_of, examples)]
-        tables.append(
-            table_of("findings", args.literature_bleu, claims, parts, findings, None if own is None else own[told])
-        )
-        if len(told) < len(rows):
-            tables[1]["notes"].append(f"{len(rows) - len(told)} reports have no findings and are left out.")
-    for table in tables:
-        table["notes"] += notes
+        texts = {name: [findings_of(each[k]) for k in told] for name, each in texts.items()}
+        untold = [f"{len(rows) - len(told)} reports have no findings and are left out."] * (len(told) < len(rows))
+        own, examples = None if own is None else own[told], [*map(findings_of, examples)]
+        tables.append(table_of("findings", args.literature_bleu, claims, texts, examples, own, untold + notes))
     return tables
 
 
@@ -230,20 +219,21 @@ def table_of(
     texts: dict[str, Sequence[str]],
     examples: Sequence[str],
     own: np.ndarray | None,
+    notes: Sequence[str],
 ) -> dict:
     """One table of `compare`: a row of scores for each kind of answer, the model's first.
 
     texts: "truth", "this run" and what else there is. examples: texts of the training split. own: (N, 14) bool, a
-    second truth. "f1_below" and "set_f1_below": how far a row's F1 lies below the model's.
+    second truth. notes: below the table. "f1_below" and "set_f1_below": how far a row's F1 lies below the model's.
     """
-    truths, written, rows, notes, constant = texts["truth"], texts["this run"], [], [], None
+    truths, written, rows, constant = texts["truth"], texts["this run"], [], None
     words = literature_words if literature else metrics.tokenize
     answers, truth = {"this run": written}, claims(truths)
     if examples := [text for text in examples if text]:
         constant = constant_text(examples, words)
         answers["one text for every film"] = [constant] * len(truths)
     else:
-        notes.append("No training split here, so no constant text: add --train SRC.")
+        notes = ["No training split here, so no constant text: add --train SRC.", *notes]
     answers |= {name: each for name, each in texts.items() if name != "truth"}
     answers["this run, shuffled"] = shuffled(written)
     if constant:

@@ -8,7 +8,6 @@ pictures have been memorised. Without RadDino's weights the tiny model's ViT ste
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +17,17 @@ from tqdm import tqdm
 
 import sample
 from archives.foreign import write_generated
-from common.distributed import Team
+from common.distributed import Team, joined_team
 from common.errors import UserError
 from common.files import SHIPPED
 from common.observations import OBSERVATIONS
 from common.ownership import own_folder
 from evaluation import metrics, page
 from evaluation.generated import draw_pictures
-from evaluation.protocol import OURS, Protocol, heading, image_sets, named, set_drawing_flags, whose
-from evaluation.results import OURS_ONLY, Scored, beside_paper, mean_and_interval, paper, publish, thumbnail, together
-from evaluation.tables import Cell, Paragraph, Table, value_of
+from evaluation.metrics import Scored
+from evaluation.protocol import Protocol, heading, named, set_drawing_flags, whose
+from evaluation.results import OURS_ONLY, beside_paper, paper, publish, thumbnail
+from evaluation.tables import Paragraph, Table, value_of
 from judges import biovil
 from judges import features as judges
 from judges.features import Images, open_images, weights_hash
@@ -50,7 +50,8 @@ def image_command(args: argparse.Namespace) -> None:
         real = real.only(range(min(args.n, len(real))))
     weights = None
     if args.weights:
-        drawn, weights = together(args, lambda args, team: draw_prompts(args, team, real))
+        with joined_team(torch.device(args.device)) as team:
+            drawn, weights = draw_prompts(args, team, real)
         if drawn is None:  # the main process scores
             return
         fake = open_images(drawn)
@@ -69,36 +70,33 @@ def image_command(args: argparse.Namespace) -> None:
     def features(images: Images) -> np.ndarray:
         return judges.features(images, extractor, args.cache, args.batch or 32, progress=True)
 
-    took = time.perf_counter()
     sets = [features(real), features(fake)]
     results = {"extractor": extractor.name, "comparable": extractor.comparable}
     results |= {"table_3": table_3(*sets), "per_class": per_class(*sets, real, fake)}
     if protocol.shards > 1:
         results["shards"] = score_shards(*sets, protocol.shards)
     results["alignment"], pairs, results["aligner"] = alignment(args, fake)
-    lacks += scoring_lacks(protocol, real, results)
-    train, closest = None, None
-    if args.train:
-        train = open_images(args.train, "train", args.cache)
+    cases = cases_of_images(real, fake, *sets, pairs)
+    train = open_images(args.train, "train", args.cache) if args.train else None
+    if train:
         of_train = features(train)
         closest = memorisation(*sets, of_train)
+        cases += memorisation_blocks(fake, train, closest)
         results["memorisation"] = {k: v for k, v in closest.items() if isinstance(v, float)}
-        results["floor"] = floor_of(sets[0], of_train, len(fake))
-        results["shown"] = shown_by_prompts(sets, of_train, real, fake, train)
-    about = {
+        # As many real training films in the place of the drawings: no model of these films does better.
+        results["floor"] = table_3(sets[0], of_train[np.random.default_rng(0).permutation(len(train))[: len(fake)]])
+        if train.labels is not None and real.labels is not None and all(fake.texts):
+            prompted = label_reports(fake.texts) == 1  # a drawing should show what its prompt says
+            results["shown"] = score_shown((of_train, train.labels), (sets[0], real.labels), (sets[1], prompted))
+    lacks += scoring_lacks(protocol, real, results)
+    results |= {
         "real": f"{real.name} ({len(real)})",
         "fake": f"{fake.name} ({len(fake)})",
         "train": train and f"{train.name} ({len(train)})",
         "weights": weights,
-        "protocol": heading(protocol, image_sets(protocol, bool(weights)) if protocol is not OURS else [], lacks),
-        "seconds": {"scoring": time.perf_counter() - took},
+        "protocol": heading(protocol, lacks),
     }
-    results = {**about, **results}
-    blocks = image_blocks(results)
-    blocks += cases_of_images(real, fake, *sets, pairs)
-    if closest:
-        blocks += memorisation_blocks(fake, train, closest)
-    publish(args.out, "Drawing chest X-rays", blocks, results, "", weights)
+    publish(args.out, "Drawing chest X-rays", [*image_blocks(results), *cases], results, weights)
 
 
 def one_a_prompt(real: Images) -> Images:
@@ -131,9 +129,9 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
 
 def table_3(real: np.ndarray, fake: np.ndarray) -> dict[str, float | Scored]:
     """The measures of Table 3 but for the alignment, of features (N, width) and (M, width)."""
-    scores = {"fd": metrics.frechet_distance(real, fake), "kd": metrics.kernel_distance(real, fake)}
     each = metrics.prdc_samples(real, fake, NEIGHBOURS)
-    return scores | {name: mean_and_interval(values) for name, values in each.items()}
+    scores = {"fd": metrics.frechet_distance(real, fake), "kd": metrics.kernel_distance(real, fake)}
+    return scores | {name: metrics.mean_scores(values)[0] for name, values in each.items()}
 
 
 def per_class(real: np.ndarray, fake: np.ndarray, real_set: Images, fake_set: Images) -> dict[str, dict]:
@@ -146,25 +144,6 @@ def per_class(real: np.ndarray, fake: np.ndarray, real_set: Images, fake_set: Im
         distance = metrics.frechet_distance(a, b) if min(len(a), len(b)) >= 2 else None
         found[name] = {"real": len(a), "fake": len(b), "fd": distance}
     return found
-
-
-def floor_of(real: np.ndarray, train: np.ndarray, count: int) -> dict[str, float | Scored]:
-    """Table 3 of real training films in the place of drawings, as many: no model of these films does better.
-
-    real, train: features (N, width), (M, width).
-    """
-    chosen = np.random.default_rng(0).permutation(len(train))[:count]
-    return table_3(real, train[chosen])
-
-
-def shown_by_prompts(
-    sets: list[np.ndarray], of_train: np.ndarray, real: Images, fake: Images, train: Images
-) -> dict | None:
-    """`score_shown`, where training films and texts have labels; a drawing should show what its prompt says."""
-    if train.labels is None or real.labels is None or not all(fake.texts):
-        return None
-    prompted = label_reports(fake.texts) == 1
-    return score_shown((of_train, train.labels), (sets[0], real.labels), (sets[1], prompted))
 
 
 def score_shards(real: np.ndarray, fake: np.ndarray, shards: int) -> dict[str, float]:
@@ -198,7 +177,7 @@ def alignment(args: argparse.Namespace, fake: Images) -> tuple[Scored | None, np
     for start in tqdm(range(0, len(fake), batch), unit="batch", desc="alignment"):
         rows = range(start, min(start + batch, len(fake)))
         each += aligner([Image.fromarray(fake.load(i)) for i in rows], [fake.texts[i] for i in rows]).tolist()
-    return mean_and_interval(np.array(each)), np.array(each), aligner.name
+    return metrics.mean_scores(np.array(each))[0], np.array(each), aligner.name
 
 
 def memorisation(real: np.ndarray, fake: np.ndarray, train: np.ndarray) -> dict:
@@ -208,22 +187,14 @@ def memorisation(real: np.ndarray, fake: np.ndarray, train: np.ndarray) -> dict:
     image. `share_nearer` is the share of drawn pictures that are nearer than that; without memorisation it is about
     0.01, or less.
     """
-    drawn, index = metrics.nearest(fake, train)
-    unseen, _ = metrics.nearest(real, train)
-    drawn, unseen = drawn.numpy(), unseen.numpy()
+    (drawn, index), (unseen, _) = metrics.nearest(fake, train), metrics.nearest(real, train)
     unseen = unseen[unseen > 0]  # at 0 it has been seen: the same picture is in both sets
     if not len(unseen):
         raise UserError("--train: holds every image of --real; give a --real that was not trained on")
     near = float(np.quantile(unseen, 0.01))
-    return {
-        "share_nearer": float((drawn < near).mean()),
-        "near": near,
-        "median_drawn": float(np.median(drawn)),
-        "median_unseen": float(np.median(unseen)),
-        "drawn": drawn,
-        "unseen": unseen,
-        "index": index.numpy(),
-    }
+    found = {"share_nearer": float((drawn < near).mean()), "near": near}
+    found |= {"median_drawn": float(np.median(drawn)), "median_unseen": float(np.median(unseen))}
+    return {**found, "drawn": drawn, "index": index}
 
 
 def image_blocks(results: dict) -> list[Table | Paragraph | str]:
@@ -231,20 +202,22 @@ def image_blocks(results: dict) -> list[Table | Paragraph | str]:
     note = "" if results["comparable"] else f"; {OURS_ONLY}"
     aligned = f"; alignment by {results['aligner']}" if results["aligner"] else ""
     judged = f"features of {results['extractor']}{note}{aligned}"
-    ours = {"this run": table_3_cells(results, results["table_3"])}
-    if "shards" in results:
-        ours["this run, mean of parts"] = table_3_cells(results, results["shards"])
     note = "Paper: RadDino on the test split of MIMIC-CXR. FD and KD also depend on the number of pictures. The"
     note += " others have intervals, on the page: 95 %, by bootstrap over pictures, which would bias FD and KD."
+    of_all = {"alignment": results["alignment"]}  # of the whole set, as theirs is
+    ours = {"this run": results["table_3"] | of_all}
+    if "shards" in results:
+        ours["this run, mean of parts"] = results["shards"] | of_all
     if "floor" in results:
-        ours["real training films"] = [results["floor"].get(name) for name in TABLE3]  # they have no prompts
+        ours["real training films"] = results["floor"]  # they have no prompts
         note += " Real training films: as many of them in the place of the drawings, the floor of both distances."
-    title = "Fidelity and diversity (Table 3)"
+    ours = {name: [scores.get(column) for column in TABLE3] for name, scores in ours.items()}
+    title, judges = "Fidelity and diversity (Table 3)", f"{judged}; {whose(results['protocol'])}"
     blocks = [
         Paragraph(f"Real: {results['real']}. Generated: {results['fake']}. Judge: {judged}."),
         Paragraph(f"Protocol: {results['protocol']}."),
         Paragraph(sample.DISCLAIMER),
-        beside_paper(3, title, ours, f"{judged}; {whose(results['protocol'])}", "resolution", note),
+        beside_paper(3, title, ours, judges, "resolution", note),
     ]
     if shown := results.get("shown"):
         names = ("drawn", "shuffled", "real")
@@ -253,15 +226,10 @@ def image_blocks(results: dict) -> list[Table | Paragraph | str]:
         note = "Area under the ROC curve of a linear judge trained on the training films: drawings against their"
         note += " prompts, against exchanged prompts (0.5), and unseen real films (the ceiling)."
         blocks.append(Table(["", "prompts", *names], rows, "Do drawings show what was asked for?", note, ours=[0]))
-    return blocks + table_4_blocks(results["per_class"], judged) * bool(results["per_class"])
+    return [*blocks, table_4(results["per_class"], judged)] if results["per_class"] else blocks
 
 
-def table_3_cells(results: dict, scores: dict) -> list[Cell]:
-    """In the order of the paper's columns; the alignment is that of the whole, as theirs is."""
-    return [{**scores, "alignment": results["alignment"]}[name] for name in TABLE3]
-
-
-def table_4_blocks(per_class: dict[str, dict], judged: str) -> list[Table | str]:
+def table_4(per_class: dict[str, dict], judged: str) -> Table:
     """Table 4 on its side: a row for each observation, a column for each model."""
     theirs = paper(4)
     place = {column["name"]: k for k, column in enumerate(theirs["columns"])}
@@ -270,7 +238,7 @@ def table_4_blocks(per_class: dict[str, dict], judged: str) -> list[Table | str]
         for name, row in per_class.items()
     ]
     models = [f"{entry['model']} {entry['resolution']}" for entry in theirs["rows"]]
-    table = Table(
+    return Table(
         ["", "real", "generated", "this run", *models],
         rows,
         "Each observation (Table 4): Fréchet distance",
@@ -278,7 +246,6 @@ def table_4_blocks(per_class: dict[str, dict], judged: str) -> list[Table | str]
         groups=[("", 1), ("pictures", 2), ("", 1), (theirs["source"], len(models))],
         decimals=[0, 0, 0, 3, *[2] * len(models)],
     )
-    return [table, page.bars_of(table, [3], "Fréchet distance, this run", maximum=None)]
 
 
 def cases_of_images(
@@ -286,7 +253,7 @@ def cases_of_images(
 ) -> list[str]:
     """The worst and the best pictures: by alignment where it is known, else by how far the nearest real image is."""
     distance, index = metrics.nearest(fake_features, real_features)
-    order = np.argsort(-distance.numpy()) if pairs is None else np.argsort(pairs)
+    order = np.argsort(-distance) if pairs is None else np.argsort(pairs)
     by = "distance to the nearest real image" if pairs is None else "alignment with the prompt"
     of_prompt, blocks = {text: i for i, text in enumerate(real.texts) if text}, []
     for title, chosen in (("Worst", order[:6]), ("Best", order[::-1][:6])):
@@ -300,27 +267,17 @@ def cases_of_images(
     return blocks
 
 
-def memorisation_blocks(fake: Images, train: Images, closest: dict) -> list[Table | Paragraph | str]:
-    drawn, index = closest["drawn"], closest["index"]
+def memorisation_blocks(fake: Images, train: Images, closest: dict) -> list[Paragraph | str]:
     items = []
-    for i in np.argsort(drawn)[:8].tolist():
+    for i in np.argsort(closest["drawn"])[:8].tolist():
+        partner, distance = int(closest["index"][i]), closest["drawn"][i]
         items.append((thumbnail(fake.load(i)), f"generated ({fake.files[i].name})"))
-        source = f"training image {train.files[index[i]].name}, at {drawn[i]:.3f}"
-        items.append((thumbnail(train.load(int(index[i]))), source))
-    edges = np.histogram_bin_edges(np.concatenate([drawn, closest["unseen"]]), 12)
-    shares = [100 * np.histogram(line, edges)[0] / len(line) for line in (drawn, closest["unseen"])]
-    rows = [[f"{edges[k]:.3g} to {edges[k + 1]:.3g}", shares[0][k], shares[1][k]] for k in range(12)]
-    distances = Table(["distance", "generated", "real, unseen"], rows, decimals=1)
-    said = (
-        "{share_nearer:.1%} of the drawn pictures are nearer to a training image than 99 % of the real ones, which were"
-    )
-    said += (
-        " not trained on, are (median distance {median_drawn:.3f}, of real ones {median_unseen:.3f}). Well above 1 %"
-    )
-    said += " would be a sign of memorisation; look at the pairs."
+        items.append((thumbnail(train.load(partner)), f"training image {train.files[partner].name}, at {distance:.3f}"))
+    said = "{share_nearer:.1%} of the drawn pictures are nearer to a training image than 99 % of the real ones, which"
+    said += " were not trained on, are (median distance {median_drawn:.3f}, of real ones {median_unseen:.3f}). Well"
+    said += " above 1 % would be a sign of memorisation; look at the pairs."
     return [
         page.heading("Has it memorised training pictures?"),
         Paragraph(said.format(**closest)),
-        page.bars_of(distances, [1, 2], "Percent of the pictures at each distance to the nearest training image", None),
         page.pictures(items, "The closest pairs"),
     ]

@@ -4,7 +4,7 @@
 - reports, word by word: `bleu_counts` and `bleu_from_counts`, `rouge_l` and `bootstrap_median`
 - pictures, as sets of features (RadDino's class token in Table 3): `frechet_distance`, `kernel_distance`,
   `prdc_samples`, and `nearest`, which finds out what has been memorised
-- what a score stands beside, and how far to trust it: `derangement`, `bootstrap_sums`
+- what a score stands beside, and how far to trust it: `derangement`, `bootstrap_sums`, `with_intervals`
 """
 
 from __future__ import annotations
@@ -74,10 +74,7 @@ def area_under_roc(scores: np.ndarray, truth: np.ndarray) -> float:
     return float((below + upto).mean() / 2 / len(negative))
 
 
-# In the order of common.observations: cardiomegaly, edema, consolidation, atelectasis, pleural effusion.
-FIVE = (1, 4, 5, 7, 9)
-
-
+FIVE = (1, 4, 5, 7, 9)  # of OBSERVATIONS: cardiomegaly, edema, consolidation, atelectasis, pleural effusion
 UNCERTAIN = ("negative", "positive")  # what an uncertain label counts as, in the halves of Table 2
 Scored = tuple[float, float, float]  # a number and its 95 % interval
 
@@ -93,8 +90,7 @@ def chexbert_scores(
     """
     is_true = positives(truth, uncertain)
     counts = f1_counts(is_true, positives(prediction, uncertain))
-    scores = [table2_row(counts.sum(axis=0)), *bootstrap_sums(table2_row, counts)]
-    each = [(float(value), float(low), float(high)) for value, low, high in zip(*scores, strict=True)]
+    each = with_intervals(table2_row, counts)
     columns = dict(zip(("micro14", "micro5", "macro14", "macro5"), each, strict=False))
     return columns, each[4:], is_true.sum(axis=0).tolist()
 
@@ -140,16 +136,14 @@ def bleu_counts(references: Sequence[str | Sequence[str]], hypotheses: Sequence[
     return np.array(rows, dtype=np.int64)
 
 
-BLEU_WEIGHTS = (1, 1 / 2, 1 / 3, 1 / 4)  # of each order in BLEU-1, -2, -3 and -4
-
-
-def bleu_from_counts(counts: np.ndarray, weights: Sequence[float] = BLEU_WEIGHTS) -> np.ndarray:
+def bleu_from_counts(counts: np.ndarray, weights: Sequence[float] = (1, 1 / 2, 1 / 3, 1 / 4)) -> np.ndarray:
     """BLEU-1, -2, -3, -4 (Papineni et al. 2002) in [0, 1]: counts (..., 10) -> (..., 4). For `bootstrap_sums`.
 
     The counts of each report give each report's BLEU; the mean of those is what UniX's evaluation takes, and is nltk's
     `sentence_bleu`. Counts summed over the reports first give `corpus_bleu`, which others report, R2Gen among them.
     Numbers compare only between equal tokens: UniX's are nltk's `word_tokenize`, with case and punctuation. An empty
-    hypothesis scores 0. weights: UniX's evaluation has 0.33 for BLEU-3, so that a perfect report still scores 1.
+    hypothesis scores 0. weights: of each order in BLEU-1 to -4; UniX's evaluation has 0.33 for BLEU-3, so that a
+    perfect report still scores 1.
 
     Smoothing (Chen and Cherry 2014, method 4, as nltk has it): the j-th order without a match gets
     ln(length) / (5 * 2^j) matches. nltk leaves an order without matches out if the hypothesis is a single token.
@@ -204,10 +198,8 @@ def bootstrap_median(values: np.ndarray, repeats: int = 500, seed: int = 0) -> S
     """The median of the means of `repeats` draws of N from the (N,) values, and the 95 % interval of those means.
 
     This is what `rouge-score`'s BootstrapAggregator calls the score of a set, and what UniX reports for ROUGE-L; theirs
-    is random in every run, ours with numpy's legacy generator from `seed`. Raises ValueError for no values.
+    is random in every run, ours with numpy's legacy generator from `seed`.
     """
-    if not len(values) or repeats < 1:
-        raise ValueError(f"{len(values)} values and {repeats} repeats must be at least 1")
     rng = np.random.RandomState(seed)
     means = [np.mean(values[rng.randint(len(values), size=len(values))]) for _ in range(repeats)]
     low, median, high = np.percentile(means, [2.5, 50, 97.5])
@@ -241,17 +233,13 @@ def _pairs(
 
 # ---- pictures: distances of two sets of features -----------------------------------------------------------------
 
-BLOCK = 1 << 20  # entries of a block of a distance or kernel matrix: 4 MB of float32
+BLOCK = 1 << 20  # entries of a block of a distance or kernel matrix: 8 MB
 Features = np.ndarray | torch.Tensor
 
 
 def _features(*sets: Features, rows: int = 1) -> list[torch.Tensor]:
-    """As tensors (N, D), each where it was, float64 if one is, else float32; ValueError for what no measure can use."""
-    tensors = [
-        one.detach() if isinstance(one, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(one)) for one in sets
-    ]
-    dtype = torch.float64 if any(one.dtype == torch.float64 for one in tensors) else torch.float32
-    tensors = [one.to(dtype) for one in tensors]
+    """As tensors (N, D) float64, each where it was; ValueError for what no measure can use."""
+    tensors = [torch.as_tensor(np.array(one) if isinstance(one, np.ndarray) else one).double() for one in sets]
     shapes = " and ".join(str(tuple(one.shape)) for one in tensors)
     if any(one.ndim != 2 or one.shape[1] != tensors[0].shape[-1] or one.numel() == 0 for one in tensors):
         raise ValueError(f"features {shapes} must be (N, D) with equal D")
@@ -269,7 +257,7 @@ def frechet_distance(features_a: Features, features_b: Features) -> float:
     the square of their unit. It is biased upwards for small N: compare only distances of equal N. Raises ValueError for
     fewer than two rows, unequal widths or non-numbers.
     """
-    a, b = (one.double() for one in _features(features_a, features_b, rows=2))
+    a, b = _features(features_a, features_b, rows=2)
     # With A = R_a^T R_a, the trace of the root is the sum of the singular values of R_a R_b^T. No covariance is formed
     # and no eigenvalue rooted, so nothing is lost where it is singular: for N < D, or a constant feature.
     centred = ((one - one.mean(dim=0)) / (len(one) - 1) ** 0.5 for one in (a, b))
@@ -283,29 +271,22 @@ def kernel_distance(features_a: Features, features_b: Features) -> float:
     """Kernel distance, KD or KID (Bińkowski et al. 2018): squared maximum mean discrepancy, unbiased, so it may be < 0.
 
     The kernel is (x.y / D + 1)^3; the mean over all pairs within a, and within b, less twice the mean between them.
-    features: (N, D), N at least 2, not necessarily equal. Over all samples, in blocks: CheXGenBench, which made
-    Table 3's numbers, takes torchmetrics' subsets as large as the smaller set, so for equal N it is this. Products in
-    the features' dtype (at least float32), sums in float64. Raises ValueError as `frechet_distance`.
+    features: (N, D), N at least 2, not necessarily equal. Over all samples: CheXGenBench, which made Table 3's numbers,
+    takes torchmetrics' subsets as large as the smaller set, so for equal N it is this. Raises ValueError as
+    `frechet_distance`.
     """
     a, b = _features(features_a, features_b, rows=2)
     n, m = len(a), len(b)
-    between = sum(_kernel(a[rows], b).sum(dtype=torch.float64).item() for rows in _row_blocks(n, m))
-    return 2 * _pair_sum(a) / (n * (n - 1)) + 2 * _pair_sum(b) / (m * (m - 1)) - 2 * between / (n * m)
 
+    def of_all(x: torch.Tensor, y: torch.Tensor) -> float:
+        """Sum of the kernel over all pairs."""
+        return sum((x[rows] @ y.T / x.shape[1] + 1).pow(3).sum().item() for rows in _row_blocks(len(x), len(y)))
 
-def _kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return (a @ b.T).div_(a.shape[1]).add_(1).pow_(3)
+    def with_itself(x: torch.Tensor) -> float:
+        return (x.square().sum(dim=1) / x.shape[1] + 1).pow(3).sum().item()
 
-
-def _pair_sum(x: torch.Tensor) -> float:
-    """Sum of the kernel over the pairs i < j."""
-    total = 0.0
-    for rows in _row_blocks(len(x), len(x)):
-        block = _kernel(x[rows], x[rows.start :])  # what lies left of the diagonal is never computed ...
-        size = len(block)
-        total += block[:, :size].triu(1).sum(dtype=torch.float64).item()  # ... but for the square on it
-        total += block[:, size:].sum(dtype=torch.float64).item()
-    return total
+    within = (of_all(a, a) - with_itself(a)) / (n * (n - 1)) + (of_all(b, b) - with_itself(b)) / (m * (m - 1))
+    return within - 2 * of_all(a, b) / (n * m)
 
 
 def _row_blocks(rows: int, columns: int) -> Iterator[slice]:
@@ -324,117 +305,83 @@ def prdc_samples(real: Features, fake: Features, k: int = 5) -> dict[str, np.nda
         density    (M,)  how many real balls are around the fake, in units of k; may exceed 1
         coverage   (N,)  is a fake inside the real's ball?
 
-    Every sample has a ball, open, that reaches to its k-th nearest neighbour in its own set. No N x M matrix is kept.
-    What equals a radius up to 1e-12 is not inside.
-    Raises ValueError for k < 1, k >= N or M, or as `frechet_distance`.
+    Every sample has a ball, open, that reaches to its k-th nearest neighbour in its own set. What equals a radius up to
+    1e-12 is not inside. Raises ValueError for k < 1, k >= N or M, or as `frechet_distance`.
     """
     real, fake = _features(real, fake)
     if not 1 <= k < min(len(real), len(fake)):
         raise ValueError(f"k = {k} must be at least 1 and less than {len(real)} and {len(fake)}, the sizes of the sets")
-    real_radii = _k_nearest(real, real, k, same=True)[0][:, -1].square()
-    fake_radii = _k_nearest(fake, fake, k, same=True)[0][:, -1].square()
+    real_radii, fake_radii = (_nearest(one, one, k + 1)[0][:, k] * (1 - 1e-12) for one in (real, fake))  # 0: itself
     recalled, covered = real.new_zeros(len(real), dtype=bool), real.new_zeros(len(real), dtype=bool)
     balls_around = real.new_zeros(len(fake), dtype=torch.int64)
-    for rows, distances, tolerance in _squared_distances(fake, real):  # (fakes of the block, N)
-        in_real = _inside(distances, tolerance, real_radii[None, :], fake[rows], real)
-        in_fake = _inside(distances, tolerance, fake_radii[rows, None], fake[rows], real)
+    for rows, distances in _distances(fake, real):  # (fakes of the block, N)
+        in_real = distances < real_radii
         balls_around[rows] = in_real.sum(dim=1)
         covered |= in_real.any(dim=0)
-        recalled |= in_fake.any(dim=0)
+        recalled |= (distances < fake_radii[rows, None]).any(dim=0)
     density = balls_around.double() / k
     samples = {"precision": density > 0, "recall": recalled, "density": density, "coverage": covered}
     return {name: values.double().cpu().numpy() for name, values in samples.items()}
 
 
-def nearest(queries: Features, keys: Features) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each query's nearest key: distance (N,) float64 and index (N,). A drawing that is a training picture has 0."""
-    queries, keys = _features(queries, keys)
-    distances, index = _k_nearest(queries, keys, 1)
-    return distances[:, 0], index[:, 0]
+def nearest(queries: Features, keys: Features) -> tuple[np.ndarray, np.ndarray]:
+    """Each query's nearest key: distance (N,) and index (N,). A drawing that is a training picture has 0."""
+    distances, index = _nearest(*_features(queries, keys), 1)
+    return distances[:, 0].cpu().numpy(), index[:, 0].cpu().numpy()
 
 
-def _k_nearest(
-    queries: torch.Tensor, keys: torch.Tensor, k: int, same: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k nearest keys (M, D) of each query (N, D), nearest first: distances (N, k) float64, indices (N, k).
+def _nearest(queries: torch.Tensor, keys: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k nearest keys (M, D) of each query (N, D), nearest first: distances and indices, (N, k)."""
+    found = [distances.topk(k, largest=False) for _, distances in _distances(queries, keys)]
+    return torch.cat([distances for distances, _ in found]), torch.cat([index for _, index in found])
 
-    same: queries and keys are one set, and nothing is its own neighbour. Products choose 16 more candidates than
-    needed, and differences decide between them, so that the rounding of the products does not.
+
+def _distances(a: torch.Tensor, b: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """A block of rows of a at a time: which, and their distances to all of b, (rows, M).
+
+    From the differences: |a|^2 + |b|^2 - 2 a.b is ten times as fast, but cancels where neighbours are near each other
+    and far from the origin.
     """
-    candidates = min(k + 16, len(keys) - same)
-    distances, indices = [], []
-    for rows, squared, _ in _squared_distances(queries, keys):
-        block = queries[rows]
-        here = torch.arange(len(block), device=block.device)
-        if same:
-            squared[here, rows.start + here] = torch.inf
-        index = squared.topk(candidates, largest=False).indices
-        exact = _exact(block, keys, here.repeat_interleave(candidates), index.flatten()).view(index.shape)
-        exact, order = exact.sort(dim=1)
-        distances.append(exact[:, :k].sqrt())
-        indices.append(index.gather(1, order[:, :k]))
-    return torch.cat(distances), torch.cat(indices)
-
-
-def _squared_distances(a: torch.Tensor, b: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
-    """A block of rows of a at a time: which, their squared distances to all of b (rows, M) in float64, and a bound of
-    the rounding error of each."""
-    center = b.double().mean(dim=0)  # far from the origin, |a|^2 + |b|^2 - 2 a.b would cancel
-    a, b = a.double() - center, b.double() - center
-    norms_a, norms_b = a.square().sum(dim=1), b.square().sum(dim=1)
-    error = (2 * b.shape[1] + 16) * 2.0**-53  # D roundings in each sum of D, and a few
     for rows in _row_blocks(len(a), len(b)):
-        norms = norms_a[rows, None] + norms_b
-        yield rows, torch.addmm(norms, a[rows], b.T, alpha=-2), norms.mul_(error)
-
-
-def _inside(
-    squared: torch.Tensor, error: torch.Tensor, radii: torch.Tensor, a: torch.Tensor, b: torch.Tensor
-) -> torch.Tensor:
-    """Which squared distances (rows of a, M) are below the squared radii, (rows, 1) or (1, M) in float64."""
-    excess = squared - radii
-    inside = excess < 0
-    i, j = (excess.abs_() <= error).nonzero(as_tuple=True)
-    inside[i, j] = _exact(a, b, i, j) < radii.expand(squared.shape)[i, j] * (1 - 1e-12)
-    return inside
-
-
-def _exact(a: torch.Tensor, b: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
-    """Squared distances of the pairs a[i], b[j], from their differences in float64."""
-    size = max(1, BLOCK // (4 * a.shape[1]))
-    parts = zip(i.split(size), j.split(size), strict=True)
-    return torch.cat([(a[one].double() - b[other].double()).square().sum(dim=1) for one, other in parts])
+        yield rows, torch.cdist(a[rows], b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 # ---- what a score stands beside, and how far to trust it -----------------------------------------------------------
 
 
 def bootstrap_sums(
-    statistic: Callable[[np.ndarray], np.ndarray],
-    counts: np.ndarray,
-    repeats: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
+    statistic: Callable[[np.ndarray], np.ndarray], counts: np.ndarray, repeats: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval (low, high) of a statistic of sums over the examples (Efron 1979), by one matrix product.
+    """The 95 % percentile interval (low, high) of a statistic of sums over the examples (Efron 1979), by one product.
 
         bootstrap_sums(lambda sums: f1_from_counts(sums, 0.0).macro, f1_counts(truth, prediction))
 
     counts: (N, ...), what each example adds. statistic: takes the sums of all draws, (repeats, ...), gives
     (repeats, ...). The mean of scores (N,) is `lambda sums: sums / N`. Draws where the statistic is nan (a class that
-    no example in them has) are left out. Raises ValueError for N or repeats < 1, or a level not in (0, 1).
+    no example in them has) are left out. Raises ValueError for no examples.
     """
     counts = np.asarray(counts, dtype=np.float64)
     n = len(counts)
-    if n < 1 or repeats < 1 or not 0 < level < 1:
-        raise ValueError(f"n {n} and repeats {repeats} must be at least 1, level {level} between 0 and 1")
+    if n < 1:
+        raise ValueError("counts of at least one example are needed")
     rng = np.random.default_rng(seed)
     weights = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(repeats)]).astype(np.float64)
     values = statistic((weights @ counts.reshape(n, -1)).reshape(repeats, *counts.shape[1:]))
     with warnings.catch_warnings():  # a class that nobody has is nan in every draw, and so is its interval
         warnings.filterwarnings("ignore", "All-NaN slice")
-        low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        low, high = np.nanquantile(values, [0.025, 0.975], axis=0)
     return low, high
+
+
+def with_intervals(statistic: Callable[[np.ndarray], np.ndarray], counts: np.ndarray) -> list[Scored]:
+    """The numbers of a statistic of all examples, each with its interval; arguments as of `bootstrap_sums`."""
+    parts = (statistic(np.asarray(counts).sum(axis=0)), *bootstrap_sums(statistic, counts))
+    return list(zip(*(np.atleast_1d(part).tolist() for part in parts), strict=True))
+
+
+def mean_scores(values: np.ndarray) -> list[Scored]:
+    """The mean of each column of (N, C), or of (N,), with its interval."""
+    return with_intervals(lambda sums: sums / len(values), values)
 
 
 def derangement(n: int, seed: int) -> np.ndarray:

@@ -1,15 +1,11 @@
 """evaluate.py phantom: how well does a model read and draw X-rays whose truth is known?
 
-- reading: the model writes the report of a phantom it was never trained on; the labeler (`reports/labeler.py`) says
-  what the report claims, and the claims are compared with what was rendered
-- drawing: the model draws from a phantom's impression; a classifier (`judges/classifier.py`) trained on other phantoms
-  says what the picture shows, and that is compared with what was asked for; the distances of Table 3 compare the
-  classifier's features of all drawings with those of phantoms
-- why: how much of each finding the autoencoder keeps (`studies/autoencoder.py`), and how much the velocity depends on
-  the prompt (`studies/prompt_gain.py`)
-- --reports: of several sampled reports, is the share that affirms a finding as often right as it says?
-  (`studies/calibration.py`)
-- --edit: does a picture change as asked, and only so? (`studies/editing.py`)
+- reading: it writes the report of a phantom that it was never trained on; the labeler (`reports/labeler.py`) says what
+  the report claims
+- drawing: it draws from a phantom's impression; a classifier (`judges/classifier.py`) trained on other phantoms says
+  what the picture shows, and its features give the distances of Table 3
+- why: what the autoencoder keeps and what the velocity owes to the prompt; with --reports how sure it is, with --edit
+  what an edit changes: `autoencoder`, `prompt_gain`, `calibration` and `editing` of studies/
 
 Every score stands between two others that say what it is worth: a *ceiling*, the same judge on the true reports or
 pictures, and a *control*, the same answers held against the truth of other phantoms. A model that ignores its input
@@ -19,8 +15,6 @@ scores no better than its control.
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,15 +24,13 @@ from PIL import Image
 import sample
 from common.distributed import Team
 from common.errors import UserError
-from common.files import write_text
 from common.images import load_image
 from common.observations import OBSERVATIONS
 from common.ownership import own_folder
-from common.pictures import grid, save_png
 from evaluation import metrics, page
 from evaluation.generated import draw_pictures, write_reports
 from evaluation.protocol import OURS, set_drawing_flags
-from evaluation.results import mean_and_interval, publish, thumbnail
+from evaluation.results import publish, thumbnail
 from evaluation.tables import Paragraph, Table
 from judges import classifier, trained_classifier
 from judges.classifier import PhantomClassifier
@@ -83,33 +75,22 @@ def phantom_command(args: argparse.Namespace) -> None:
         raise UserError(f"--seed {args.seed}: the model trains on seed 0, the classifier on seed 2; give 1, 3, 4, ...")
     own_folder(args.out)
     set_drawing_flags(OURS, args)
-    started, timings = time.perf_counter(), {}
-
-    def done(part: str) -> None:
-        nonlocal started
-        timings[part] = round(time.perf_counter() - started, 2)
-        started = time.perf_counter()
-
     # The classifier first: a mistake in a flag should not wait for the drawing.
     checkpoint = sample.load_model(args.weights, args.device, getattr(torch, args.dtype))
     config = checkpoint.model.config
     size, guidance = args.size or config.image_size, sample.chosen_guidance(config, args.guidance)
     sample.check_size(size, config.max_latent_size)
     judge, classifier_file = trained_classifier.load_or_train(args.classifier, device=args.device)
-    done("classifier")
-
     # The second half is only for the distance of real pictures to other real pictures.
     phantoms = classifier.draw_phantoms(args.seed, range(2 * args.n), classifier.DRAWN_SIZE, progress=True)
-    phantoms, others = phantoms[: args.n], phantoms[args.n :]
-    real, other_real = (np.stack([each.image for each in half]) for half in (phantoms, others))
-    done("phantoms")
+    real, other_real = np.split(np.stack([each.image for each in phantoms]), 2)
+    phantoms, partner = phantoms[: args.n], metrics.derangement(args.n, args.seed)
 
     how = {"steps": args.steps, "solver": args.solver, "guidance": guidance, "size": size}
     weights = weights_hash(args.weights)
     settings = {"n": args.n, "seed": args.seed, **how, "dtype": args.dtype}
     settings |= {"weights": str(args.weights), "weights_sha256": weights}
     alone, batch = Team(0, 1, torch.device(args.device)), args.batch or 32
-    batches = [range(start, min(start + batch, args.n)) for start in range(0, args.n, batch)]
 
     def write(rows: Sequence[int]) -> list[dict]:
         texts = sample.read(checkpoint, [Image.fromarray(real[k]) for k in rows], batch=batch)
@@ -117,27 +98,21 @@ def phantom_command(args: argparse.Namespace) -> None:
             {"index": k, "truth": phantoms[k].report, "generated": text} for k, text in zip(rows, texts, strict=True)
         ]
 
+    batches = [range(start, min(start + batch, args.n)) for start in range(0, args.n, batch)]
     rows = write_reports(args.out, {**settings, "batch": batch}, batches, write, alone, args.resume)
-    reports = [row["generated"] for row in rows]
-    done("reading")
-    prompts, folder = [each.impression for each in phantoms], args.out / "generated"
+    reports, prompts = [row["generated"] for row in rows], [each.impression for each in phantoms]
+    folder = args.out / "generated"
     names = draw_pictures(checkpoint, folder, prompts, 0, how, settings, args.batch, alone, args.resume)
     drawings = np.stack([np.asarray(load_image(folder / name)) for name in names])
-    done("drawing")
 
     gains_of = min(args.n, MOST_GAINS)
     gains = prompt_gain.prompt_gain(checkpoint, args.seed, gains_of, size)
     kept = autoencoder.measure(checkpoint.vae, args.seed)
-    done("autoencoder and prompt gain")
-
-    partner = metrics.derangement(args.n, args.seed)
     reading = score_reading(phantoms, reports, partner)
     drawing = score_drawing(judge, phantoms, real, other_real, drawings, partner)
-    done("scoring")
     drawing["classifier"] = {"file": classifier_file, "recipe": vars(classifier.ClassifierRecipe())}
     results = {
         "settings": {**settings, "device": args.device, "batch": args.batch},
-        "seconds": timings,
         "reading": reading,
         "drawing": drawing,
         "autoencoder": kept,
@@ -146,35 +121,29 @@ def phantom_command(args: argparse.Namespace) -> None:
     blocks = [
         Paragraph(f"{args.n} phantoms of seed {args.seed}, which the model was never trained on."),
         Paragraph(sample.DISCLAIMER),
-        *f1_blocks("Reading: F1 of the written reports against the truth", reading),
-        *f1_blocks("Drawing: F1 of pictures drawn from impressions", drawing),
+        f1_table("Reading: F1 of the written reports against the truth", reading),
+        f1_table("Drawing: F1 of pictures drawn from impressions", drawing),
         distances(drawing, args.n),
         *autoencoder.autoencoder_blocks(kept),
         prompt_gain.gain_table(gains, gains_of),
     ]
     if args.reports:
         sampling = (args.temperature, args.top_p)
-        sampled = calibration.read_phantoms(checkpoint, real, args.reports, *sampling, args.batch or 32)
+        sampled = calibration.read_phantoms(checkpoint, real, args.reports, *sampling, batch)
         confidence = calibration.measure(classifier.truth_array(phantoms), reports, sampled)
         results["confidence"] = confidence | {"temperature": args.temperature, "top_p": args.top_p}
-        blocks += calibration.calibration_blocks(confidence, args.n, *sampling)
-        write_text(args.out / "calibration.svg", calibration.reliability(confidence))
-        done("sampled reading")
+        blocks += calibration.calibration_tables(confidence, args.n, *sampling)
     if args.edit:
         how |= {"guidance": args.guidance, "batch": args.batch}
         kinds, sheet = editing.measure(checkpoint, judge, args.seed, args.edit, strength=args.strength, **how)
         results["editing"] = {"strength": args.strength, "kinds": kinds}
-        blocks += editing.editing_blocks(kinds, args.strength, sheet)
-        done("editing")
-    write_text(args.out / "reading.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        blocks += [editing.editing_table(kinds, args.strength), page.pictures(sheet, columns=5)]
     pairs = []
     for p, image, picture, report in list(zip(phantoms, real, drawings, reports, strict=True))[:16]:
         pairs += [(thumbnail(image), f"A phantom. The model reads: {report}")]
         pairs += [(thumbnail(picture), f"The model draws: {p.impression}")]
-    save_png(grid(*zip(*pairs, strict=True), columns=8), args.out / "drawing.png")
     blocks += [page.heading("The first of them"), page.pictures(pairs)]
-    title, files = "Reading and drawing phantoms", f", reading.jsonl, drawing.png ({sum(timings.values()):.0f} s)"
-    publish(args.out, title, blocks, results, files, f"{args.weights} ({weights})")
+    publish(args.out, "Reading and drawing phantoms", blocks, results, f"{args.weights} ({weights})")
 
 
 def score_reading(phantoms: Sequence[Phantom], reports: Sequence[str], partner: np.ndarray) -> dict:
@@ -221,42 +190,39 @@ def score_drawing(
         scores[f"frechet_{name}"] = metrics.frechet_distance(these, real_features)
         scores[f"kernel_{name}"] = metrics.kernel_distance(these, real_features)
         each = metrics.prdc_samples(real_features, these, k=min(5, len(these) - 1))
-        scores[f"prdc_{name}"] = {measure: mean_and_interval(values) for measure, values in each.items()}
+        scores[f"prdc_{name}"] = {measure: metrics.mean_scores(values)[0] for measure, values in each.items()}
     return scores
 
 
 def f1_with_intervals(truth: np.ndarray, claimed: np.ndarray) -> dict:
     """F1 of each class, macro and micro; `intervals` has the 95 % interval of each, in this order."""
-    scores, counts = metrics.f1_scores(truth, claimed), metrics.f1_counts(truth, claimed)
 
     def all_in_a_row(sums: np.ndarray) -> np.ndarray:
         f1 = metrics.f1_from_counts(sums)
         return np.concatenate([f1.per_class, f1.macro[..., None], f1.micro[..., None]], axis=-1)
 
-    intervals = np.stack(metrics.bootstrap_sums(all_in_a_row, counts), axis=1)
-    return {**scores._asdict(), "per_class": scores.per_class.tolist(), "intervals": intervals.tolist()}
+    each = metrics.with_intervals(all_in_a_row, metrics.f1_counts(truth, claimed))
+    *classes, macro, micro = (value for value, _, _ in each)
+    return {"per_class": classes, "macro": macro, "micro": micro, "intervals": [list(ends) for _, *ends in each]}
 
 
 # ---- what is printed and shown -----------------------------------------------------------------------------------
 
 
-def f1_blocks(title: str, scores: dict) -> list[Table | str]:
-    """The F1 of every observation, as a table and as bars."""
-    rows = []
-    for k, name in enumerate([*OBSERVATIONS, "macro F1", "micro F1"]):
-        cells = []
-        for column in (scores[column] for column in COLUMNS):
-            value = [*column["per_class"], column["macro"], column["micro"]][k]
-            cells.append((value, *column["intervals"][k]))
-        rows.append([name, scores["drawn"][k] if k < len(OBSERVATIONS) else None, *cells])
+def f1_table(title: str, scores: dict) -> Table:
+    columns = []
+    for column in (scores[name] for name in COLUMNS):
+        values = [*column["per_class"], column["macro"], column["micro"]]
+        columns.append([(value, *ends) for value, ends in zip(values, column["intervals"], strict=True)])
+    names, counts = [*OBSERVATIONS, "macro F1", "micro F1"], [*scores["drawn"], None, None]
+    rows = [*map(list, zip(names, counts, *columns, strict=True))]
     note = f"Judge: {scores['judge']}; uncertain counts as positive. control: the same answers held against other"
     note += " phantoms. ceiling: the judge on the true reports or pictures. Intervals, on the page: 95 %, by bootstrap."
-    bars = page.bars_of(Table(["", "true", *COLUMNS], rows), [2, 3, 4])
     if "side_accuracy" in scores["generated"]:
         rows.append(["side accuracy", None, *(scores[column]["side_accuracy"] for column in COLUMNS)])
         asked = ", ".join(f"{column} {scores[column]['side_asked']}" for column in COLUMNS)
         note += f" side accuracy: of the findings with a side that a report affirms rightly ({asked})."
-    return [Table(["", "true", *COLUMNS], rows, title, note, ours=[14, 15]), bars]
+    return Table(["", "true", *COLUMNS], rows, title, note, ours=[14, 15])
 
 
 def distances(scores: dict, n: int) -> Table:

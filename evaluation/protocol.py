@@ -75,43 +75,27 @@ def whose(heading: str) -> str:
     return "the authors' protocol" if heading.startswith("the authors") else NOT_THEIRS
 
 
-def heading(protocol: Protocol, sets: Sequence[str], missing: Sequence[str]) -> str:
-    """What stands over every number: whether they were made under the protocol, what it sets, what it still lacks."""
+def heading(protocol: Protocol, lacks: Sequence[str]) -> str:
+    """What stands over every number: whether they were made under the protocol, and what of it they lack."""
     if protocol is OURS:
         return f"{NOT_THEIRS} (--protocol unix; docs/protocol.md)"
-    if missing:
-        return f"{NOT_THEIRS}: {'; '.join(missing)}. As theirs: {'; '.join(sets)}"
-    return f"the authors' protocol (docs/protocol.md): {'; '.join(sets)}"
+    return f"{NOT_THEIRS}: {'; '.join(lacks)}" if lacks else "the authors' protocol (docs/protocol.md)"
 
 
-def report_sets(protocol: Protocol, skipped: int, radgraph: bool) -> list[str]:
-    """What the protocol sets for the scores of reports. radgraph: whether its package was there."""
-    return [
-        f"BLEU on nltk's word_tokenize, BLEU-3 weighted {protocol.bleu_weights[2]}",
-        f"ROUGE-L the median of {protocol.rouge_draws} bootstrap means",
-        *([f"RadGraph F1 by the model {protocol.radgraph}, partial reward"] if radgraph else []),
-        f"{skipped} empty pairs left out",
-    ]
-
-
-def reading_terms(protocol: Protocol, args: argparse.Namespace, vit: ViTConfig) -> tuple[list[str], list[str]]:
-    """How the model is asked for its reports: (what is as theirs, what is not)."""
-    sets, lacks = [f"answers of up to {protocol.max_new_tokens} tokens"], []
-    if (vit.padding, vit.scaling) == protocol.squares:
-        sets.append("films scaled down, never up, by Lanczos into a white square")
-    else:
+def reading_lacks(protocol: Protocol, args: argparse.Namespace, vit: ViTConfig) -> list[str]:
+    """What keeps the model from being asked for its reports as theirs is."""
+    lacks = []
+    if (vit.padding, vit.scaling) != protocol.squares:
         lacks.append(f"the weights' config squares films otherwise (padding {vit.padding}, scaling {vit.scaling})")
     if args.question:
         lacks.append("--question")
-    else:
-        sets.append("each row's own question, else one of their ten wordings")
     if args.section != "report":
         lacks.append(f"--section {args.section}")
     if args.consensus:
         lacks.append(f"--consensus {args.consensus}")
     if arguments.names_phantoms(args.data):
         lacks.append("the films are rendered")
-    return sets, lacks
+    return lacks
 
 
 def set_drawing_flags(protocol: Protocol, args: argparse.Namespace) -> list[str]:
@@ -124,14 +108,3 @@ def set_drawing_flags(protocol: Protocol, args: argparse.Namespace) -> list[str]
         elif given != theirs:
             lacks.append(f"--{name} {given}")
     return lacks
-
-
-def image_sets(protocol: Protocol, drawn_here: bool) -> list[str]:
-    """What the protocol sets for pictures: how they are drawn, if that was done here, and how they are scored."""
-    drawn = f"drawn by {protocol.solver} at {protocol.steps} times, guidance {protocol.guidance:g}, {protocol.size} px"
-    return [
-        drawn if drawn_here else "pictures as they were given, however they were drawn",
-        "the first image of every prompt, stretched to 299 px; k = 5",
-        f"the whole set, and the mean of {protocol.shards} parts, which is what their command prints",
-        "Inception's FID, KID and IS are left out",
-    ]

@@ -11,9 +11,8 @@ import csv
 import io
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +25,15 @@ from archives.opening import open_source
 from archives.records import Problems, Records
 from archives.tables import is_empty, read_json_rows, read_table
 from common import arguments
-from common.distributed import Team
+from common.distributed import Team, joined_team
 from common.errors import UserError
 from common.files import write_text
 from common.observations import OBSERVATIONS
 from common.ownership import own_folder
 from evaluation import baselines, metrics, page
 from evaluation.generated import write_reports
-from evaluation.protocol import OURS, Protocol, heading, named, reading_terms, report_sets, whose
-from evaluation.results import OURS_ONLY, Scored, beside_paper, mean_and_interval, publish, scored, thumbnail, together
+from evaluation.protocol import OURS, Protocol, heading, named, reading_lacks, whose
+from evaluation.results import OURS_ONLY, beside_paper, publish, thumbnail
 from evaluation.tables import Paragraph, Table
 from evaluation.words import word_tokenizer
 from judges import chexbert
@@ -46,8 +45,7 @@ from reports.labeler import label_reports
 from studies import consensus
 from weights import Checkpoint
 
-PREDICTION_COLUMNS = ("Ground Truth", "Report Impression")  # of the CSV that UniX's own evaluation writes
-CSV_NAME, CSV_COLUMNS = "understanding_results.csv", ("Image Path", "Report Impression", "Ground Truth")
+CSV_NAME, IMAGE, WRITTEN, TRUTH = "understanding_results.csv", "Image Path", "Report Impression", "Ground Truth"
 
 
 def report_command(args: argparse.Namespace) -> None:
@@ -55,41 +53,39 @@ def report_command(args: argparse.Namespace) -> None:
     own_folder(args.out)
     protocol = named(args.protocol)
     tokenize = word_tokenizer() if protocol.nltk_words else metrics.tokenize  # what is missing is said at once
-    started, source, weights = time.perf_counter(), None, None
-    sets, lacks = ["reports as they were given, however they were asked for"], []
+    lacks, source, weights = [], None, None
     if args.predictions:
-        rows = read_predictions(args.predictions)[: args.n]
+        made = read_predictions(args.predictions)[: args.n]
     else:
-        rows, source, weights, (sets, lacks) = together(args, lambda args, team: read_films(args, team, protocol))
-        if rows is None:  # the main process scores
+        with joined_team(torch.device(args.device)) as team:
+            made, source, weights, lacks = read_films(args, team, protocol)
+        if made is None:  # the main process scores
             return
-    generated_in = time.perf_counter() - started
-    made, files = rows, ", predictions.jsonl"
-    rows = without_empty(rows) if protocol.skip_empty else rows
+    rows = without_empty(made) if protocol.skip_empty else made
     if len(rows) < 2:
         raise UserError(f"{args.predictions or args.data}: {len(rows)} report; two are needed for a score")
     judge, label = report_judge(args)
     texts = [row["truth"] for row in rows], [row["generated"] for row in rows]
-    results = score_reports(*texts, judge, label, tokenize, protocol)
-    results["radgraph_f1"] = radgraph_f1(rows, protocol.radgraph)
-    skipped, radgraph = len(made) - len(rows), results["radgraph_f1"]
-    sets = [*sets, *report_sets(protocol, skipped, bool(radgraph))]
-    lacks = lacks + judging_lacks(protocol, args, radgraph)
-    results["beside"] = baselines.compare(args, rows, source, label)
-    about = {
+    radgraph = radgraph_f1(rows, protocol.radgraph)
+    if protocol is not OURS:
+        lacks += judging_lacks(protocol, args, radgraph)
+    results = {
         "data": str(args.predictions or args.data),
         "weights": weights,
         "reports": len(rows),
-        "protocol": heading(protocol, sets, lacks),
-        "empty_pairs": skipped,
-        "seconds": {"writing": generated_in, "all": time.perf_counter() - started},
+        "protocol": heading(protocol, lacks),
+        "empty_pairs": len(made) - len(rows),
+        **score_reports(*texts, judge, label, tokenize, protocol),
+        "radgraph_f1": radgraph,
+        "beside": baselines.compare(args, rows, source, label),
     }
     write_text(args.out / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in made))
     if protocol is not OURS:
         write_text(args.out / CSV_NAME, predictions_csv(made))
-        files += f", {CSV_NAME}"
-    results = {**about, **results}
-    publish(args.out, "Reading chest X-rays", report_blocks(rows, results, source), results, files, weights)
+    publish(args.out, "Reading chest X-rays", report_blocks(rows, results, source), results, weights)
+
+
+PREDICTION_COLUMNS = ("Ground Truth", "Report Impression")  # of the CSV that UniX's own evaluation writes
 
 
 def read_predictions(path: Path) -> list[dict]:
@@ -116,7 +112,7 @@ def predictions_csv(rows: Sequence[dict]) -> str:
     """The table that UniX's own evaluation writes, and `--predictions` reads."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(CSV_COLUMNS)
+    table.writerow((IMAGE, WRITTEN, TRUTH))
     table.writerows((row.get("image", ""), row["generated"], row["truth"]) for row in rows)
     return text.getvalue()
 
@@ -130,8 +126,8 @@ def without_empty(rows: Sequence[dict]) -> list[dict]:
 
 def read_films(
     args: argparse.Namespace, team: Team, protocol: Protocol
-) -> tuple[list[dict] | None, Records | Phantoms | None, str | None, tuple[list[str], list[str]]]:
-    """(the model's report of every film, their source, whose they are, what is as the protocol has it and what not).
+) -> tuple[list[dict] | None, Records | Phantoms, str, list[str]]:
+    """(the model's report of every film, their source, whose they are, what is not as the protocol has it).
 
     Each process writes its share; the first is None on all but the main one.
     """
@@ -159,17 +155,12 @@ def read_films(
             texts = sample.read(checkpoint, images, question, protocol.max_new_tokens, batch=len(rows))
             texts = [questions.split_observations(text)[1] or text for text in texts]  # prose, where there is any
         return [
-            {
-                "index": index,
-                "image": file_of(source, index),
-                "truth": truth_of(source, index, section),
-                "generated": text,
-            }
-            for index, text in zip(rows, texts, strict=True)
+            {"index": k, "image": file_of(source, k), "truth": truth_of(source, k, section), "generated": text}
+            for k, text in zip(rows, texts, strict=True)
         ]
 
     rows = write_reports(args.out, settings, list(batches), write, team, args.resume)
-    return rows, source, f"{args.weights} ({weights})", reading_terms(protocol, args, config.vit)
+    return rows, source, f"{args.weights} ({weights})", reading_lacks(protocol, args, config.vit)
 
 
 def question_of(
@@ -238,8 +229,7 @@ def score_reports(
     counts = metrics.bleu_counts(list(map(tokenize, truths)), list(map(tokenize, written)))
     bleu = metrics.bleu_from_counts(counts, protocol.bleu_weights)
     each = np.column_stack([bleu, metrics.rouge_l(truths, written)])  # (N, 5)
-    low, high = metrics.bootstrap_sums(lambda sums: sums / len(each), each)
-    text = {name: scored(each[:, k].mean(), low[k], high[k]) for k, name in enumerate(baselines.WORDS)}
+    text = dict(zip(baselines.WORDS, metrics.mean_scores(each), strict=True))
     if protocol.rouge_draws:
         text["rouge_l"] = metrics.bootstrap_median(each[:, 4], protocol.rouge_draws)
     # Which reports to show: by the labels they got right (uncertain is positive), then by their words.
@@ -251,7 +241,7 @@ def score_reports(
     return scores | {"order": order.tolist(), "agreement": agreement.tolist()}
 
 
-def radgraph_f1(rows: Sequence[dict], model: str = OURS.radgraph) -> Scored | None:
+def radgraph_f1(rows: Sequence[dict], model: str = OURS.radgraph) -> metrics.Scored | None:
     """RadGraph F1 (Jain et al. 2021; "partial" reward) by its own package; None where that is absent or fails.
 
     It fetches its weights the first time: without a network the other scores must not be lost.
@@ -261,26 +251,19 @@ def radgraph_f1(rows: Sequence[dict], model: str = OURS.radgraph) -> Scored | No
 
         score = F1RadGraph(reward_level="partial", model_type=model)
         _, each, *_ = score(refs=[row["truth"] for row in rows], hyps=[row["generated"] for row in rows])
-    except ModuleNotFoundError as error:
-        if error.name != "radgraph":  # it is there, and something that it imports is not
-            print(f"RadGraph F1 is left out: radgraph needs {error.name}; pip install {error.name}", file=sys.stderr)
-        return None
     except Exception as error:  # whatever the package, its download or its model raise
-        print(f"RadGraph F1 is left out: {type(error).__name__}: {error}", file=sys.stderr)
+        if getattr(error, "name", None) != "radgraph":  # the package itself may be absent; not what it imports
+            print(f"RadGraph F1 is left out: {type(error).__name__}: {error}", file=sys.stderr)
         return None
-    return mean_and_interval(np.array(each))
+    return metrics.mean_scores(np.array(each))[0]
 
 
-def judging_lacks(protocol: Protocol, args: argparse.Namespace, radgraph: Scored | None) -> list[str]:
+def judging_lacks(protocol: Protocol, args: argparse.Namespace, radgraph: metrics.Scored | None) -> list[str]:
     """What keeps the scores of reports from being computed as theirs were."""
     lacks = [] if args.chexbert else ["the labels are our rule-based labeler's, not CheXbert's"]
     if radgraph is None:
-        return [*lacks, f"no RadGraph F1 (pip install radgraph=={protocol.radgraph_version})"]
-    try:
-        installed = version("radgraph")
-    except PackageNotFoundError:
-        installed = "unknown"
-    if installed != protocol.radgraph_version:
+        lacks.append(f"no RadGraph F1 (pip install radgraph=={protocol.radgraph_version})")
+    elif (installed := version("radgraph")) != protocol.radgraph_version:
         lacks.append(f"RadGraph's version is {installed}, not {protocol.radgraph_version}")
     return lacks
 
@@ -296,13 +279,13 @@ def report_blocks(
         for name, row in results["per_class"].items()
     ]
     headers = ["", *(header for mode in modes for header in ("true", f"F1, uncertain is {mode}"))]
-    classes = Table(headers, rows_of_classes, "Each observation", intervals=True)
     likeness = [[baselines.WORDS[name], value] for name, value in results["text"].items()]
     likeness.append(["RadGraph F1", results["radgraph_f1"]])
     note = "BLEU is the mean over reports (smoothed)."
+    skipped = f" ({results['empty_pairs']} empty pairs left out)" if results["empty_pairs"] else ""
     note += " RadGraph F1 needs pip install radgraph." if results["radgraph_f1"] is None else ""
     blocks = [
-        Paragraph(f"{results['reports']} reports of {results['data']}. Judge: {results['judge']}."),
+        Paragraph(f"{results['reports']} reports of {results['data']}{skipped}. Judge: {results['judge']}."),
         Paragraph(f"Protocol: {results['protocol']}."),
         Paragraph(sample.DISCLAIMER),
         beside_paper(
@@ -313,28 +296,18 @@ def report_blocks(
             "params",
             "Paper: CheXbert on the test split of MIMIC-CXR. Intervals, on the page: 95 %, by bootstrap over reports.",
         ),
-        classes,
-        page.bars_of(classes, [2, 4], "F1, by what “uncertain” counts as"),
+        Table(headers, rows_of_classes, "Each observation", intervals=True),
         Table(["measure", "value"], likeness, "Words", note, intervals=True),
         *baselines.comparison(results["beside"]),
     ]
     for title, chosen in (("Worst", results["order"][:8]), ("Best", results["order"][::-1][:8])):
         blocks.append(page.heading(f"{title} reports, by the findings they got right"))
-        blocks.append(report_cases(rows, chosen, results, source))
+        cases = [(rows[i], results["agreement"][i]) for i in chosen]
+        if source is None:
+            cells = [[row["truth"], row["generated"], score] for row, score in cases]
+            blocks.append(page.shown(Table(["truth", "written", "F1 of its findings"], cells)))
+        else:
+            said = "F1 {:.2f}. Written: {generated} Truth: {truth}"
+            films = [(thumbnail(source.image(row["index"])), said.format(score, **row)) for row, score in cases]
+            blocks.append(page.pictures(films))
     return blocks
-
-
-def report_cases(rows: Sequence[dict], chosen: Sequence[int], results: dict, source: Records | Phantoms | None) -> str:
-    """Pictures with both reports, or only the reports where there are no pictures."""
-    if source is None:
-        cells = [[rows[i]["truth"], rows[i]["generated"], results["agreement"][i]] for i in chosen]
-        return page.shown(Table(["truth", "written", "F1 of its findings"], cells))
-    said = "F1 {:.2f}. Written: {} Truth: {}"
-    items = [
-        (
-            thumbnail(source.image(rows[i]["index"])),
-            said.format(results["agreement"][i], rows[i]["generated"], rows[i]["truth"]),
-        )
-        for i in chosen
-    ]
-    return page.pictures(items)

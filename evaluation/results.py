@@ -1,64 +1,33 @@
-"""What all evaluations share: processes that work together, numbers with intervals, tables beside the paper's, and the
-files they leave behind."""
+"""What all evaluations share: tables beside the paper's, and the files they leave behind."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
-from common.distributed import Team, joined_team
 from common.files import write_text
 from common.images import to_square
-from evaluation import metrics
-from evaluation.metrics import Scored
 from evaluation.page import page
 from evaluation.tables import Cell, Paragraph, Table, print_blocks
 
 PAPER = Path(__file__).parent.parent / "assets" / "paper.json"
 OURS_ONLY = "compares with nothing outside this repository"
 
-Result = TypeVar("Result")
-
-
-def together(args: argparse.Namespace, work: Callable[[argparse.Namespace, Team], Result]) -> Result:
-    """work(args, team) on every process of a torchrun, or alone."""
-    with joined_team(torch.device(args.device)) as team:
-        return work(args, team)
-
-
-def mean_and_interval(values: np.ndarray) -> Scored:
-    """The mean of (N,) and its 95 % interval."""
-    low, high = metrics.bootstrap_sums(lambda sums: sums / len(values), values)
-    return scored(values.mean(), low, high)
-
-
-def scored(value: float, low: float, high: float) -> Scored:
-    return float(value), float(low), float(high)
-
-
 # ---- the paper's tables ------------------------------------------------------------------------------------------
 
 
 def paper(number: int) -> dict:
-    """Table 2, 3, 4 or 5 of the paper: `title`, `note`, `columns` (`name`, `better`, `decimals`), `rows` (`values`).
-
-    Raises ValueError for another number.
-    """
-    tables = json.loads(PAPER.read_text(encoding="utf-8"))["tables"]
-    if str(number) not in tables:
-        raise ValueError(f"assets/paper.json has the paper's tables {', '.join(tables)}, not {number}")
-    return tables[str(number)]
+    """Table 2, 3, 4 or 5 of the paper: `title`, `note`, `columns` (`name`, `better`, `decimals`), `rows` (`values`)."""
+    return json.loads(PAPER.read_text(encoding="utf-8"))["tables"][str(number)]
 
 
 def beside_paper(
@@ -99,18 +68,17 @@ def thumbnail(image: np.ndarray, size: int = 256) -> np.ndarray:
 
 
 def publish(
-    out: Path, title: str, blocks: Sequence[Table | Paragraph | str], results: dict, files: str, weights: str | None
+    out: Path, title: str, blocks: Sequence[Table | Paragraph | str], results: dict, weights: str | None
 ) -> None:
-    """Write results.json and report.html, and print what of the page can be printed. files: what else is in `out`."""
+    """Write results.json and report.html, and print what of the page can be printed."""
     command = shlex.join(["python", *map(str, sys.argv)])
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     whole = {"command": command, "versions": versions, **results}
     write_text(out / "results.json", json.dumps(without_nan(whole), indent=1) + "\n")
     made = "Python {python}, torch {torch}, numpy {numpy}".format(**versions)
-    footer = f"{command} · {made} · weights: {weights or 'none'}"
-    write_text(out / "report.html", page(title, blocks, footer))
+    write_text(out / "report.html", page(title, blocks, f"{command} · {made} · weights: {weights or 'none'}"))
     print_blocks(blocks)
-    print(f"\n{out}: results.json, report.html{files}")
+    print(f"\n{out}: {', '.join(sorted(file.name for file in out.iterdir() if not file.name.startswith('.')))}")
 
 
 def without_nan(value: object) -> object:

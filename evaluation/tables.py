@@ -28,7 +28,7 @@ class Table:
     rows: each has a Cell for every header; one that is a plain string is a section title across all columns. title:
     stands above, note: below. groups: (name, how many columns), a row above the headers. decimals: of all columns, or
     one for each. ours: indices into rows, to be tinted. intervals: whether the terminal prints them, too. percent:
-    shares are shown in percent. Raises ValueError if a row, `groups` or `decimals` has another length than headers.
+    shares are shown in percent.
     """
 
     headers: Sequence[str]
@@ -40,14 +40,6 @@ class Table:
     ours: Sequence[int] = ()
     intervals: bool = False
     percent: bool = False
-
-    def __post_init__(self) -> None:
-        n = len(self.headers)
-        lengths = {len(row) for row in self.cells()} | {len(self.places())}
-        if self.groups:
-            lengths.add(sum(span for _, span in self.groups))
-        if lengths != {n}:
-            raise ValueError(f"{n} headers, but rows, groups or decimals of {sorted(lengths - {n})} columns")
 
     def cells(self) -> list[Sequence[Cell]]:
         """The rows that are no section titles."""

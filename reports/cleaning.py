@@ -4,10 +4,10 @@ The paper (sections 3 and 5.1) strips "underscores, technical metadata, and conv
 LLM, since a model that learns to write "___" or "unchanged from the prior" hallucinates. There are two ways to do it:
 
     reports/rules.py   tables of regular expressions, free and offline
-    reports/llm.py     any OpenAI-compatible server
+    reports/asking.py  any OpenAI-compatible server
 
-This file holds what both share: neither may lose a finding. The labeler must read the same observations and sides
-before and after. Where an LLM's answer fails that, the rules' text is kept and the difference is written down.
+This file holds what both share: neither may lose a finding or add one. The labeler must read the same observations and
+sides before and after. Where an LLM's answer fails that, the rules' text is kept and the difference is written down.
 `python data.py clean DATA --out FILE` is the command.
 """
 
@@ -18,6 +18,7 @@ import contextlib
 import itertools
 import json
 import stat
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,12 +29,13 @@ from common.errors import UserError
 from common.files import write_atomically
 from common.observations import OBSERVATIONS
 from reports.labeler import label_report
-from reports.llm import ChatServer, ask_all
 from reports.rules import clean_report
 
 MAX_LINE = 2**24  # bytes of a first line
 OUR_FIELDS = {"image", "findings", "impression", "changed"}
 OUR_DISAGREEMENTS = {"image", "by", "observations", "before", "after"}
+
+Sections = tuple[str, str]  # findings and impression
 
 
 def differences(before: str, after: str) -> list[str]:
@@ -43,24 +45,29 @@ def differences(before: str, after: str) -> list[str]:
 
 
 def propose(
-    before: tuple[str, str],
-    answers: dict[tuple[str, str], tuple[str, str]] | None,
-    keep_comparisons: bool = False,
-) -> tuple[tuple[str, str], tuple[str, str], list[str]]:
-    """One report -> (proposed sections, the rules' sections, the observations that the proposed ones lose).
+    before: Sections, answers: dict[Sections, Sections], keep_comparisons: bool = False
+) -> tuple[Sections, Sections, list]:
+    """One report -> (proposed sections, the rules' sections, the observations that the proposed ones lose or add).
 
     The proposal is the LLM's answer where `answers` has one, else the rules'. Words about a prior examination may go
     with what they claim, so an observation counts as lost only if the rules keep it.
     """
-    rules = proposed = clean_report(*before, keep_comparisons)
-    lost = differences("\n\n".join(before), "\n\n".join(rules))
-    if answers is not None and any(text.strip() for text in before):
-        proposed = answers.get(before, rules)
-        from_rules = differences("\n\n".join(rules), "\n\n".join(proposed))
-        lost = [name for name in differences("\n\n".join(before), "\n\n".join(proposed)) if name in from_rules]
-    if proposed == rules and not any(rules):
+    rules = clean_report(*before, keep_comparisons)
+    proposed = answers.get(before, rules)
+    lost = differences("\n\n".join(before), "\n\n".join(proposed))
+    if proposed != rules:
+        kept = differences("\n\n".join(rules), "\n\n".join(proposed))
+        lost = [name for name in lost if name in kept]
+    elif not any(rules):
         lost = []  # nothing is left, so the original stays
     return proposed, rules, lost
+
+
+def is_likely(answer: Sections, report: Sections) -> bool:
+    """Whether an answer can be a report with words taken out: hardly longer, and with no control characters."""
+    text, given = "".join(answer), "".join(report)
+    odd = [c for c in set(text) - set(given) - set("\n\t\r") if unicodedata.category(c).startswith("C")]
+    return len(text) <= 2 * len(given) + 100 and not odd
 
 
 def clean_records(
@@ -77,17 +84,18 @@ def clean_records(
 ) -> dict[str, int]:
     """Write `items` to `out` as JSON lines with cleaned texts and "changed"; returns and prints the counts.
 
-    items: {"image", "findings", "impression", ...}, all str; other fields are kept as they are. llm, model: a server
-    and its model instead of the rules; `server`: timeout (s), retries, backoff (s) and max_wait (s) of `ChatServer`.
-    prices: $ per million tokens in and out. keep_comparisons: leave words such as "stable" and "new", as UniX's own
-    references have them; the studies they name still go. Two files may lie beside `out` afterwards:
+    items: {"image", "findings", "impression", ...}, all str; other fields are kept as they are, and those in "extra"
+    (captions, question, ...) become fields, as a table of one's own has them. llm, model: a server and its model
+    instead of the rules; `server`: timeout (s) and retries of `ChatServer`. prices: $ per million tokens in and out.
+    keep_comparisons: leave words such as "stable" and "new", as UniX's own references have them; the studies they name
+    still go. Two files may lie beside `out` afterwards:
 
         OUT.disagreements.jsonl  the texts whose labels changed; where an LLM changed them, `out` has the rules' text
         OUT.answers.jsonl        the LLM's answers, from which a run that was cut off goes on
 
     The counts: read, changed, emptied (nothing was left, so the original stays), disagreements, and fallbacks (the
-    answer was malformed, so the rules cleaned the text). Raises UserError if `out` or OUT.disagreements.jsonl is there
-    and no cleaning wrote it.
+    answer could not be used, so the rules cleaned the text). Raises UserError if `out` or OUT.disagreements.jsonl is
+    there and no cleaning wrote it.
     """
     out = Path(out)
     check_target(out)
@@ -110,23 +118,16 @@ def clean_records(
         if llm:
             reports = [(item["findings"], item["impression"]) for item in items]
             path = beside(out, "answers")
-            answers = ask_all(
-                ChatServer(llm, model, keep_comparisons=keep_comparisons, **server),
-                reports,
-                path,
-                concurrency,
-                progress,
-                prices,
-            )
+            found = ask(llm, model, keep_comparisons, server, reports, path, concurrency, progress, prices)
+            answers = {report: answer for report, answer in found.items() if is_likely(answer, report)}
+            counts["fallbacks"] = sum(any(map(str.strip, report)) and report not in answers for report in reports)
         with (
             open(temporary, "w", encoding="utf-8", errors="replace") as file,  # half characters become "?"
             open(temporary_disagreements, "w", encoding="utf-8", errors="replace") as differing,
         ):
             for item in tqdm(items, disable=not progress or bool(llm), unit="report"):
                 before = (item["findings"], item["impression"])
-                after, rules, lost = propose(before, answers if llm else None, keep_comparisons)
-                if llm and any(text.strip() for text in before):
-                    counts["fallbacks"] += before not in answers
+                after, rules, lost = propose(before, answers, keep_comparisons)
                 if lost:
                     counts["disagreements"] += 1
                     record = {"image": item["image"], "by": "rules" if after == rules else "llm", "observations": lost}
@@ -140,12 +141,23 @@ def clean_records(
                 counts["read"] += 1
                 counts["changed"] += changed
                 record = item | {"findings": after[0], "impression": after[1], "changed": changed}
+                record |= {name: value for name, value in record.pop("extra", {}).items() if name not in record}
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
                 if changed and len(shown) < examples:
                     shown.append((" | ".join(before), " | ".join(after)))
     show_examples(shown, examples)
     print(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     return counts
+
+
+def ask(llm: str, model: str, keep_comparisons: bool, server: dict, *work: object) -> dict[Sections, Sections]:
+    """`reports.asking.ask_all` of a server, whose package a user may lack."""
+    try:
+        from reports.asking import KEEPING, PROMPT, ChatServer, ask_all
+    except ModuleNotFoundError as error:
+        raise UserError(f"--llm: the package {error.name} is missing; pip install 'openai'") from error
+    prompt = KEEPING if keep_comparisons else PROMPT
+    return ask_all(ChatServer(llm, model, prompt, **server), *work)
 
 
 def beside(out: Path, what: str) -> Path:
@@ -193,32 +205,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=arguments.output_file, required=True, help="JSON lines to write")
     keep = "leave words such as stable, improved and new, as UniX's own references have them"
     parser.add_argument("--keep-comparisons", action="store_true", help=keep)
-    parser.add_argument("--llm", metavar="URL", help="an OpenAI-compatible server, e.g. http://localhost:8000/v1")
-    parser.add_argument("--model", metavar="NAME", help="the model to ask there")
-    parser.add_argument("--concurrency", type=arguments.whole(1, 256), default=8, help="requests at a time")
-    parser.add_argument("--timeout", type=arguments.number(0.1, 3600), default=120.0, help="seconds for one request")
-    price = "$ per million tokens in, for the estimate"
-    parser.add_argument("--price-in", type=arguments.number(0, 1e6), default=0.0, help=price)
-    price = "$ per million tokens out, for the estimate"
-    parser.add_argument("--price-out", type=arguments.number(0, 1e6), default=0.0, help=price)
     parser.add_argument(
         "--examples", type=arguments.whole(0, 10_000), default=0, help="print so many reports before and after"
     )
+    parser.add_argument("--llm", metavar="URL", help="an OpenAI-compatible server, e.g. http://localhost:8000/v1")
+    server = parser.add_argument_group("with --llm")
+    server.add_argument("--model", metavar="NAME", help="the model to ask there")
+    server.add_argument("--concurrency", type=arguments.whole(1, 256), help="requests at a time (default 8)")
+    server.add_argument("--timeout", type=arguments.number(0.1, 3600), help="seconds for one request (default 120)")
+    for way in ("in", "out"):
+        price = f"$ per million tokens {way}, for the estimate"
+        server.add_argument(f"--price-{way}", type=arguments.number(0, 1e6), help=price)
 
 
 def run(args: argparse.Namespace, items: Iterable[dict]) -> dict[str, int]:
     """`clean_records` with the flags of `add_arguments`."""
-    if args.model and not args.llm:
-        raise UserError("--model: only a server has models; add --llm URL")
-    prices = (args.price_in, args.price_out)
+    for name in ("model", "concurrency", "timeout", "price_in", "price_out"):
+        if not args.llm and getattr(args, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')}: only a server takes it; add --llm URL")
     return clean_records(
         items,
         args.out,
         args.llm,
         args.model,
-        args.concurrency,
-        prices=prices,
+        args.concurrency or 8,
+        prices=(args.price_in or 0.0, args.price_out or 0.0),
         examples=args.examples,
         keep_comparisons=args.keep_comparisons,
-        timeout=args.timeout,
+        timeout=args.timeout or 120.0,
     )

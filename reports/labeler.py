@@ -1,15 +1,14 @@
-"""A rule-based labeler of chest X-ray reports: text to the 14 CheXpert observations, by tables of phrases.
+"""A rule-based labeler of chest X-ray reports: text to the 14 CheXpert observations, by the words of vocabulary.txt.
 
 A report is judged by what it claims. CheXpert (Irvin et al. 2019, arXiv:1901.07031, section 3 and its published
-phrase files) turned reports into 14 labels in three steps, and so do we:
+phrase files) turned reports into 14 labels in three steps, and so do we, in the order of this file:
 
-    1. extract    find the phrases that name an observation               MENTIONS, HEDGED_MENTIONS, NORMAL_STATEMENTS
-    2. classify   is each mention asserted, denied or uncertain?          NEGATION_*, UNCERTAINTY_*, NO_CLAIM_*
+    1. extract    find the phrases that name an observation, in sentences cut into clauses
+    2. classify   each mention by the first rule whose cue reaches it; one that none reaches is positive
     3. aggregate  positive beats uncertain, uncertain beats negative, and "No Finding" follows from the other labels
 
-CheXpert classifies with a dependency parse. We use the *scope* of a cue word instead: "no" reaches to the end of its
-clause. That is less precise on long sentences, needs no parser, and can be read as the tables below. To teach the
-labeler a new wording, add a line to a table and a sentence to `tests/reports/test_labeler.py`.
+CheXpert classifies with a dependency parse. We use the *reach* of a cue word instead: "no" reaches to the end of its
+statement. That is less precise on long sentences, needs no parser, and can be read as the tables of the vocabulary.
 
 Where we depart from CheXpert, on purpose:
 - each label also has a side (left, right, bilateral), since a report that names the wrong lung is a wrong report;
@@ -28,10 +27,9 @@ from __future__ import annotations
 import argparse
 import re
 import textwrap
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,15 +37,24 @@ import numpy as np
 
 from archives.labels import mesh_labels
 from archives.opening import open_source
+from archives.sections import ITEM
 from common import arguments
 from common.errors import UserError, run
 from common.observations import OBSERVATIONS
+from reports.tables import groups, read_tables, replacements
 
 POSITIVE, NEGATIVE, UNCERTAIN = 1, 0, -1
+VALUES = {"positive": POSITIVE, "negative": NEGATIVE, "uncertain": UNCERTAIN, "blank": None}
 
 # Characters. A longer sentence is cut: the patterns look back and ahead, so their time grows with a sentence's square,
 # and this bound makes a report's time grow with its length. The longest sentence of Open-i's 3,927 reports has 270.
 MAX_SENTENCE = 1000
+ANSWER = re.compile(  # "Pneumothorax? No."
+    r"(?:\?|(?<!\.)\.{3,})\s*(?=(?:no|not|none|yes|absent|negative|present|trace|small|mild|moderate|severe|large)\b)",
+    re.I,
+)
+STATES = ("Cardiomegaly", "No Finding")  # observations that are states: "no effusion, cardiomegaly"
+MIDLINE = ("Enlarged Cardiomediastinum", "Cardiomegaly", "No Finding")  # these have no side
 
 
 class Label(NamedTuple):
@@ -70,243 +77,58 @@ class Mention(NamedTuple):
     hedged: bool
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 1. The words. All patterns see lower-case text, one clause at a time.
+class Statement(NamedTuple):
+    """clause[start:end], over whose borders no denial reaches, and what it names."""
 
-# The words that may stand between "heart" and "enlarged"; what is called normal is not what is called enlarged.
-GAP = r"(?:(?!normal|unremarkable|within|lymph|calcifi)[\w\s/-]){0,50}?"
-HEART = r"(?:heart|cardiac)(?: and mediastinal)?(?: silhouettes?| size| shadow| contours?)?"
-MEDIASTINUM = (
-    r"(?:cardio ?-?mediastin(?:al|um)|mediastin(?:al|um))(?: silhouettes?| contours?| borders?| shadow| width)?"
-)
-LARGE = r"(?:enlarge(?:d|ment)|large|larger|widen(?:ed|ing)|wide|prominent|prominence|dilated|increased)"
-FULL = r"(?:prominen(?:t|ce)|indistinct(?:ness)?|engorge(?:d|ment)|increased)"
-MIDDLE = r"(?: of)?(?: the)?(?: transverse)?(?: diameter of the)? "
+    clause: str
+    start: int
+    end: int
+    mentions: list[Mention]
 
-MENTIONS: dict[str, list[str]] = {
-    "Enlarged Cardiomediastinum": [
-        rf"\b{MEDIASTINUM}\b{GAP}\b{LARGE}\b",
-        rf"\b{LARGE}{MIDDLE}(?:\w+ )?{MEDIASTINUM}\b",
-    ],
-    "Cardiomegaly": [
-        r"\bcardiomegaly\b",
-        r"\bcardiac enlargement\b",
-        rf"\b{HEART}\b{GAP}\b(?:enlarge(?:d|ment)|large|larger|prominent|dilated|increased)\b",
-        rf"\b(?:enlarge(?:d|ment)|prominent|prominence|large){MIDDLE}{HEART}\b",
-        rf"\bincreased?(?: in)?(?: the)?(?: size of)?(?: the)? {HEART}\b",
-        r"\bcardio-?thoracic (?:ratio|index)\b.{0,30}\b(?:increased|enlarged|elevated|above)\b",
-        r"\bincreased cardio-?thoracic (?:ratio|index)\b",
-    ],
-    "Lung Opacity": [
-        r"\bopaci(?:ty|ties|fied|fication|fications)\b",
-        r"\binfiltrat(?:e|es|ion|ions|ive)\b",
-        r"\bair ?-?space (?:disease|process|abnormality|changes?|filling)\b",
-        r"\b(?:haze|hazy|haziness|ground[- ]?glass)\b",
-        r"\b(?:increased|prominent|coarsened|coarse|thickened) (?:\w+ ){0,2}markings\b",
-        r"\binterstitial (?:lung |pulmonary )?(?:thickening|prominence|disease|abnormality|changes?|pattern|process)\b",
-        rf"\b(?:{FULL}|coarsen(?:ing|ed)|chronic|irregular)\b[\w\s]{{0,30}}\binterstiti(?:um|al markings?)\b",
-        r"\breticula(?:r|tions?)\b",
-        r"\bscar(?:s|red|rings?)?\b",  # in CheXpert's phrase file of this observation
-        r"(?<!bone )(?<!bony )(?<!osseous )(?<!metallic )(?<!calcific )(?<!soft tissue )(?<!radiopaque )"
-        r"\b(?:increased |patchy )?densit(?:y|ies)\b",
-    ],
-    "Lung Lesion": [
-        r"\bnodul(?:e|es|arity)\b",
-        r"\b(?:nodular|round(?:ed)?|oval|mass-?like) (?:\w+ ){0,3}(?:infiltrat|densit|opaci|lesion|shadow|foc[ui])\w*",
-        r"\b(?:mass|masses)\b",
-        r"\b(?:pulmonary|lung|lobe|lobar|cavitary|cystic|parenchymal|coin|round(?:ed)?) (?:\w+ )?(?:lesions?|cavity)\b",
-        r"\b(?:cavitary|cavitations?|neoplasms?|tumou?rs?|carcinoma|metastas[ie]s|metastatic)\b",
-    ],
-    "Edema": [
-        r"\bo?edema(?:tous)?\b",
-        r"\b(?:congestive )?(?:heart|cardiac) failure\b",
-        r"\bchf\b",
-        r"\b(?:fluid|volume) overload\b",
-        r"\bkerley\b",
-    ],
-    "Consolidation": [r"\bconsolidat(?:ion|ions|ive|ed)\b"],
-    "Pneumonia": [
-        r"\b(?:broncho)?pneumoni(?:a|as|c)\b",
-        r"\binfecti(?:on|ons|ous)\b",
-    ],
-    "Atelectasis": [
-        r"\batelecta\w+",
-        r"(?<!vertebral )(?<!vertebral body )\bcollaps(?:e|ed)\b(?! of (?:the )?(?:\w+ )?vertebra)",
-    ],
-    "Pneumothorax": [r"\b(?:hydro|hemo)?pneumothora(?:x|ces)\b", r"\bptx\b", r"\bpleural (?:\w+ )?air\b"],
-    "Pleural Effusion": [
-        r"(?<!pericardial )\beffusions?\b",
-        r"\bpleural (?:(?!air)\w+ )?(?:fluid|collections?)\b",
-        r"\b(?:hydro|hemo|hydropneumo|hemopneumo)thora(?:x|ces)\b",
-    ],
-    "Pleural Other": [
-        r"\bpleural(?:[- ]based)? (?:\w+ ){0,2}(?:thickening|plaques?|calcifications?|mass|lesion)(?:/scarring)?\b",
-        r"\bpleural (?:\w+ ){0,2}scar(?:s|ring)?\b",
-        r"\b(?:thickening|scarring|calcification)s? (?:of|along) the (?:\w+ )?pleura\b",
-        r"\bpleur(?:o|al)[- ]?parenchymal (?:\w+ )?(?:scar(?:s|ring)?|thickening|fibrosis|changes?)\b",
-        r"\b(?:fibrothorax|(?:apical|pleural) cap(?:ping|s)?)\b",
-        r"\bfissural thickening\b",
-    ],
-    "Fracture": [
-        r"\bfractur(?:e|es|ed|ing)\b",
-        r"\bcompression deformit(?:y|ies)\b",
-    ],
-    # As in CheXpert, no clips, sternotomy wires or stents. A spinal fusion is seen by its plates and screws.
-    "Support Devices": [
-        r"\b(?:pacemakers?|pacers?|pacing|icd|aicd|defibrillators?|leads?|loop recorder|(?:neuro)?stimulators?)\b",
-        r"\b(?:catheters?|cath|picc|port|porta?-?a?-?cath\w*|mediport|infusaport|swan[- ]ganz|chemoport)\b",
-        r"\b(?:central|venous|subclavian|jugular|arterial|ij|picc|support|monitoring) (?:venous )?lines?\b",
-        r"(?<!kerley )(?<!kerley b )\blines(?:,| and| or)+ (?:and )?tubes\b",
-        r"\b(?:tubes?|tubing|tracheostomy|cannulas?|ett?|ngt|dobbhoff|drains?)\b",
-        r"\b(?:devices?|generators?|apparatus|equipment)\b",
-        r"\btips?\b.{0,60}\b(?:svc|superior vena cava|cavo-?atrial|caval atrial)\b",  # only a catheter's tip lies there
-        r"\b(?:balloon pump|iabp|lvad|ecmo|valve replacements?|prosthe(?:tic|sis)|coils?)\b",
-        r"\b(?:hardware|arthroplast(?:y|ies)|screws?|rods?|plates?(?![- ]?like))\b",
-        r"\b(?:spinal|spine) fusion\b|\b(?:cervical|thoracic|lumbar) (?:\w+ )?fusion\b",
-    ],
-    # Findings outside of the other 13, as in CheXpert: all they say is that the chest is not normal.
-    "No Finding": [
-        r"\b(?:emphysema|hyper(?:inflat|expan|aerat)|copd|obstructive|asthma|bronch(?:itis|iectasis|iolitis)|bull[ao])\w*",
-        r"\b(?:granulom|calcif|atherosclero|tortuo|ecta(?:sia|tic)|aneurysm|uncoil|unfold|hypertension)\w*",
-        r"\b(?:\w*scolio|kypho|degenerat|osteophyt|spondyl|spurring|arthr|osteo(?:peni|poro)|sclero|curvature)\w*",
-        r"\b(?:hernia|eventration|elevat|flatten|blunt|volume loss|deformit|fibro(?:sis|tic)|thicken|prominen)\w*",
-        r"\b(?:lymphadenopath|adenopath|pneumo(?:mediastin|periton)|h(?:a?ematom|a?emorrhag)|aspirat|lucen|cuffing)\w*",
-    ],
-}
 
-# Phrases that CheXpert counts as uncertain by themselves: they hint at the observation and do not name it.
-HEDGED_MENTIONS: dict[str, list[str]] = {
-    "Cardiomegaly": [rf"\bborderline (?:\w+ )?(?:cardiomegaly|{HEART})\b", rf"\b{HEART}\b{GAP}\bborderline\b"],
-    "Edema": [
-        r"\bcongesti(?:on|ve changes)\b",
-        rf"\bvascul(?:ar|arity|ature)\b.{{0,20}}\b{FULL}\b",
-        rf"\b{FULL}(?: of)?(?: the)? (?:\w+ )?vascul\w+",
-        r"\bcephalization\b",
-    ],
-    "Pleural Effusion": [
-        r"\bblunt(?:ed|ing)\b.{0,40}\b(?:costophrenic|angles?|sulc(?:us|i)|recess(?:es)?)\b",
-        r"\b(?:costophrenic|angles?|sulc(?:us|i)|recess(?:es)?)\b.{0,20}\bblunt(?:ed|ing)\b",
-    ],
-}
+class Claim(NamedTuple):
+    """What a clause says about one observation, in which words and by which rule: 'no ("without")'."""
 
-# (structure, what its being normal denies). "The heart and mediastinum are within normal limits."
-NORMAL = r"(?:normal|normally|unremarkable|within (?:the )?(?:normal )?limits(?: of normal)?|clear|intact|sharp|free)"
-NORMAL_STATEMENTS: list[tuple[str, tuple[str, ...]]] = [
-    (r"heart(?! failure)|cardiac(?! and mediastinal)", ("Cardiomegaly",)),
-    (r"cardiac and mediastinal", ("Cardiomegaly", "Enlarged Cardiomediastinum")),
-    (r"cardio ?-?mediastin(?:al|um)|mediastin(?:al|um)", ("Enlarged Cardiomediastinum",)),
-    (r"lungs?|lung (?:fields?|zones?|parenchyma)", ("Lung Opacity",)),
-    (r"(?:pulmonary )?(?:vascularity|vasculature|vessels)|pulmonary vascular \w+", ("Edema",)),
-    (r"pleural (?:spaces?|surfaces?|cavit(?:y|ies))|pleura", ("Pleural Effusion", "Pneumothorax")),
-    (r"costophrenic (?:angles?|sulci|sulcus|recess(?:es)?)", ("Pleural Effusion",)),
-    (r"(?:osseous|bony|skeletal) (?:\w+ )?(?:structures?|thorax)|bones|ribs", ("Fracture",)),
-]
+    observation: str
+    value: int | None
+    sides: frozenset[str]
+    words: str
+    rule: str
 
-# Words that look like something else. They are replaced before anything is searched.
-REWRITES: list[tuple[str, str]] = [
-    (
-        r"\b(?:no|without|not)(?: \w+){0,2} (?:changed?|increased?|decreased?|worsening|improvement)\b(?: in| of)?",
-        "unchanged",
-    ),
-    # A heart "at the upper limits of normal" is normal to CheXpert, "borderline" is uncertain.
-    (r"\b(?:normal (?:to|or)|borderline)(?: \w+){0,2} enlarged\b", "borderline"),
-    (r"\b(?:(?:upper|high)(?: limits?)?(?: of)?|top[- ]|mildly prominent but) ?normal\b", "normal"),
-    # CheXpert: calcified nodules, which are old granulomas, are no lesions.
-    (r"\bcalcif\w+ (?:(?!and |with |or |in |near )\w+ ){0,3}(?:nodul\w+|densit\w+)", "calcification"),
-    (
-        r"\b(?:left|right)(?:-sided)?,?(?: and| or|,? greater than|,? more than| >|/)(?: the)? (?:left|right)\b",
-        "bilateral",
-    ),
-    (r"\b(?:left|right) (atri|ventric|heart|main ?stem|paratracheal|hilar lymph)", r"\1"),
-    (r"\bgranulomatous infections?\b", "granuloma"),
-    (r"\bmass effect\b|\b(?:mediastinal|paratracheal|breast|chest wall|muscle) (?:mass(?:es)?|carcinoma)\b", "other"),
-]
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 2. The cues. Those "before" reach every mention after them in the clause, those "after" every mention before them.
+class Rule(NamedTuple):
+    """An entry of [RULES] of vocabulary.txt."""
 
-CLAUSE_BREAKS = re.compile(
-    r"\b(?:but|however|except(?: for)?|although|though|whereas|while|aside from|apart from|other than)\b"
-    r"|(?<!if)(?<!if ),? ?(?:and |with )?there (?:is|are|has|have)\b"
-    r"|,? and the\b|, the\b|, with\b|, now\b|(?<= seen),|(?<= identified),"
-    r"|,(?= (?:possible|possibly|probable|probably|likely|suspected|questionable) )"
-    r"|\band(?= (?:a )?(?:tiny|trace|small|mild|minimal|moderate|severe|stable|unchanged|persistent|new) )"
-)
-NEGATION_BEFORE = re.compile(
-    r"\b(?:no|without|negative for|free of|free from|clear of|absence of|lack of|nor|neither|rather than|denies)\b"
-    r"|\b(?:resolution|clearing|removal|exclusion) of\b"
-    r"|\b(?:does|do|did|has|have) not (?:\w+ )?"
-    r"(?:show|demonstrate|reveal|have|contain|suggest|indicate|developed?|appear)\b"
-    r"|\b(?:not|never)"
-    r"(?= (?:\w+ ){0,2}(?:enlarged|widened|dilated|prominent|large|increased|blunted|engorged|congested)\b)"
-    r"|\bunlikely to (?:represent|be|reflect)\b"
-)
-NEGATION_AFTER = re.compile(
-    r"\b(?:not|no longer) (?!well|clearly|fully)(?:\w+ )?"  # "not well seen": who knows
-    r"(?:seen|identified|present|visuali[sz]ed|visible|evident|demonstrated|detected|observed|noted|found|appreciated)\b"
-    r"(?! (?:on|in) (?:the )?(?:lateral|frontal|pa|ap|prior|previous|old|outside)\b)"  # but on the view at hand
-    r"|\A(?: \w+)? (?:is|are|appears?|remains?)(?: \w+)? (?:normal|unremarkable|within (?:normal )?limits)\b"
-    r"|\b(?:has|have|had|is|are|now|interval)(?: (?!nearly|almost|partially|partly|mostly|not)\w+){0,2}"
-    r" (?:resolved|cleared)\b"
-    r"|\b(?:is|are|was|were) (?:absent|excluded|ruled out|unlikely)\b"
-    r"|\b(?:has|have) (?:\w+ )?been (?:removed|excluded|ruled out)\b"
-)
-# "Cannot exclude" holds a negation, so it is asked first (CheXpert: pre-negation uncertainty).
-UNCERTAIN_NEGATION_BEFORE = re.compile(
-    r"\b(?:cannot|can not|can't|not|difficult to|unable to)(?: \w+)? (?:exclude|rule out)\b|\bnot excluding\b"
-)
-UNCERTAIN_NEGATION_AFTER = re.compile(
-    r"\b(?:cannot|can not|can't|not)(?: \w+)?(?: be)?(?: \w+)? (?:excluded|ruled out)\b|\bnot excluded\b"
-)
-CLINICAL_SETTING = r"(?:appropriate|correct|right|proper) clinical (?:setting|context)\b"
-# CheXpert's published patterns leave "likely" out: "likely atelectasis" is asserted, and so it is here.
-UNCERTAINTY_BEFORE = re.compile(
-    r"\b(?:possib(?:le|ly|ility)|probabl[ey]|presum(?:ed|ably)|perhaps|maybe|questionable|equivocal|less likely)\b"
-    r"|\b(?:may|might|could|would)\b"
-    r"|\b(?:(?:suspicious|worrisome) for|suspicion (?:of|for)|suspect(?:ed)?|concern(?:ing)? (?:for|of)|question)\b"
-    r"|\b(?:suggestion of|favor(?:ed|ing)?|consider(?:ation of)?|correlate(?: \w+)? for)\b"
-)
-UNCERTAINTY_AFTER = re.compile(
-    r"\b(?:is|are|remains?) (?:\w+ )?(?:possible|possibility|suspected|questioned|questionable|considered|equivocal)\b"
-    r"|\b(?:may|might|could|can) (?:also )?(?:be (?:present|considered|seen)|have (?:this|a similar) appearance)\b"
-    rf"|\A in (?:the|an?) {CLINICAL_SETTING}"
-)
-# These stand for a whole list, so that no comma ends their reach: "differential includes infection, edema".
-UNCERTAINTY_OF_LIST = re.compile(rf"\bdifferential\b|{CLINICAL_SETTING}")
-# Advice, limits and history claim nothing: "CT to exclude a nodule", "limited evaluation for pneumothorax".
-NO_CLAIM_BEFORE = re.compile(
-    r"\b(?:(?:evaluat(?:e|ion)|assess(?:ment)?) (?:for|of)|to (?:identify|ensure)|exclude|rule[- ]?out|history of"
-    r"|if (?:\w+ ){0,4}(?:concern|suspicion) (?:for|of))(?: (?!shows|demonstrates|reveals)[\w-]+){0,4} \Z"
-)
-NO_CLAIM_AFTER = re.compile(r"\A[\w\s]{0,20}\b(?:may|might) not be (?:seen|visible|demonstrated|apparent|detected)\b")
-ALTERNATIVE = re.compile(r"\b(?:or|versus|vs)\b|\band/or\b")
+    name: str
+    value: int | None
+    reach: str
+    alone: bool
+    cue: re.Pattern
 
-SIDE_WORDS = re.compile(
-    r"\b(?:(?P<bilateral>bilateral\w*|both|bibasilar|bibasal|biapical|bihilar)"
-    r"|(?P<left>left|left-sided|lingular?)"
-    r"|(?P<right>right|right-sided|middle lobe))\b"
-)
-SEPARATOR = re.compile(r",|\band\b|\bwith\b|\bor\b|\bplus\b")
-MIDLINE = ("Enlarged Cardiomediastinum", "Cardiomegaly", "No Finding")
 
-_REWRITES = [(re.compile(pattern), new) for pattern, new in REWRITES]
-_PATTERNS = [
-    (re.compile(pattern), observation, table is HEDGED_MENTIONS)
-    for table in (MENTIONS, HEDGED_MENTIONS)
-    for observation, patterns in table.items()
+def _rule(head: str, cues: list[str]) -> Rule:
+    name, value, reach = re.split(": |, ", head)
+    return Rule(name, VALUES[value], reach.split()[0], reach.endswith("alone"), re.compile("|".join(cues)))
+
+
+_TABLES = read_tables("vocabulary.txt")
+_PHRASES = [
+    (re.compile(pattern), observation, table == "HEDGED_MENTIONS")
+    for table in ("MENTIONS", "HEDGED_MENTIONS")
+    for observation, patterns in groups(_TABLES[table])
     for pattern in patterns
 ]
 _NORMAL = [
-    (
-        re.compile(rf"\b(?:{structure})\b.{{0,90}}?\b{NORMAL}\b|\b{NORMAL}\b(?:[ -][\w-]+){{0,5}}? (?:{structure})\b"),
-        denied,
-    )
-    for structure, denied in NORMAL_STATEMENTS
+    (re.compile(rf"\b(?:{it})\b.{{0,90}}?\b{normal}\b|\b{normal}\b(?:[ -][\w-]+){{0,5}}? (?:{it})\b"), observation)
+    for normal in [_TABLES["PIECES"]["NORMAL"]]
+    for observation, (it,) in groups(_TABLES["NORMAL_STATEMENTS"])
 ]
-
+_REWRITES = replacements(_TABLES["REWRITES"])
+_RULES = [_rule(*entry) for entry in groups(_TABLES["RULES"])]
+_PATTERNS = {name: re.compile("|".join(lines)) for name, lines in groups(_TABLES["PATTERNS"])}
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 3. From a report to labels.
+# From a report to labels.
 
 
 def label_report(text: str) -> dict[str, Label]:
@@ -317,18 +139,22 @@ def label_report(text: str) -> dict[str, Label]:
     if nothing is positive or uncertain but Support Devices (so "lungs clear, PICC in place" is 1). Findings outside of
     the 14, such as scoliosis, undo it too.
     """
-    values: dict[str, list[int]] = {name: [] for name in OBSERVATIONS}
+    values: dict[str, set[int | None]] = {name: set() for name in OBSERVATIONS}
     sides: dict[str, set[str]] = {name: set() for name in OBSERVATIONS}
-    for clause in split_clauses(text):
-        for observation, value, named_sides in _claims(clause):
-            values[observation].append(value)
-            sides[observation] |= named_sides
-
+    for claim in read_claims(text):
+        values[claim.observation].add(claim.value)
+        sides[claim.observation] |= claim.sides
     labels = {name: Label(_strongest(values[name]), _one_side(sides[name])) for name in OBSERVATIONS}
     findings = [labels[name].value for name in OBSERVATIONS if name != "Support Devices"]
     if text.strip():
         labels["No Finding"] = Label(None if POSITIVE in findings or UNCERTAIN in findings else POSITIVE)
     return labels
+
+
+def label_reports(texts: Sequence[str]) -> np.ndarray:
+    """Labels of N reports as (N, 14) float32, columns as `common.observations`: 1, 0, -1, and nan for blank."""
+    rows = [[label.value for label in label_report(text).values()] for text in texts]
+    return np.array(rows, dtype=np.float32).reshape(len(texts), len(OBSERVATIONS))
 
 
 def labels_together(first: dict[str, Label], second: dict[str, Label]) -> dict[str, Label]:
@@ -345,40 +171,39 @@ def labels_together(first: dict[str, Label], second: dict[str, Label]) -> dict[s
     return labels
 
 
-@lru_cache(maxsize=1 << 14)  # reports repeat each other: 59% of Open-i's clauses occurred before
-def _claims(clause: str) -> list[tuple[str, int, set[str]]]:
-    """(observation, value, sides) of each claim of a clause."""
-    claims = []
-    mentions = find_mentions(clause)
-    for mention in mentions:
-        value = _classify(clause, mention, mentions)
-        if value is not None:
-            sided = value != NEGATIVE and mention.observation not in MIDLINE
-            claims.append((mention.observation, value, _sides(clause, mention, mentions) if sided else set()))
-    for pattern, denied in _NORMAL:
-        if pattern.search(clause):
-            claims += [(observation, NEGATIVE, set()) for observation in denied]
-    return claims
+def read_claims(text: str) -> list[Claim]:
+    """Every claim of a report, sentence by sentence."""
+    return [claim for sentence in split_sentences(text) for claim in read_sentence(sentence)]
 
 
-def label_reports(texts: Sequence[str]) -> np.ndarray:
-    """Labels of N reports as (N, 14) float32, columns as `common.observations`: 1, 0, -1, and nan for blank."""
-    rows = [[label.value for label in label_report(text).values()] for text in texts]
-    return np.array(rows, dtype=np.float32).reshape(len(texts), len(OBSERVATIONS))
+@lru_cache(maxsize=1 << 14)  # reports repeat each other's sentences
+def read_sentence(sentence: str) -> tuple[Claim, ...]:
+    """The claims of a sentence of small letters."""
+    claims: list[Claim] = []
+    for clause in split_clauses(sentence):
+        claims += read_clause(clause, claims[-1].observation if claims else "")
+    return tuple(claims)
 
 
-def split_clauses(text: str) -> list[str]:
-    """Lower-case clauses of a report: its sentences, cut again where a negation's reach ends ("but", "except")."""
-    text = single_spaces(text.lower().replace("’", "'"))
-    text = re.sub(r"\b(?:findings|impression|comparison|indication)\s*:", ". ", text)
-    text = re.sub(r"(?:^|(?<=[.\n]))\s*\d+[.)]\s", " ", text)  # "1. Cardiomegaly. 2. ..."
-    sentences = re.split(r"(?<![.;!?])[.;!?]+(?=\s|$)|\n\s*\n", text)
-    clauses = []
-    for sentence in chain.from_iterable(map(pieces, sentences)):
-        for pattern, new in _REWRITES:
-            sentence = pattern.sub(new, sentence)
-        clauses += [clause.strip(" ,") for clause in CLAUSE_BREAKS.split(sentence)]
-    return [clause for clause in clauses if clause]
+# ---------------------------------------------------------------------------------------------------------------------
+# 1. Extract.
+
+
+def split_sentences(text: str) -> list[str]:
+    """Lower-case sentences of a report, each of MAX_SENTENCE characters at most; an item of a list is one."""
+    text = ANSWER.sub(": ", ITEM.sub(". ", single_spaces(text.replace("’", "'"))))
+    text = re.sub(r"(?<=[a-z]{2})\.(?=[A-Z])|(?:^|(?<=[\s.]))\(?\d{1,2}[.)] ?(?=[A-Z])", ". ", text).lower()
+    text = re.sub(r"\b(?:findings|impression)\s*:|\b(?=(?:comparison|indication)\s*:)", ". ", text)
+    text = re.sub(r"(?:^|(?<=[.\n]))\s*\(?\d+[.)]\s", " ", text.replace("? ", " ?. "))
+    sentences = re.split(r"(?<![.;!])[.;!]+(?=\s|$)|\n\s*\n", text)
+    return [piece for sentence in sentences for piece in pieces(sentence)]
+
+
+def split_clauses(sentence: str) -> list[str]:
+    """A sentence's clauses, with the words rewritten that only look like a finding."""
+    for pattern, new in _REWRITES:
+        sentence = pattern.sub(new, sentence)
+    return [clause.strip(" ,") for clause in _PATTERNS["clause ends"].split(sentence) if clause.strip(" ,")]
 
 
 def single_spaces(text: str) -> str:
@@ -398,7 +223,7 @@ def find_mentions(clause: str) -> list[Mention]:
     """Every mention in reading order. Of two that overlap and name the same observation, the longer one stays."""
     found = [
         Mention(*match.span(), observation, hedged)
-        for pattern, observation, hedged in _PATTERNS
+        for pattern, observation, hedged in _PHRASES
         for match in pattern.finditer(clause)
     ]
     kept: list[Mention] = []
@@ -412,65 +237,157 @@ def find_mentions(clause: str) -> list[Mention]:
     return sorted(kept)
 
 
-def _classify(clause: str, mention: Mention, mentions: list[Mention]) -> int | None:
-    """1, 0, -1, or None if nothing is claimed. A cue "before" may lie inside of the mention: "heart is not large"."""
-    before, after = clause[: mention.end], clause[mention.end :]
-    if UNCERTAIN_NEGATION_BEFORE.search(before) or UNCERTAIN_NEGATION_AFTER.search(after):
-        return UNCERTAIN
-    if NO_CLAIM_BEFORE.search(clause[: mention.start]) or NO_CLAIM_AFTER.search(after):
-        return None
-    # The lookahead of "not (enlarged)" reads on into the mention, so search the clause and compare positions.
-    if any(cue.start() < mention.end for cue in NEGATION_BEFORE.finditer(clause)) or NEGATION_AFTER.search(after):
-        return NEGATIVE
-    # A comma ends an uncertain cue's reach but not a negation's: "possible effusion, cardiomegaly".
-    if mention.hedged or UNCERTAINTY_BEFORE.search(before.rsplit(",", 1)[-1]) or UNCERTAINTY_AFTER.search(after):
-        return UNCERTAIN
-    if UNCERTAINTY_OF_LIST.search(before):
-        return UNCERTAIN
-    if any(ALTERNATIVE.search(between) for between in _gaps(clause, mention, mentions)):
-        return UNCERTAIN
-    return POSITIVE
+# ---------------------------------------------------------------------------------------------------------------------
+# 2. Classify.
 
 
-def _gaps(clause: str, mention: Mention, mentions: list[Mention]) -> Iterator[str]:
+def read_clause(clause: str, before: str) -> list[Claim]:
+    """What a clause claims. before: the observation that was named before it: "but a left ONE is seen"."""
+    mentions = find_mentions(clause)
+    for one in _PATTERNS["one"].finditer(clause):
+        names = [mention.observation for mention in mentions if mention.end <= one.start()] or [before]
+        if names[-1] and not any(one.start() < mention.end and mention.start < one.end() for mention in mentions):
+            mentions = sorted([*mentions, Mention(*one.span(), names[-1], False)])
+    cues = [(rule, list(rule.cue.finditer(clause))) for rule in _RULES] if mentions else []
+    statements = [Statement(clause, 0, len(clause), mentions)]
+    if any(classify(mention, statements[0], cues)[0] == NEGATIVE for mention in mentions):
+        statements = find_statements(clause, mentions)  # it matters what the denial reaches
+    claims = []
+    for statement in statements:
+        for mention in statement.mentions:
+            value, rule = classify(mention, statement, cues)
+            sided = value not in (NEGATIVE, None) and mention.observation not in MIDLINE
+            sides = frozenset(_sides(mention, statement) if sided else ())
+            claims.append(Claim(mention.observation, value, sides, clause[mention.start : mention.end], rule))
+    for pattern, observation in _NORMAL:
+        if match := pattern.search(clause):
+            claims.append(Claim(observation, NEGATIVE, frozenset(), match[0], "normal"))
+    return claims
+
+
+def find_statements(clause: str, mentions: list[Mention]) -> list[Statement]:
+    """The statements of a clause: "no pneumothorax, small effusion" are two, "no edema, effusion, or mass" is one."""
+    borders = [0]
+    for cut in _PATTERNS["separator"].finditer(clause):
+        inside = any(mention.start < cut.start() < mention.end for mention in mentions)
+        if not inside and _begins_statement(clause, borders[-1], cut, mentions):
+            borders.append(cut.end())
+    return [
+        Statement(clause, start, end, [mention for mention in mentions if start <= mention.start < end])
+        for start, end in pairwise([*borders, len(clause)])
+    ]
+
+
+def _begins_statement(clause: str, start: int, cut: re.Match, mentions: list[Mention]) -> bool:
+    """Whether a comma, an "and" or a "with" parts two statements, of which the first begins at `start`."""
+    before, after = clause[start : cut.start()], clause[cut.end() :]
+    item, *others = re.split("(?=,)", after)
+    named = [mention for mention in mentions if start <= mention.start and mention.end <= cut.start()]
+    new = [mention for mention in mentions if 0 <= mention.start - cut.end() < len(item)]
+    if not new or not (named or _PATTERNS["finding without a name"].search(before)):
+        return False  # "no large, layering effusion"
+    if named and _PATTERNS["noun follows"].search(clause, named[-1].end, cut.start()):
+        return False  # "no pneumothorax or large, layering effusion"
+    joined, item = re.fullmatch(r"( and\b|)(.*)", item).groups()
+    state, predicate = _PATTERNS["state"].match(item), _PATTERNS["predicate"].search(item)
+    if joined or cut[0].isalpha() or cut[0] == "+":  # "no effusion WITH mild edema", "heart IS large and edema IS gone"
+        both = predicate and _PATTERNS["predicate"].search(before)
+        return bool(state or both or _PATTERNS["course"].match(item))
+    if state:
+        return not (others and _PATTERNS["list goes on"].match(others[0]))
+    if _PATTERNS["list goes on"].search(re.split(r"\b(?:no|without)\b", after)[0]):
+        return False
+    plain = _PATTERNS["unreal"].fullmatch(after[: new[0].start - cut.end()])
+    plain = plain or (named and named[-1].observation == new[0].observation == "Support Devices")  # a list of devices
+    listed = named and "," in clause[named[0].end : cut.start()]
+    return bool(predicate or not plain or (new[0].observation in STATES and not listed))
+
+
+def classify(mention: Mention, statement: Statement, cues: list[tuple[Rule, list[re.Match]]]) -> tuple[int | None, str]:
+    """1, 0, -1, or None if nothing is claimed, and the rule that says so. cues: of each rule, those in the clause."""
+    clause, _, end, mentions = statement
+    for rule, found in cues:
+        if rule.reach == "next":
+            cue = rule.cue.match(clause, mention.end, end)
+        else:
+            cue = next((cue for cue in found if _reaches(rule, cue, mention, statement)), None)
+        if cue:
+            return rule.value, f'{rule.name} ("{cue[0].strip()}")'
+    again = [other for other in mentions if other.observation == mention.observation and other.start >= mention.end]
+    if again and re.match(r" ?:", clause[mention.end :]):
+        return None, "heading"  # "Pneumothorax: no pneumothorax"
+    if mention.hedged:
+        return UNCERTAIN, "hint"
+    if any(_PATTERNS["alternative"].search(between) for between in _gaps(mention, statement)):
+        return UNCERTAIN, "alternative"
+    return POSITIVE, "named"
+
+
+def _reaches(rule: Rule, cue: re.Match, mention: Mention, statement: Statement) -> bool:
+    """Whether a mention stands where [RULES] says, seen from the cue."""
+    clause, start, end, mentions = statement
+    between = (mention.end, cue.start()) if rule.reach == "after" else (cue.end(), mention.start)
+    if rule.reach == "after":
+        reached = mention.end <= cue.start() and cue.end() <= end
+    elif rule.reach == "clause":
+        reached = cue.end() <= mention.end
+    elif rule.reach == "comma":
+        reached = cue.end() <= mention.end and "," not in clause[cue.start() : mention.end]
+    elif rule.reach == "upto":
+        reached = cue.end() < mention.start and bool(_PATTERNS["few words"].fullmatch(clause, *between))
+    else:  # "before" and "object"; the cue may lie inside of the mention, "heart is not large"
+        reached = start <= cue.start() < mention.end
+        reached &= rule.reach == "before" or not _PATTERNS["object ends"].search(clause, *between)
+    if reached and rule.alone:
+        others = (other for other in mentions if between[0] <= other.start and other.end <= between[1])
+        return all(other.observation == mention.observation for other in others)
+    return reached
+
+
+def _gaps(mention: Mention, statement: Statement) -> Iterator[str]:
     """The text between a mention and its neighbours (of other observations) on either side."""
-    earlier = [m.end for m in mentions if m.end <= mention.start and m.observation != mention.observation]
-    later = [m.start for m in mentions if m.start >= mention.end and m.observation != mention.observation]
+    others = [other for other in statement.mentions if other.observation != mention.observation]
+    earlier = [other.end for other in others if other.end <= mention.start]
+    later = [other.start for other in others if other.start >= mention.end]
     if earlier:
-        yield clause[max(earlier) : mention.start]
+        yield statement.clause[max(earlier) : mention.start]
     if later:
-        yield clause[mention.end : min(later)]
+        yield statement.clause[mention.end : min(later)]
 
 
-def _sides(clause: str, mention: Mention, mentions: list[Mention]) -> set[str]:
+def _sides(mention: Mention, statement: Statement) -> set[str]:
     """The sides a mention is given: first its own words, then those of its list ("collapse and fluid on the left")."""
-    earlier = max((m.end for m in mentions if m.end <= mention.start), default=None)
-    later = min((m.start for m in mentions if m.start >= mention.end), default=None)
+    clause, start, end, mentions = statement
+    earlier = max((other.end for other in mentions if other.end <= mention.start), default=None)
+    later = min((other.start for other in mentions if other.start >= mention.end), default=None)
 
     # "small LEFT effusion"; between two mentions only what follows the last "and", "with" or comma is ours.
-    own = clause[earlier or 0 : mention.end]
+    own = clause[earlier or start : mention.end]
     if earlier is not None:
-        own = SEPARATOR.split(own)[-1]
+        own = _PATTERNS["sides part"].split(own)[-1]
     if sides := _side_words(own):
         return sides[-1]
     # "effusion on the LEFT"; before another mention everything after the last separator is that one's.
-    own = clause[mention.end : later]
+    own = clause[mention.end : later or end]
     if later is not None:
-        own = own[: max((match.start() for match in SEPARATOR.finditer(own)), default=len(own))]
+        own = own[: max((match.start() for match in _PATTERNS["sides part"].finditer(own)), default=len(own))]
     if sides := _side_words(own):
         return set().union(*sides)
     # "LEFT collapse and fluid", or, at the end of the list, "collapse and fluid on the LEFT".
-    if sides := _side_words(clause[: mention.start]):
+    if sides := _side_words(clause[start : mention.start]):
         return sides[-1]
-    last = max(m.end for m in mentions)
-    return set().union(*_side_words(clause[last:]))
+    return set().union(*_side_words(clause[max(other.end for other in mentions) : end]))
 
 
 def _side_words(text: str) -> list[set[str]]:
-    return [{match.lastgroup} for match in SIDE_WORDS.finditer(text)]
+    return [{match.lastgroup} for match in _PATTERNS["side"].finditer(text)]
 
 
-def _strongest(values: Iterable[int]) -> int | None:
+# ---------------------------------------------------------------------------------------------------------------------
+# 3. Aggregate.
+
+
+def _strongest(values: Iterable[int | None]) -> int | None:
     """CheXpert's aggregation: positive beats uncertain, uncertain beats negative."""
     return next((value for value in (POSITIVE, UNCERTAIN, NEGATIVE) if value in values), None)
 
@@ -480,7 +397,7 @@ def _one_side(sides: set[str]) -> str | None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 4. How good it is.
+# How good it is, and why.
 
 NOTES = """
 F1: uncertain counts as positive, for both. strict F1: positive alone does. side: left, right or bilateral agrees.
@@ -503,55 +420,60 @@ def measure(path: Path, which: str = "even") -> str:
     indexed; those without terms ("No Indexing") are left out. MeSH has no denials, so negative and blank are one.
     Sides are compared where both name the observation and both name a side. Raises UserError if `path` is no Open-i.
     """
-
     source = open_source(path, "all", need_images=False, cache=None)
     if source.kind != "open-i":
         raise UserError(f"{path}: a set of kind {source.kind} has no MeSH terms; give NLMCXR_reports.tgz of Open-i")
     texts, terms = [], []
     for index, record in enumerate(source.records):
         indexed = [term for term in record.extra["mesh"] if term.lower() != "no indexing"]
-        number = int(re.sub(r"\D", "", record.patient) or 0)
-        if indexed and (which == "all" or number % 2 == (which == "odd")):
+        if indexed and which in ("all", ("even", "odd")[int(re.sub(r"\D", "", record.patient) or 0) % 2]):
             texts.append(source.text(index)[0])
             terms.append(indexed)
     if not texts:
         raise UserError(f"{path}: no {which} reports with MeSH terms; give --which all or another set")
-
-    start = time.perf_counter()
-    reports = [label_report(text) for text in texts]
-    milliseconds = 1000 * (time.perf_counter() - start) / len(texts)
+    reports, mesh = [label_report(text) for text in texts], [mesh_labels(indexed) for indexed in terms]
     said = np.array([[label.value or 0 for label in report.values()] for report in reports])  # blank is 0 too
-    mesh = [mesh_labels(indexed) for indexed in terms]
     true = np.array([[labels.get(name, 0) for name in OBSERVATIONS] for labels in mesh])
-    precision, recall, f1 = agreement(said != 0, true != 0)
-    strict = agreement(said == 1, true == 1)[2]
+    scores = np.array([*agreement(said != 0, true != 0), agreement(said == 1, true == 1)[2]])
     expressed = (true != 0).any(axis=0)
-
-    sides: dict[str, list[bool]] = {name: [] for name in OBSERVATIONS}
-    for report, indexed in zip(reports, terms, strict=True):
-        for name, label in report.items():
-            words = {word for term in indexed if name in mesh_labels([term]) for word in term.lower().split("/")}
-            side = _one_side({"left" if word == "lingula" else word for word in words} & {"left", "right", "bilateral"})
-            if label.side and side:
-                sides[name].append(label.side == side)
-
-    lines = [f"{len(texts)} {which} reports of {path.name}, labeler against MeSH terms, {milliseconds:.2f} ms a report"]
+    lines = [f"{len(texts)} {which} reports of {path.name}, labeler against MeSH terms"]
     lines += [f"{'':27}{'MeSH':>6}{'labeler':>9}{'precision':>11}{'recall':>8}{'F1':>7}{'strict F1':>11}{'side':>14}"]
+    all_right = all_sides = 0
     for k, name in enumerate(OBSERVATIONS):
-        right = sides[name]
-        side = f"{sum(right)}/{len(right)}" if right else "-"
-        scores = f"{precision[k]:11.3f}{recall[k]:8.3f}{f1[k]:7.3f}{strict[k]:11.3f}" if expressed[k] else f"{'-':>37}"
-        lines += [f"{name:27}{(true[:, k] != 0).sum():6}{(said[:, k] != 0).sum():9}{scores}{side:>14}"]
-    right = [agrees for values in sides.values() for agrees in values]
-    means = f"{f1[expressed].mean():14.3f}{strict[expressed].mean():11.3f}"
-    lines += [f"{f'macro, {expressed.sum()} classes':53}{means}{f'{sum(right)}/{len(right)}':>14}"]
+        sides = [(report[name].side, _mesh_side(name, indexed)) for report, indexed in zip(reports, terms, strict=True)]
+        agree = [ours == theirs for ours, theirs in sides if ours and theirs]
+        all_right, all_sides = all_right + sum(agree), all_sides + len(agree)
+        side = f"{sum(agree)}/{len(agree)}" if agree else "-"
+        row = "{:11.3f}{:8.3f}{:7.3f}{:11.3f}".format(*scores[:, k]) if expressed[k] else f"{'-':>37}"
+        lines += [f"{name:27}{(true[:, k] != 0).sum():6}{(said[:, k] != 0).sum():9}{row}{side:>14}"]
+    means = "{:14.3f}{:11.3f}".format(*scores[2:, expressed].mean(axis=1))
+    lines += [f"{f'macro, {expressed.sum()} classes':53}{means}{f'{all_right}/{all_sides}':>14}"]
     absent = ", ".join(name for name, has in zip(OBSERVATIONS, expressed, strict=True) if not has) or "none"
     return "\n".join(lines) + NOTES.format(absent=absent)
 
 
+def _mesh_side(name: str, terms: list[str]) -> str | None:
+    """The side that MeSH terms such as "Opacity/lung/base/left" give to an observation."""
+    words = {word for term in terms if name in mesh_labels([term]) for word in term.lower().split("/")}
+    return _one_side({"left" if word == "lingula" else word for word in words} & {"left", "right", "bilateral"})
+
+
+def explain(text: str) -> str:
+    """For each observation its label, and of each claim that gave it the words and the rule."""
+    claims, lines = read_claims(text), []
+    for name, label in label_report(text).items():
+        word = next(word for word, value in VALUES.items() if value == label.value).replace("blank", ".")
+        found = [claim for claim in claims if claim.observation == name and claim.value == label.value]
+        why = "; ".join(dict.fromkeys(f'"{claim.words}", {claim.rule}' for claim in found))
+        if name == "No Finding" and label.value is not None:
+            why = "nothing else is positive or uncertain"
+        lines.append(f"{name:<28}{word:<11}{label.side or '':<11}{why}".rstrip())
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = arguments.Parser(
-        description="Label a chest X-ray report with CheXpert's 14 observations, or measure how good that is.",
+        description="Label a chest X-ray report with CheXpert's 14 observations, and why; or measure how good that is.",
         epilog='example: python -m reports.labeler "No pneumothorax. Small left effusion, cannot exclude pneumonia."\n'
         "example: python -m reports.labeler measure NLMCXR_reports.tgz",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -559,24 +481,19 @@ def main() -> None:
     parser.add_argument("text", type=arguments.text, help='the text of a report in quotes, or the word "measure"')
     reports = "measure: the reports of Open-i, NLMCXR_reports.tgz"
     parser.add_argument("reports", nargs="?", type=arguments.path, help=reports)
-    parser.add_argument(
-        "--which",
-        choices=("even", "odd", "all"),
-        help="measure: reports by their number; the rules were written by the even ones alone (default even)",
-    )
+    which = "measure: reports by their number; the rules were written by the even ones alone (default even)"
+    parser.add_argument("--which", choices=("even", "odd", "all"), help=which)
     args = parser.parse_args()
     if args.text == "measure":
         if args.reports is None:
             raise UserError("measure: no reports; name NLMCXR_reports.tgz of Open-i, or a folder that holds it")
         print(measure(arguments.existing(str(args.reports)), args.which or "even"))
-        return
-    if args.reports is not None or args.which:
+    elif args.reports is not None or args.which:
         raise UserError(f"{args.reports or '--which'}: only for measure; put the whole report in quotes and no more")
-    if not args.text.strip():
+    elif not args.text.strip():
         raise UserError("text: an empty report; give its text in quotes")
-    for name, label in label_report(args.text).items():
-        word = {POSITIVE: "positive", NEGATIVE: "negative", UNCERTAIN: "uncertain", None: "."}[label.value]
-        print(f"{name:<28}{word:<11}{label.side or ''}")
+    else:
+        print(explain(args.text))
 
 
 if __name__ == "__main__":

@@ -9,17 +9,15 @@ lies inside the finding, against the share that the same maps have inside other 
 **Attention is no explanation.** A map says which keys a softmax weighed in one layer. What the model would have written
 without them is another question, and many layers mix every token's content long before the word is chosen.
 
-    python -m studies.attention     the number, on phantoms
-
-The page (`python demo.py`) shows the words of a report over the film, the first lesson those of a prompt over the
-drawing.
+    python -m studies.attention     the number; the page (`python demo.py`) and the first lesson show maps
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -29,20 +27,18 @@ from tqdm import tqdm
 import attention
 import flow
 from checkpoints.janus import JanusPro
-from common import arguments
 from common.errors import UserError, run
-from common.files import SHIPPED
 from evaluation.metrics import derangement
 from evaluation.tables import Table, text
 from phantoms.dataset import phantom
 from phantoms.truth import KINDS
 from reports.questions import default_question
-from sample import DISCLAIMER, load_model, pixels_of, prompt_ids
+from sample import DISCLAIMER, pixels_of, prompt_ids
 from studies.autoencoder import OWN, with_and_without
+from studies.command import load_unix, study
 from weights import Checkpoint
 
 TIME = 0.7  # of the noise at which a drawing is looked at: the large shapes are being decided
-SEED = 1  # of the phantoms; training uses 0
 NOUNS = {  # kind of finding -> the words that name it in phantoms/wording.py
     "widened mediastinum": "mediastinum|mediastinal|widening",
     "cardiomegaly": "cardiomegaly|cardiac|heart",
@@ -126,7 +122,11 @@ def word_maps(
     checkpoint: Checkpoint, image: Image.Image, report: str, layer: int | None = None
 ) -> list[tuple[str, np.ndarray]]:
     """`report_maps` to look at: [(word, (h, w) float32 that sums to 1), ...] of one layer, or averaged over all."""
-    return [(word, flattened(maps, layer)) for word, maps in report_maps(checkpoint, image, report)]
+    found = []
+    for word, maps in report_maps(checkpoint, image, report):
+        one = maps.mean(axis=0) if layer is None else maps[layer]
+        found.append((word, one / one.sum()))
+    return found
 
 
 @torch.inference_mode()
@@ -142,12 +142,6 @@ def prompt_maps(checkpoint: Checkpoint, prompt: str, x: torch.Tensor, t: float) 
     maps = torch.stack(maps)  # (layers, 1, heads, S, S)
     on_words = maps[:, 0, :, -h * w :, 1 : 1 + len(ids)].mean(dim=1).cpu()  # (layers, latents, T); BOS comes first
     return [(word, on_words[:, :, pieces].sum(dim=2).unflatten(1, (h, w)).numpy()) for word, pieces in words]
-
-
-def flattened(maps: np.ndarray, layer: int | None = None) -> np.ndarray:
-    """(layers, h, w) -> one layer's map, or their average, made to sum to 1: (h, w)."""
-    flat = maps.mean(axis=0) if layer is None else maps[layer]
-    return flat / flat.sum()
 
 
 @torch.inference_mode()
@@ -189,12 +183,6 @@ def names(kind: str, word: str) -> bool:
     return re.fullmatch(NOUNS.get(kind, kind), word.strip(".,:").lower()) is not None
 
 
-def named_map(words: Sequence[tuple[str, np.ndarray]], kind: str) -> np.ndarray | None:
-    """The mean map of the words that name a kind of finding, (layers, h, w); None if none does."""
-    maps = [maps for word, maps in words if names(kind, word)]
-    return np.mean(maps, axis=0) if maps else None
-
-
 def inside(maps: np.ndarray, finding: np.ndarray) -> np.ndarray:
     """The share of each layer's map that lies in the finding, then of their average.
 
@@ -204,29 +192,31 @@ def inside(maps: np.ndarray, finding: np.ndarray) -> np.ndarray:
     return (all_maps * finding).sum(axis=(1, 2)) / all_maps.sum(axis=(1, 2))
 
 
-def shares(checkpoint: Checkpoint, kind: str, count: int, reading: bool, seed: int = SEED) -> dict[str, np.ndarray]:
+def shares(checkpoint: Checkpoint, kind: str, count: int, reading: bool, seed: int = 1) -> dict[str, np.ndarray]:
     """`inside` over `count` phantoms with this kind of finding, each (count, layers + 1) but `area`, (count, 1).
 
     inside: in the finding's own place. others: the same maps in other phantoms' findings of this kind; a model that
     knows only where such findings lie in general scores the same in both. area: the place's share of the picture.
     """
-    maps, places, index = [], [], 0
     config = checkpoint.model.config
     cells = config.vit.image_size // config.vit.patch_size if reading else config.image_size // 16
-    while len(maps) < count:
+    maps, places = [], []
+    for index in itertools.count():
         finding = place(seed, index, kind, cells)
-        if finding is not None:
-            patient = phantom(seed, index, 256)
-            if reading:
-                words = report_maps(checkpoint, Image.fromarray(patient.image), patient.report)
-            else:
-                x = noised(checkpoint, phantom(seed, index, config.image_size).image, TIME, seed=index)
-                words = prompt_maps(checkpoint, patient.impression, x, TIME)
-            named = named_map(words, kind)
-            if named is not None:
-                maps.append(named)
-                places.append(finding)
-        index += 1
+        if finding is None:
+            continue
+        patient = phantom(seed, index, 256 if reading else config.image_size)
+        if reading:
+            words = report_maps(checkpoint, Image.fromarray(patient.image), patient.report)
+        else:
+            x = noised(checkpoint, patient.image, TIME, index)
+            words = prompt_maps(checkpoint, patient.impression, x, TIME)
+        named = [each for word, each in words if names(kind, word)]
+        if named:
+            maps.append(np.mean(named, axis=0))
+            places.append(finding)
+        if len(maps) == count:
+            break
     partner = derangement(count, seed)
     return {
         "inside": np.stack([inside(each, finding) for each, finding in zip(maps, places, strict=True)]),
@@ -235,35 +225,19 @@ def shares(checkpoint: Checkpoint, kind: str, count: int, reading: bool, seed: i
     }
 
 
-def side_share(checkpoint: Checkpoint, side: str, count: int, seed: int = SEED) -> np.ndarray:
-    """While drawing: of all latents' attention on the word "left" or "right", the share on that side, (count,).
-
-    The patient's left is on the right of the picture. An even map scores 0.5. Impressions that
-    name one side, once.
-    """
-    found, index, size = [], 0, checkpoint.model.config.image_size
-    while len(found) < count:
-        patient = phantom(seed, index, size)
-        sides = re.findall(r"\b(?:left|right|bilateral)\b", patient.impression.lower())
-        if sides == [side]:
-            words = prompt_maps(checkpoint, patient.impression, noised(checkpoint, patient.image, TIME, index), TIME)
-            word_map = next(maps for word, maps in words if word.lower().strip(".") == side).mean(axis=0)
-            right, left = np.array_split(word_map, 2, axis=1)
-            found.append((left if side == "left" else right).sum() / word_map.sum())
-        index += 1
-    return np.array(found)
-
-
-def print_shares(checkpoint: Checkpoint, count: int) -> None:
+def main() -> None:
     """Both directions, every kind of finding, averaged over layers; then the gain over `others` of each layer."""
+    args = study("Where a word looks. Attention is no explanation.", 16, "phantoms of each kind", least=2).parse_args()
+    checkpoint = load_unix(args)
     titles = {
-        True: f"Reading: of a finding word's attention on the film, the share inside the finding ({count} each)",
+        True: f"Reading: of a finding word's attention on the film, the share inside the finding ({args.n} each)",
         False: f"Drawing at t = {TIME:g}: of all latents' attention on a finding word, the share inside the finding",
     }
     for reading, title in titles.items():
         rows, gains = [], []
         for kind in tqdm(KINDS, desc="attention", unit="kind", leave=False):
-            scores = {name: values.mean(axis=0) for name, values in shares(checkpoint, kind, count, reading).items()}
+            found = shares(checkpoint, kind, args.n, reading, args.seed)
+            scores = {name: values.mean(axis=0) for name, values in found.items()}
             rows.append([kind, *(float(values[-1]) for values in scores.values())])
             with np.errstate(divide="ignore", invalid="ignore"):  # few phantoms: nothing may lie in the others' places
                 gains.append(scores["inside"] / scores["others"])
@@ -272,21 +246,7 @@ def print_shares(checkpoint: Checkpoint, count: int) -> None:
         note += f"inside / others, geometric mean over the kinds: {average:.2f}; by layer: "
         note += " ".join(f"{gain:.2f}" for gain in layers)
         print(text(Table(["", "inside", "others", "area"], rows, title, note)), end="\n\n", flush=True)
-    left, right = (side_share(checkpoint, side, count).mean() for side in ("left", "right"))
-    print(f"Of the attention on 'left' {left:.3f} lies on that side, on 'right' {right:.3f}; of an even map 0.5.\n")
     print("Attention is no explanation: it says what a softmax weighed. " + DISCLAIMER)
-
-
-def main() -> None:
-    parser = arguments.Parser(description="Where a word looks. Attention is no explanation.", epilog=DISCLAIMER)
-    add = parser.add_argument
-    add("--n", type=arguments.whole(2, 1000), default=16, help="phantoms of each kind (default 16)")
-    add("--weights", type=arguments.weights_folder, default=SHIPPED, help="weights folder (default: the shipped model)")
-    args = parser.parse_args()
-    checkpoint = load_model(args.weights, "cpu", torch.float32)
-    if isinstance(checkpoint.model, JanusPro):
-        raise UserError(f"--weights {args.weights}: a Janus-Pro, whose sequence has another layout; name a UniX")
-    print_shares(checkpoint, args.n)
 
 
 if __name__ == "__main__":

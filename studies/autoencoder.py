@@ -2,15 +2,14 @@
 
 A picture that goes through the autoencoder may look right and still have lost a catheter, which is a few pixels wide.
 Here the same chest is rendered with and without one finding, and only the finding's own pixels count. Of real films,
-where nobody knows these pixels, there are the peak signal-to-noise ratio, the structural similarity, and a sheet to
-look at.
+where nobody knows these pixels, there are the peak signal-to-noise ratio and the structural similarity.
 
-    python -m studies.autoencoder [--weights DIR]
-    python -m studies.autoencoder --weights DIR --data SRC --split validate
+    python -m studies.autoencoder [--weights DIR] [--data SRC --split validate --n 64]
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -20,16 +19,14 @@ import torch.nn.functional as F
 from archives.opening import open_source
 from archives.records import squares
 from common import arguments
-from common.errors import UserError, run
-from common.files import SHIPPED
+from common.errors import run
 from common.ownership import own_file
 from common.pictures import grid, save_png
-from evaluation import page
 from evaluation.tables import Paragraph, Table, print_blocks
 from phantoms.dataset import phantom
 from phantoms.drawing import draw
 from phantoms.truth import KINDS, Patient, streams, truth
-from sample import load_model
+from studies.command import load_unix, study
 from vae import VAE
 
 NORMAL_RATIO = 0.45  # the cardiothoracic ratio of a chest without cardiomegaly
@@ -59,21 +56,16 @@ def with_and_without(seed: int, index: int, kind: str, size: int) -> tuple[np.nd
     return pair and tuple(draw(patient, streams(seed, index)[1], size) for patient in pair)
 
 
-def pairs_of(seed: int, kind: str, count: int, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The first `count` pairs of this kind among the phantoms of a seed."""
-    pairs, index = [], 0
-    while len(pairs) < count:
-        if pair := with_and_without(seed, index, kind, size):
-            pairs.append(pair)
-        index += 1
-    return pairs
-
-
 @torch.inference_mode()
 def rebuild(vae: VAE, images: np.ndarray) -> np.ndarray:
     """(N, S, S) uint8 through the autoencoder -> (N, S, S) float32 grey values."""
     pixels = vae.preprocess(torch.from_numpy(images)).to(next(vae.parameters()))
     return 127.5 * (vae.decode(vae.encode(pixels)).float().mean(dim=1).cpu().numpy() + 1)
+
+
+def rounded(vae: VAE, images: np.ndarray) -> np.ndarray:
+    """`rebuild`, one picture at a time, as they would be saved."""
+    return np.concatenate([rebuild(vae, image[None]).round().clip(0, 255) for image in images])
 
 
 def contrast_kept(vae: VAE, seed: int, count: int = 4, size: int = 256) -> dict[str, float]:
@@ -83,9 +75,9 @@ def contrast_kept(vae: VAE, seed: int, count: int = 4, size: int = 256) -> dict[
     """
     kept = {}
     for kind in KINDS:
+        pairs = (with_and_without(seed, index, kind, size) for index in itertools.count())
         products = squares = 0.0
-        for pair in pairs_of(seed, kind, count, size):
-            pictures = np.stack(pair)
+        for pictures in itertools.islice((np.stack(pair) for pair in pairs if pair), count):
             rebuilt = rebuild(vae, pictures)
             true, shown = pictures[0].astype(np.float64) - pictures[1], rebuilt[0] - rebuilt[1]
             own = np.abs(true) > OWN
@@ -95,14 +87,10 @@ def contrast_kept(vae: VAE, seed: int, count: int = 4, size: int = 256) -> dict[
     return kept
 
 
-def psnr(vae: VAE, images: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB after the autoencoder, the mean over (N, S, S) uint8 pictures."""
-    return float(np.mean([ratio(rebuild(vae, image[None])[0].round().clip(0, 255), image) for image in images]))
-
-
-def ratio(rebuilt: np.ndarray, image: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of one picture of grey values."""
-    return float(10 * np.log10(255**2 / max(np.square(rebuilt - image).mean(), 1e-12)))
+def psnr(rebuilt: np.ndarray, images: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB, the mean over (N, S, S) pictures of grey values."""
+    errors = np.square(rebuilt - images).mean(axis=(1, 2))
+    return float((10 * np.log10(255**2 / np.maximum(errors, 1e-12))).mean())
 
 
 def structural_similarity(a: np.ndarray, b: np.ndarray) -> float:
@@ -126,49 +114,35 @@ def structural_similarity(a: np.ndarray, b: np.ndarray) -> float:
 def measure(vae: VAE, seed: int, count: int = 4) -> dict:
     """Both measures at 256 px: `contrast_kept` over `count` phantoms of each kind, `psnr` in dB over the first 16."""
     pictures = np.stack([phantom(seed, index, 256).image for index in range(16)])
-    return {"contrast_kept": contrast_kept(vae, seed, count), "psnr": psnr(vae, pictures), "of_each_kind": count}
+    kept = contrast_kept(vae, seed, count)
+    return {"contrast_kept": kept, "psnr": psnr(rounded(vae, pictures), pictures), "of_each_kind": count}
 
 
-def autoencoder_blocks(scores: dict) -> list[Table | Paragraph | str]:
+def autoencoder_blocks(scores: dict) -> list[Table | Paragraph]:
     """What is printed, and shown on the page."""
     title = f"Autoencoder: how much contrast it keeps of each kind of finding ({scores['of_each_kind']} phantoms each)"
     table = Table(["", "contrast kept"], [*map(list, scores["contrast_kept"].items())], title, percent=True)
-    return [table, page.bars_of(table, [1]), Paragraph(f"PSNR {scores['psnr']:.1f} dB.")]
-
-
-def real_films(vae: VAE, images: np.ndarray) -> dict[str, float]:
-    """Both measures of (N, S, S) uint8 pictures, the mean of each: {"psnr": dB, "ssim": 0 to 1}."""
-    pairs = [(rebuild(vae, image[None])[0].round().clip(0, 255), image) for image in images]
-    ssim = [structural_similarity(rebuilt, image.astype(np.float32)) for rebuilt, image in pairs]
-    return {"psnr": float(np.mean([ratio(*pair) for pair in pairs])), "ssim": float(np.mean(ssim))}
+    return [table, Paragraph(f"PSNR {scores['psnr']:.1f} dB.")]
 
 
 def main() -> None:
-    parser = arguments.Parser(
-        description="The contrast that an autoencoder keeps of each kind of finding in phantoms, and its PSNR; or, with"
-        " --data, PSNR and SSIM of real films."
-    )
+    parser = study("What an autoencoder keeps of phantoms or of films.", 4, "phantoms of each kind, or films")
     add = parser.add_argument
-    weights = "weights folder (default: the shipped model)"
-    add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)
-    add("--n", type=arguments.whole(1, 100_000), help="phantoms of each kind (default 4), or films (default 64)")
-    add("--data", type=arguments.existing, metavar="SRC", help="real films instead of phantoms")
+    add("--data", type=arguments.existing, metavar="SRC", help="real films instead: PSNR and SSIM at 256 px")
     add("--split", default="test", help="of --data: train, validate, test (default) or all")
-    add("--size", type=arguments.size, default=256, help="px a side of films (default 256)")
     sheet = "a sheet of eight films above what is rebuilt of them (default rebuilt.png)"
     add("--out", type=arguments.output_file, default="rebuilt.png", help=sheet)
     args = parser.parse_args()
-    vae = load_model(args.weights, "cpu", torch.float32).vae
-    if vae is None:
-        raise UserError(f"--weights {args.weights}: a Janus-Pro, which has no autoencoder; name a UniX")
+    vae = load_unix(args).vae
     if args.data is None:
-        print_blocks(autoencoder_blocks(measure(vae, seed=1, count=args.n or 4)))
+        print_blocks(autoencoder_blocks(measure(vae, args.seed, args.n)))
         return
     own_file(args.out)
-    images = np.stack(squares(open_source(args.data, split=args.split), args.n or 64, args.size)[1])
-    print("{} films at {} px: PSNR {psnr:.2f} dB, SSIM {ssim:.4f}".format(*images.shape[:2], **real_films(vae, images)))
-    rows = [images[:8], *(rebuild(vae, image[None]).round().clip(0, 255).astype(np.uint8) for image in images[:8])]
-    save_png(grid([*rows[0], *np.concatenate(rows[1:])], columns=len(images[:8])), args.out)
+    films = np.stack(squares(open_source(args.data, split=args.split), args.n, 256)[1])
+    rebuilt = rounded(vae, films)
+    ssim = np.mean([structural_similarity(*pair) for pair in zip(rebuilt, films.astype(np.float32), strict=True)])
+    print(f"{len(films)} films at 256 px: PSNR {psnr(rebuilt, films):.2f} dB, SSIM {ssim:.4f}")
+    save_png(grid([*films[:8], *rebuilt[:8].astype(np.uint8)], columns=len(films[:8])), args.out)
     print(f"{args.out}: films, and below each what is rebuilt of it")
 
 

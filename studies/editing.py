@@ -4,40 +4,30 @@ A phantom can be rendered with and without one of its findings, all else equal t
 and asked for the other (`sample.edit`), both ways, and the judge of drawings says what became of it. The control is the
 same edit with the unchanged prompt: what going towards noise and back does by itself.
 
-    python -m studies.editing [--weights DIR] [--n 2]      without the rest of evaluate.py
+    python -m studies.editing [--weights DIR] [--n 2]      the table alone; evaluate.py's page shows pictures, too
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
 
 import numpy as np
-import torch
-from PIL import Image
 
 import sample
-from common import arguments
-from common.devices import pick_dtype
 from common.errors import run
-from common.files import SHIPPED
 from common.observations import OBSERVATIONS
-from common.ownership import own_file
-from common.pictures import grid, save_png
-from evaluation import page
 from evaluation.tables import Paragraph, Table, print_blocks
 from judges import classifier, trained_classifier
 from judges.classifier import PhantomClassifier
 from phantoms.truth import KINDS, PATHOLOGIES, streams
 from phantoms.wording import write_report
 from studies.autoencoder import OWN, patients, with_and_without
+from studies.command import load_unix, study
 from weights import Checkpoint
 
 WAYS = ("removed", "added")
 EDITS = ("edit", "masked", "control")
-OTHERS = (
-    *PATHOLOGIES,
-    "Support Devices",
-)  # what an edit must not touch, but for its own; "No Finding" follows from them
+OTHERS = (*PATHOLOGIES, "Support Devices")  # an edit must not touch them; "No Finding" follows from them
 
 
 def measure(
@@ -50,35 +40,32 @@ def measure(
     """
     found, sheet = {}, []
     for kind in KINDS:
-        indices, index = [], 0
-        while len(indices) < count:
-            if patients(seed, index, kind):
-                indices.append(index)
-            index += 1
-        pairs = np.stack([with_and_without(seed, index, kind, size) for index in indices])  # (count, 2, size, size)
+        having = ((index, patients(seed, index, kind)) for index in itertools.count())
+        indices, both = zip(*itertools.islice((each for each in having if each[1]), count), strict=True)
         prompts = [
-            [write_report(patient, streams(seed, index)[2])[1] for patient in patients(seed, index, kind)]
-            for index in indices
+            [write_report(patient, streams(seed, index)[2])[1] for patient in pair]
+            for index, pair in zip(indices, both, strict=True)
         ]
+        pairs = np.stack([with_and_without(seed, index, kind, size) for index in indices])  # (count, 2, size, size)
         own = np.abs(pairs[:, 0].astype(int) - pairs[:, 1]) > OWN
-        observation = next(f.observation for f in patients(seed, indices[0], kind)[0].findings if f.kind == kind)
+        observation = next(finding.observation for finding in both[0][0].findings if finding.kind == kind)
         found[kind] = {"n": count}
         for start, way in enumerate(WAYS):
             before, target = pairs[:, start], pairs[:, 1 - start]
-            asked, unchanged = ([pair[k] for pair in prompts] for k in (1 - start, start))
-            edits = {
-                "edit": sample.edit(checkpoint, before, asked, indices, strength, **how),
-                "masked": sample.edit(checkpoint, before, asked, indices, strength, own, **how),
-                "control": sample.edit(checkpoint, before, unchanged, indices, strength, **how),
-            }
+            unchanged, asked = [pair[start] for pair in prompts], [pair[1 - start] for pair in prompts]
+            afters = [
+                sample.edit(checkpoint, before, asked, indices, strength, **how),
+                sample.edit(checkpoint, before, asked, indices, strength, own, **how),
+                sample.edit(checkpoint, before, unchanged, indices, strength, **how),
+            ]
             found[kind][way] = {
-                name: compare(judge, before, after, target, own, observation, shown=bool(start))
-                for name, after in edits.items()
+                edit: compare(judge, before, after, target, own, observation, shown=way == "added")
+                for edit, after in zip(EDITS, afters, strict=True)
             }
-            if start == 0:
-                sheet += [(before[0], f"before: {prompts[0][0]}"), (edits["edit"][0], f"asked: {asked[0]}")]
-                sheet += [(edits["masked"][0], "asked, in its place alone"), (edits["control"][0], "unchanged prompt")]
-                sheet += [(target[0], "what it should be")]
+            if way == "removed":
+                captions = [f"before: {unchanged[0]}", f"asked: {asked[0]}", "asked, in its place alone"]
+                captions += ["unchanged prompt", "what it should be"]
+                sheet += zip([each[0] for each in (before, *afters, target)], captions, strict=True)
     return found, sheet
 
 
@@ -108,42 +95,17 @@ def compare(
     }
 
 
-def means(found: dict) -> dict:
-    """Way -> edit -> scores, the mean over the kinds."""
-    kinds = list(found.values())
-    return {
-        way: {
-            edit: {score: float(np.mean([kind[way][edit][score] for kind in kinds])) for score in kinds[0][way][edit]}
-            for edit in EDITS
-        }
-        for way in WAYS
-    }
-
-
-def both_ways(scores: dict, edit: str, score: str) -> float:
-    return float(np.mean([scores[way][edit][score] for way in WAYS]))
-
-
-def cells(scores: dict) -> list[float]:
-    """A row of the table: as asked (removed, added), others and outside (both ways), and how far it went."""
-    asked = [scores[way][edit]["as_asked"] for way in WAYS for edit in EDITS]
-    others = [both_ways(scores, edit, "others") for edit in EDITS]
-    outside = [both_ways(scores, edit, "outside") for edit in ("edit", "control")]
-    return [*asked, *others, *outside, *(both_ways(scores, edit, "way") for edit in EDITS)]
-
-
-def editing_blocks(
-    found: dict, strength: float, sheet: Sequence[tuple[np.ndarray, str]]
-) -> list[Table | Paragraph | str]:
+def editing_table(found: dict, strength: float) -> Table:
     """What is printed, and shown on the page."""
     n, names = next(iter(found.values()))["n"], ["edit", "mask", "control"]
-    rows = [[kind, *cells(scores)] for kind, scores in [*found.items(), ("mean", means(found))]]
+    rows = [[kind, *cells(scores)] for kind, scores in found.items()]
+    rows.append(["mean", *np.mean([row[1:] for row in rows], axis=0).tolist()])
     note = (
         f"{n} phantoms of each kind, strength {strength:g}. edit: the prompt alone. mask: and the place. control: the"
         " unchanged prompt. removed, added: the judge's label of the finding is then as asked. others: the other labels"
         " stayed. outside: grey levels that pixels elsewhere moved. way: of the true change, in the finding's pixels."
     )
-    table = Table(
+    return Table(
         ["finding", *names * 3, "edit", "control", *names],
         rows,
         "Editing: one finding removed or added",
@@ -152,34 +114,25 @@ def editing_blocks(
         decimals=[0, *[2] * 9, 1, 1, 2, 2, 2],
         ours=[len(rows) - 1],
     )
-    small = [(np.asarray(Image.fromarray(picture).resize((160, 160))), words) for picture, words in sheet]
-    return [table, page.pictures(small, columns=5)]
+
+
+def cells(scores: dict) -> list[float]:
+    """A row of the table: as asked (removed, added), others and outside (both ways), and how far it went."""
+
+    def both_ways(score: str) -> list[float]:
+        return [(scores["removed"][edit][score] + scores["added"][edit][score]) / 2 for edit in EDITS]
+
+    edited, _, control = both_ways("outside")  # a mask keeps what is outside
+    asked = [scores[way][edit]["as_asked"] for way in WAYS for edit in EDITS]
+    return [*asked, *both_ways("others"), edited, control, *both_ways("way")]
 
 
 def main() -> None:
-    parser = arguments.Parser(
-        description="Remove and add one finding in phantoms: does it change as asked, and nothing else?",
-        epilog=sample.DISCLAIMER,
-    )
-    add = parser.add_argument
-    weights = "weights folder (default: the shipped tiny model)"
-    add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)
-    add("--n", type=arguments.whole(1, 1000), default=2, help="phantoms of each kind, of seed 1 (default 2)")
-    add("--strength", type=arguments.strength, default=sample.STRENGTH, help=f"default {sample.STRENGTH}")
-    add("--dtype", choices=arguments.DTYPES, default="float32", help=arguments.DTYPES_HELP)
-    add("--out", type=arguments.output_file, metavar="FILE", help="a sheet with the first phantom of each kind")
-    args = parser.parse_args()
-    if args.out:
-        own_file(args.out)
-    checkpoint = sample.load_model(args.weights, "cpu", pick_dtype(args.dtype, torch.device("cpu")))
-    sample.drawing_device(checkpoint)
-    judge, _ = trained_classifier.load_or_train()
-    found, sheet = measure(checkpoint, judge, 1, args.n, checkpoint.model.config.image_size, args.strength)
-    print_blocks(editing_blocks(found, args.strength, sheet))
-    print(f"\n{sample.DISCLAIMER}")
-    if args.out:
-        save_png(grid([picture for picture, _ in sheet], [words for _, words in sheet], 5), args.out)
-        print(args.out)
+    args = study("Remove and add one finding in phantoms: is that all that changes?", 2, "of each kind").parse_args()
+    checkpoint, (judge, _) = load_unix(args), trained_classifier.load_or_train()
+    size = checkpoint.model.config.image_size
+    found, _ = measure(checkpoint, judge, args.seed, args.n, size, sample.STRENGTH)
+    print_blocks([editing_table(found, sample.STRENGTH), Paragraph(sample.DISCLAIMER)])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How far the model follows its prompts: a minute on phantoms that it was never trained on, and no judge.
 
-    python -m studies.prompt_gain [--weights DIR] [--n 64] [--size PX]
+    python -m studies.prompt_gain [--weights DIR] [--n 64]
 
 Eq. 2's loss hides it, so a run logs it while it trains (`exchanged_prompts`).
 """
@@ -14,14 +14,12 @@ import torch
 from PIL import Image
 
 import flow
-from common import arguments
-from common.errors import UserError, run
-from common.files import SHIPPED
+from common.errors import run
 from common.images import to_square
 from evaluation.tables import Table, text
 from model import UniX
 from phantoms.dataset import phantom
-from sample import check_size, load_model
+from studies.command import load_unix, study
 from vae import VAE
 from weights import Checkpoint
 
@@ -80,21 +78,10 @@ def gain_table(gains: dict[float, float], n: int) -> Table:
 
 
 def main() -> None:
-    parser = arguments.Parser(description="How far a model's velocity follows its prompt, at three noise levels.")
-    add = parser.add_argument
-    weights = "weights folder, or a run's (default: the shipped tiny model)"
-    add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)
-    add("--n", type=arguments.whole(2, 10_000), default=64, help="phantoms of seed 1, at least 2 (default 64)")
-    add("--size", type=arguments.size, help="pixels a side, a multiple of 16; default: what the weights know best")
-    args = parser.parse_args()
-
-    checkpoint = load_model(args.weights, "cpu", torch.float32)
-    config = checkpoint.model.config
-    if checkpoint.vae is None:
-        raise UserError(f"--weights {args.weights}: a Janus-Pro, which draws no X-rays; name a UniX")
-    size = args.size or config.image_size
-    check_size(size, config.max_latent_size)
-    print(text(gain_table(prompt_gain(checkpoint, 1, args.n, size), args.n)))
+    args = study("How far a velocity follows its prompt, at three noise levels.", 64, "phantoms", least=2).parse_args()
+    checkpoint = load_unix(args)
+    gains = prompt_gain(checkpoint, args.seed, args.n, checkpoint.model.config.image_size)
+    print(text(gain_table(gains, args.n)))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ draws pairs from the same noise, with a finding and without it, at several stren
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -20,47 +19,38 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from common import arguments
-from common.devices import pick_device, pick_dtype
+from common.devices import pick_device
 from common.errors import UserError, run
+from common.files import SHIPPED
 from common.observations import OBSERVATIONS
 from common.ownership import own_folder
 from common.pictures import grid, save_png
 from evaluation import metrics
 from evaluation.baselines import LEAST_POSITIVES
-from evaluation.metrics import derangement
-from evaluation.results import Scored, scored
+from evaluation.metrics import Scored, derangement
+from evaluation.tables import Table, text
 from judges.features import Images, features, load_feature_extractor, open_images
-from sample import DISCLAIMER, draw, load_model
+from sample import DISCLAIMER, draw
+from studies.command import load_unix, study
 
 WITHOUT = "No acute cardiopulmonary abnormality."
 PAIRS = {"Pleural Effusion": "Bilateral pleural effusions.", "Cardiomegaly": "Cardiomegaly."}
 GUIDANCE = (1.0, 2.0, 4.0)
 
 
-class LinearJudge(NamedTuple):
-    """Logistic regression of C labels on standardised features."""
+def fit_judge(found: np.ndarray, labels: np.ndarray, penalty: float = 0.02) -> Callable[[np.ndarray], np.ndarray]:
+    """Logistic regression of C labels on standardised features: (N, width) features -> (N, C) logits.
 
-    mean: torch.Tensor  # (width,)
-    scale: torch.Tensor  # (width,)
-    weight: torch.Tensor  # (width + 1, C); the last row is the bias
-
-    def __call__(self, found: np.ndarray) -> np.ndarray:
-        """(N, width) features -> (N, C) logits."""
-        return (with_ones((torch.from_numpy(found) - self.mean) / self.scale) @ self.weight).numpy()
-
-
-def with_ones(x: torch.Tensor) -> torch.Tensor:
-    return F.pad(x, (0, 1), value=1.0)
-
-
-def fit_judge(found: np.ndarray, labels: np.ndarray, penalty: float = 0.02) -> LinearJudge:
-    """Least mean cross entropy plus `penalty` / 2 times the squared weights; convex, so there is one answer.
-
-    found: (N, width) float32, labels: (N, C) bool.
+    Least mean cross entropy plus `penalty` / 2 times the squared weights; convex, so there is one answer. found:
+    (N, width) float32, labels: (N, C) bool.
     """
     x, y = torch.from_numpy(found), torch.from_numpy(labels).float()
     mean, scale = x.mean(dim=0), x.std(dim=0) + 1e-6
-    x = with_ones((x - mean) / scale)
+
+    def prepared(features: np.ndarray) -> torch.Tensor:  # a one at the end, whose weight is the bias
+        return F.pad((torch.from_numpy(features) - mean) / scale, (0, 1), value=1.0)
+
+    x = prepared(found)
     weight = torch.zeros(x.shape[1], y.shape[1], requires_grad=True)
     optimizer = torch.optim.LBFGS([weight], max_iter=200, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
 
@@ -72,7 +62,7 @@ def fit_judge(found: np.ndarray, labels: np.ndarray, penalty: float = 0.02) -> L
         return value
 
     optimizer.step(loss)
-    return LinearJudge(mean, scale, weight.detach())
+    return lambda features: (prepared(features) @ weight.detach()).numpy()
 
 
 def mean_area(scores: np.ndarray, truth: np.ndarray, repeats: int = 300) -> Scored:
@@ -82,13 +72,12 @@ def mean_area(scores: np.ndarray, truth: np.ndarray, repeats: int = 300) -> Scor
     """
 
     def mean(rows: np.ndarray | slice) -> float:
-        columns = range(truth.shape[1])
-        areas = [metrics.area_under_roc(scores[rows, k], truth[rows, k]) for k in columns]
+        areas = [metrics.area_under_roc(scores[rows, k], truth[rows, k]) for k in range(truth.shape[1])]
         return float(np.nanmean(areas)) if not np.isnan(areas).all() else float("nan")
 
     rng = np.random.default_rng(0)
     drawn = [mean(rng.integers(len(scores), size=len(scores))) for _ in range(repeats)]
-    return scored(mean(slice(None)), *np.nanquantile(drawn, [0.025, 0.975]))
+    return mean(slice(None)), *np.nanquantile(drawn, [0.025, 0.975]).tolist()
 
 
 def score_shown(
@@ -105,76 +94,57 @@ def score_shown(
     judge = fit_judge(train[0], train[1][:, counted])
     other = derangement(len(drawn[0]), seed=0)
     truth = drawn[1][:, counted]
-    held = {
-        "drawn": (judge(drawn[0]), truth),
-        "shuffled": (judge(drawn[0]), truth[other]),
-        "real": (judge(real[0]), real[1][:, counted]),
-    }
-    each = {
-        OBSERVATIONS[k]: {
-            **{name: metrics.area_under_roc(scores[:, i], truth[:, i]) for name, (scores, truth) in held.items()},
-            "positives": int(truth[:, i].sum()),
-        }
-        for i, k in enumerate(counted)
-    }
-    return {"mean": {name: mean_area(*pair) for name, pair in held.items()}, "each": each}
+    held = {"drawn": (judge(drawn[0]), truth), "shuffled": (judge(drawn[0]), truth[other])}
+    held["real"] = judge(real[0]), real[1][:, counted]
+    each = {}
+    for i, name in enumerate(OBSERVATIONS[k] for k in counted):
+        each[name] = {way: metrics.area_under_roc(scores[:, i], said[:, i]) for way, (scores, said) in held.items()}
+        each[name]["positives"] = int(truth[:, i].sum())
+    return {"mean": {way: mean_area(*pair) for way, pair in held.items()}, "each": each}
 
 
 def enough(truth: np.ndarray) -> bool:
     return LEAST_POSITIVES <= truth.sum() <= len(truth) - LEAST_POSITIVES
 
 
+def labels_of(train: Images, name: str) -> np.ndarray:
+    """(N,) bool. Raises UserError if too few of the films have the finding."""
+    column = None if train.labels is None else train.labels[:, OBSERVATIONS.index(name)]
+    if column is None or not enough(column):
+        few = f"fewer than {LEAST_POSITIVES} films with and without {name}"
+        raise UserError(f"--train {train.name}: {few}; give a larger set")
+    return column
+
+
 def main() -> None:
-    parser = arguments.Parser(
-        description="Draw with a finding and without it, from the same noise: does a judge of real films see it?",
-        epilog=DISCLAIMER,
-    )
+    parser = study("Does a judge of real films see a finding that was asked for?", 32, "pairs of each finding", least=4)
     add = parser.add_argument
-    add("--weights", type=arguments.weights_folder, required=True, help="the model that draws")
-    add("--vit", type=arguments.weights_folder, required=True, help="weights whose ViT the judge looks through")
+    add("--vit", type=arguments.weights_folder, default=SHIPPED, help="weights whose ViT the judge looks through")
     add("--train", type=arguments.existing, metavar="SRC", required=True, help="real films with labels")
-    add("--n", type=arguments.whole(4, 10_000), default=32, help="pairs of each finding (default 32)")
     add("--out", type=arguments.output_folder, default="out/shown", help="folder for the pairs (default out/shown)")
     add("--cache", type=arguments.output_folder, default="out/cache", help="where features are kept")
-    add("--dtype", choices=arguments.DTYPES, default="float32", help=arguments.DTYPES_HELP)
     add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
     args = parser.parse_args()
     own_folder(args.out)
     device = pick_device(args.device)
+    checkpoint, extractor = load_unix(args, device), load_feature_extractor(None, device, args.vit)
     train = open_images(args.train, "train", args.cache)
-    checkpoint = load_model(args.weights, device, pick_dtype(args.dtype, device))
-    extractor = load_feature_extractor(None, device, args.vit)
-    found = features(train, extractor, args.cache, progress=True)
-    rows = []
-    columns = "".join(f"guidance {guidance:g}".rjust(16) for guidance in GUIDANCE)
-    print(f"Area under the ROC curve of {args.n} drawings with the finding against {args.n} without, same noise.\n")
-    print(f"{'':20}{columns}")
+    found, rows, sheet = features(train, extractor, args.cache, progress=True), [], []
     for name, prompt in PAIRS.items():
-        labels = labels_of(train, name, args.train)
-        judge = fit_judge(found, labels[:, None])
-        areas = []
+        judge, areas = fit_judge(found, labels_of(train, name)[:, None]), []
+        prompts, seeds = [prompt] * args.n + [WITHOUT] * args.n, [*range(args.n)] * 2
         for guidance in tqdm(GUIDANCE, desc=name, unit="setting", leave=False):
-            prompts, seeds = [prompt] * args.n + [WITHOUT] * args.n, [*range(args.n)] * 2
             pictures = draw(checkpoint, prompts, seeds, guidance=guidance)
             pixels = np.stack([extractor.prepare(picture) for picture in pictures])
             logits = judge(extractor.extract(torch.from_numpy(pixels)).float().cpu().numpy())[:, 0]
             areas.append(metrics.area_under_roc(logits, np.arange(len(logits)) < args.n))
             if guidance == 2.0:
-                rows += [*pictures[:4], *pictures[args.n : args.n + 4]]
-        print(f"{name:20}" + "".join(f"{area:>16.3f}" for area in areas))
-    captions = [prompt for positive in PAIRS.values() for prompt in [positive] * 4 + [WITHOUT] * 4]
-    save_png(grid(rows, captions, columns=4), Path(args.out) / "pairs.png")
+                sheet += [(pictures[k], prompts[k]) for k in (*range(4), *range(args.n, args.n + 4))]
+        rows.append([name, *areas])
+    title = f"Area under the ROC curve of {args.n} drawings with the finding against {args.n} without, same noise"
+    print(text(Table(["", *(f"guidance {guidance:g}" for guidance in GUIDANCE)], rows, title)))
+    save_png(grid(*map(list, zip(*sheet, strict=True)), columns=4), args.out / "pairs.png")
     print(f"\n{args.out}/pairs.png: guidance 2, the same noise above and below\n\n{DISCLAIMER}")
-
-
-def labels_of(train: Images, name: str, path: Path) -> np.ndarray:
-    """(N,) bool. Raises UserError if too few of the films have the finding."""
-    column = None if train.labels is None else train.labels[:, OBSERVATIONS.index(name)]
-    if column is None or not enough(column):
-        raise UserError(
-            f"--train {path}: fewer than {LEAST_POSITIVES} films with and without {name}; give a larger set"
-        )
-    return column
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ WAITS_FOR_NO_TORCH = {"sample.py", "evaluate.py"}
 OPTIONAL = {  # file -> packages that a user may lack, or whose import costs something that few runs need
     "common/images.py": {"pydicom"},
     "common/clock.py": {"resource"},
+    "reports/cleaning.py": {"reports.asking"},  # openai
     "demo.py": {"gradio", "starlette"},
     "evaluation/report.py": {"radgraph"},
     "evaluation/words.py": {"nltk", "punkt"},

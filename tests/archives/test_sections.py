@@ -5,7 +5,10 @@ import time
 import pytest
 from archive_files import MIMIC_REPORT
 
-from archives.sections import split_report
+from archives.sections import read_section, split_report
+
+CLEAR = " FINDINGS:  Clear.\n\n IMPRESSION:  Normal."
+NORMAL = "IMPRESSION: Normal."
 
 
 @pytest.mark.parametrize(
@@ -22,7 +25,17 @@ from archives.sections import split_report
         (" CHEST, PA LATERAL:\n\n INDICATION: Cough.\n FINDINGS: Clear.", "Clear.", ""),
         (" CHEST, TWO VIEWS: Title.\n FINDINGS: Clear.", "Clear.", ""),
         (" TYPE OF EXAMINATION: Chest, AP.\n IMPRESSION: Normal.", "", "Normal."),
-        (" FINDINGS: Clear.\n IMPRESSION: One.\n FINDINGS: Wide.\n IMPRESSION: Two.", "Clear. Wide.", "One. Two."),
+        # Of several impressions the last: provisional ones and the question of the clinic come first.
+        (" FINDINGS: Clear.\n IMPRESSION: One.\n FINDINGS: Wide.\n IMPRESSION: Two.", "Clear. Wide.", "Two."),
+        (
+            f" PROVISIONAL FINDINGS IMPRESSION (PFI): Effusion.\n {'_' * 78}\n FINAL REPORT\n{CLEAR}",
+            "Clear.",
+            "Normal.",
+        ),
+        (f" CLINICAL IMPRESSION:  Sepsis, rule out pneumonia.\n\n{CLEAR}", "Clear.", "Normal."),
+        (f"Clinical Impression: Sepsis. {CLEAR}", "Clear.", "Normal."),
+        (f"{CLEAR}\n REVISED IMPRESSION: Effusion.", "Clear.", "Effusion."),
+        ("Impression: One. Findings: Clear. Revised impression: Two.", "Clear.", "Two."),
         (" FINDINGS: Clear.\n IMPRESSION: Normal.\n ADDENDUM: There is an effusion.", "Clear.", "Normal."),
         (" WET READ: ___ 9:21 PM\n  Pneumonia.\n" + "_" * 78 + "\n FINAL REPORT\n FINDINGS: Clear.", "Clear.", ""),
         (" WET READ: 9:21 PM\n  Pneumonia.\n", "", ""),
@@ -35,6 +48,43 @@ from archives.sections import split_report
         ("INDICATION: Cough. FINDINGS: Clear. IMPRESSION: Normal. RECOMMENDATION: CT.", "Clear.", "Normal."),
         ("Indication: cough\r\nFindings: Clear.\r\nImpression: Normal.", "Clear.", "Normal."),
         ("FINDINGS:\n\nIMPRESSION:\n", "", ""),
+        # Headings inside of a section stay in it.
+        (
+            f"FINDINGS:\nLUNGS: Clear.\nLINES AND TUBES: None.\n\n{NORMAL}",
+            "LUNGS: Clear. LINES AND TUBES: None.",
+            "Normal.",
+        ),
+        (f"FINDINGS: LUNGS: Clear. PLEURA: No fluid. {NORMAL}", "LUNGS: Clear. PLEURA: No fluid.", "Normal."),
+        (
+            f"FINDINGS:\nLUNGS:\nClear\nRIBS: Intact\nOTHER: None\n{NORMAL}",
+            "LUNGS: Clear\nRIBS: Intact\nOTHER: None",
+            "Normal.",
+        ),
+        (f"HISTORY: Cough.\nLUNGS: Clear.\nHEART: Large.\n{NORMAL}", "LUNGS: Clear. HEART: Large.", "Normal."),
+        (f"CHEST, TWO VIEWS:\nLUNGS: Clear.\n{NORMAL}\nDICTATED BY: Dr. A", "LUNGS: Clear.", "Normal."),
+        # Headings of any make.
+        ("Findings: The lungs are clear. Impression: Normal.", "The lungs are clear.", "Normal."),
+        ("findings : lungs are clear . impression : normal .", "lungs are clear .", "normal ."),
+        ("Exam: chest. Findings: clear Impression: Normal. Recommendation: CT.", "clear", "Normal."),
+        ("FINDINGS\nClear.\n\nImpression\nNormal.", "Clear.", "Normal."),
+        ("FINDINGS: Clear.\\nIMPRESSION: Normal.", "Clear.", "Normal."),
+        ("FINDINGS: Clear.\\r\\n\\r\\nIMPRESSION:\\tNormal.", "Clear.", "Normal."),
+        ("FINDINGS: Clear.<br>IMPRESSION: Normal.", "Clear.", "Normal."),
+        (
+            "<p><b>Findings:</b> Clear.</p>\n<p><b>Impression</b>: Normal&nbsp;chest.<BR/></p>",
+            "Clear.",
+            "Normal chest.",
+        ),
+        ("**Findings:** Clear. **Impression:** Normal.", "Clear.", "Normal."),
+        ("**FINDINGS**\nClear.\n\n__Impression__:\nNormal.", "Clear.", "Normal."),
+        ("# Chest\n## FINDINGS\nClear.\n## Impression ##\nNormal.\n### Recommendation:\nCT", "Clear.", "Normal."),
+        # What only looks like one.
+        ("Findings: No significant findings: none. Impression: Normal.", "No significant findings: none.", "Normal."),
+        (
+            "FINDINGS: [**Name 1**] ___ *small* effusion &lt; 1 cm &amp; x_y_z.",
+            "[**Name 1**] ___ small effusion < 1 cm & x_y_z.",
+            "",
+        ),
         ("", "", ""),
     ],
 )
@@ -42,8 +92,31 @@ def test_sections_of_a_report(text, findings, impression):
     assert split_report(text) == (findings, impression)
 
 
+@pytest.mark.parametrize("mark", ["{}. ", "{}.", "{}) ", "({}) ", "- ", "* ", "•", ""])
+def test_items_of_a_list_keep_their_lines(mark):
+    items = ["No pneumothorax", "Cardiomegaly", "Left effusion"]
+    lines = "\n".join(mark.format(k + 1) + item for k, item in enumerate(items))
+    assert split_report(f"IMPRESSION:\n{lines}") == ("", lines)
+    assert read_section(lines.replace("\n", " \r\n\r\n  ")) == read_section(lines.replace("\n", "<br>")) == lines
+    assert read_section(lines.replace("\n", ".\n")) == lines.replace("\n", ". ")  # a full stop is enough
+
+
+def test_lines_of_a_sentence_are_joined():
+    text = "The right lung is\nclear, the\nCarina and the left\nSwan-Ganz catheter\nare in place,\nThe end."
+    assert read_section(text) == " ".join(text.split())
+
+
 @pytest.mark.parametrize(
-    "text", ["A" + " " * 10**6, "A B " * 10**6 + ":", "_" * 10**6 + "x", "." + " " * 10**6, "\n " * 10**5]
+    "text",
+    [
+        "A" + " " * 10**6,
+        "A B " * 10**6 + ":",
+        "_" * 10**6 + "x",
+        "." + " " * 10**6,
+        "\n " * 10**5,
+        "*a" * 10**5,
+        "<b " * 10**5,
+    ],
 )
 def test_no_text_takes_long_to_split(text):
     start = time.process_time()

@@ -245,7 +245,7 @@ REFUSED = [
     ("-m studies.autoencoder", "--n 0", ["--n 0"]),
     ("-m studies.autoencoder", "--weights absent", ["--weights absent: no such folder"]),
     ("-m studies.prompt_gain", "--n 1", ["--n 1", "at least 2"]),
-    ("-m studies.prompt_gain", "--size 100", ["--size 100"]),
+    ("-m studies.prompt_gain", "--weights absent", ["--weights absent: no such folder"]),
     ("-m judges.trained_classifier", "--out fifo", ["--out fifo: is a fifo"]),
     ("-m judges.trained_classifier", "--out file", ["--out file: is there and no classifier of ours"]),
 ]  # fmt: skip

@@ -61,7 +61,7 @@ def everything(words):
         page.heading(words),
         Paragraph(words),
         Table([words, "x"], [words, [words, 1.0]], words, words, [(words, 2)], ours=[1]),
-        page.bars([(words, 0.5, 0.4, 0.6, words), (words, 0.1, None, None, "")], words, series=[words, "b"]),
+        page.bars([(words, 0.5, 0.4, 0.6, words)], words),
         page.pictures([(np.zeros((4, 4), np.uint8), words)], words),
     ]
     return page.page(words, blocks, words)
@@ -74,7 +74,7 @@ def test_the_document_is_whole_and_every_text_escaped():
     assert read.all("meta", charset="utf-8")
     assert not read.all("script")
     assert read.texts("title") == read.texts("h1") == read.texts("footer") == [NASTY]
-    assert read.texts("h2") == [NASTY] * 2 and read.texts("p") == [NASTY, NASTY, f"{NASTY}b"]
+    assert read.texts("h2") == [NASTY] * 2 and read.texts("p") == [NASTY, NASTY]
     assert read.all("img")[0][1]["alt"] == NASTY
     assert "<script" not in html
     assert "&amp;lt;" not in html  # nor escaped twice
@@ -96,7 +96,6 @@ def test_nothing_is_loaded_from_elsewhere():
 def test_a_picture_comes_back_exactly(shape):
     array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     image = Reader(page.pictures([(array, "a"), (255 - array, "b")])).all("img")
-    assert (image[0][1]["width"], image[0][1]["height"]) == ("31", "20")
     for element, expected in zip(image, (array, 255 - array), strict=True):
         data = base64.b64decode(element[1]["src"].partition(",")[2], validate=True)
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), expected)
@@ -169,47 +168,11 @@ def test_sections_tints_and_groups():
     assert text(table).split("\n\n") == ["Title", "\n".join(lines), "Note."]
 
 
-@pytest.mark.parametrize(
-    "change", [{"rows": [["a", 1.0, 2.0]]}, {"groups": [("wide", 3)]}, {"decimals": [1]}, {"rows": [["a"]]}]
-)
-def test_a_table_of_the_wrong_width_is_refused(change):
-    with pytest.raises(ValueError, match="2 headers"):
-        Table(**{"headers": ["x", "y"], "rows": [["a", 1.0]], **change})
-
-
 def test_bars_are_as_long_as_their_numbers():
-    items = [("a", 0.25, 0.125, 0.5, "n=3"), ("a", None, None, None, ""), ("b", 3, 1, 4, ""), ("b", -1, None, None, "")]
-    read = Reader(page.bars(items, maximum=2.0, series=["ours", "control"], decimals=2))
-    assert [(a["class"], a["style"]) for _, a, _ in read.all("i") if "style" in a] == [
-        ("i0", "width:12.5%"),
-        ("i0", "width:100%"),  # cut off at the end of the scale
-        ("i1", "width:0%"),
-    ]
-    assert [a["style"] for _, a, _ in read.all("b")] == ["left:6.25%;right:75%", "left:50%;right:0%"]
-    shown = [text for _, a, text in read.elements if a.get("class", "").startswith("value")]
-    assert shown == ["0.25 0.12 to 0.50 n=3", "–", "3 1 to 4", "−1"]
-    assert [text for _, a, text in read.elements if a.get("class", "").startswith("label")] == ["a", "", "b", ""]
-    assert read.texts("p", **{"class": "legend"}) == ["ourscontrol"]
-    largest = Reader(page.bars([("a", 2, None, None, ""), ("b", 1, 0, 4, "")], maximum=None))
-    assert [a["style"] for _, a, _ in largest.all("i")] == ["width:50%", "width:25%"]
-
-
-def test_bars_without_their_place_in_the_series_are_refused():
-    a, b = ("a", 0.5, None, None, ""), ("b", 0.5, None, None, "")
-    for items in ([a, b, b], [a, a, b], [a, b]):
-        with pytest.raises(ValueError, match="2 items in a row"):
-            page.bars(items, series=["ours", "control"])
-    with pytest.raises(ValueError, match="5 series"):
-        page.bars([a] * 5, series=list("vwxyz"))
-
-
-def test_columns_of_a_table_become_bars():
-    table = Table(["", "n", "ours", "control"], [["a", 3, (0.5, 0.25, 0.75), 0.125], ["b", 4, 1.0, None]], decimals=2)
-    read = Reader(page.bars_of(table, [2, 3]))
-    assert [a["style"] for _, a, _ in read.all("i") if "style" in a] == ["width:50%", "width:12.5%", "width:100%"]
-    assert [a["style"] for _, a, _ in read.all("b")] == ["left:25%;right:25%"]
-    assert read.texts("p", **{"class": "legend"}) == ["ourscontrol"]
-    assert not Reader(page.bars_of(table, [2])).all("p")
+    read = Reader(page.bars([("a", 0.25, 0.125, 0.5, "n=3"), ("b", 1, None, None, "")], decimals=2))
+    assert [a["style"] for _, a, _ in read.all("i")] == ["width:25%", "width:100%"]
+    assert [a["style"] for _, a, _ in read.all("b")] == ["left:12.5%;right:50%"]
+    assert [text for text in read.texts("span") if text] == ["a", "0.25 0.12 to 0.50 n=3", "b", "1"]
 
 
 # ---- the paper's tables ------------------------------------------------------------------------------------------
@@ -229,8 +192,6 @@ def test_every_row_of_the_papers_tables_fits_its_columns():
         assert {c["better"] for c in table["columns"]} <= {"higher", "lower"}
         assert table["source"] == f"UniX, Table {number}"
     assert list(json.loads(PAPER.read_text(encoding="utf-8"))["tables"]) == [str(n) for n in sizes]
-    with pytest.raises(ValueError, match="not 1"):
-        paper(1)
 
 
 def test_values_of_the_paper():

@@ -77,7 +77,8 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setattr(sample, "read", read)
     monkeypatch.setattr(sample, "draw", draw)
     monkeypatch.setattr(autoencoder, "contrast_kept", lambda *_: dict.fromkeys(KINDS, 0.75))
-    monkeypatch.setattr(autoencoder, "psnr", lambda vae, images: vae.psnr)
+    monkeypatch.setattr(autoencoder, "rounded", lambda vae, images: images)
+    monkeypatch.setattr(autoencoder, "psnr", lambda rebuilt, images: vae.psnr)
     monkeypatch.setattr(prompt_gain, "exchanged_prompts", gain)
 
     def command(*extra):
@@ -110,12 +111,10 @@ def test_a_perfect_model_reaches_the_ceiling_and_its_control_does_not(fake, caps
     assert text.count(" 75.0%") == len(KINDS) and "40.0 dB" in text and "12.5%" in text
     page = (fake.out / "report.html").read_text()
     assert all(f">{kind}<" in page for kind in KINDS) and "40.0 dB" in page and "12.5%" in page
-    lines = [json.loads(line) for line in (fake.out / "reading.jsonl").read_text().splitlines()]
+    _, *lines = [json.loads(line) for line in (fake.out / "reports.0.jsonl").read_text().splitlines() if line]
     assert len(lines) == 12 and lines[3]["truth"] == lines[3]["generated"] == phantom(1, 3).report
     assert sorted(f.name for f in fake.out.iterdir() if not f.name.startswith(".")) == [
-        "drawing.png",
         "generated",
-        "reading.jsonl",
         "report.html",
         "reports.0.jsonl",
         "results.json",
@@ -168,9 +167,8 @@ def test_confidence_and_editing_stand_in_the_results_and_on_the_page(micro_folde
     results = json.loads((tmp_path / "results.json").read_text())
     confidence, kinds = results["confidence"], results["editing"]["kinds"]
     assert (confidence["reports"], confidence["temperature"]) == (3, 1.5)
-    assert sum(dot[4] for dot in confidence["sampled"]["dots"]) == 2 * len(OBSERVATIONS)
+    assert sum(number for _, _, number in confidence["sampled"]["dots"]) == 2 * len(OBSERVATIONS)
     assert list(kinds) == list(KINDS) and kinds["mass"]["n"] == 1 and results["editing"]["strength"] == 0.5
     report, printed = (tmp_path / "report.html").read_text(), capsys.readouterr().out
     assert "Confidence: 3 sampled reports" in report and "Editing: one finding removed or added" in report
     assert "expected calibration error" in printed and "strength 0.5" in printed
-    assert (tmp_path / "calibration.svg").read_text().startswith("<svg xmlns=")

@@ -85,8 +85,6 @@ def test_rouge_l_under_the_protocol_is_rouge_scores_median():
     median, low, high = metrics.bootstrap_median(metrics.rouge_l(references, written), UNIX.rouge_draws, seed=7)
     expected = [theirs.mid.fmeasure, theirs.low.fmeasure, theirs.high.fmeasure]
     assert [median, low, high] == pytest.approx(expected, abs=1e-12)
-    with pytest.raises(ValueError, match="0 values"):
-        metrics.bootstrap_median(np.empty(0))
 
 
 def test_without_nltk_the_remedy_is_one_line(monkeypatch):

@@ -8,9 +8,12 @@ from reports.cleaning import clean_records
 
 
 class FakeServer:
-    """Answers each request by `reply(number, findings, impression)`: an answer's text, or (status, headers)."""
+    """Answers each request by `reply(number, findings, impression)`: an answer's content, or (status, headers).
 
-    def __init__(self, reply):
+    first(body): (status, the JSON of an error), or None where `reply` answers.
+    """
+
+    def __init__(self, reply, first=lambda body: None):
         self.requests, self.lock, fake = [], threading.Lock(), self
 
         class Handler(BaseHTTPRequestHandler):
@@ -22,8 +25,10 @@ class FakeServer:
                     number = len(fake.requests)
                 answer = reply(number, report["findings"], report["impression"])
                 status, headers = answer if isinstance(answer, tuple) else (200, {})
-                text = answer if isinstance(answer, str) else "busy"
+                text = "busy" if isinstance(answer, tuple) else answer
                 content = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+                if error := first(body):
+                    status, content = error[0], json.dumps(error[1]).encode()
                 self.send_response(status)
                 for name, value in {**headers, "Content-Length": str(len(content))}.items():
                     self.send_header(name, value)
@@ -55,7 +60,7 @@ def items(count=6):
 
 
 def by_llm(fake, tmp_path, records=None, concurrency=4, **more):
-    options = {"progress": False, "backoff": 0.001, "timeout": 5, **more}
+    options = {"progress": False, "timeout": 5, **more}
     records = items() if records is None else records
     return clean_records(records, tmp_path / "out.jsonl", fake.url, "tiny", concurrency, **options)
 

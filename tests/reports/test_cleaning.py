@@ -2,10 +2,12 @@
 
 import argparse
 import json
+import sys
 
 import pytest
 from fake_server import by_llm, good, items, written
 
+from archives.opening import open_source
 from common.errors import UserError
 from reports import cleaning
 from reports.cleaning import clean_records
@@ -25,14 +27,19 @@ def test_rules_write_every_record_and_count(tmp_path, capsys):
     assert "3 read, 2 changed, 1 emptied" in printed and not list(out.parent.glob("*.tmp"))
 
 
-@pytest.mark.parametrize("findings", ["", "Right effusion.", "No left effusion."])
-def test_an_answer_that_loses_a_finding_is_refused_and_written_down(serve, tmp_path, findings):
+ADDED = ("Right pneumothorax.", "Cardiomegaly.", "Possible mass.", "Scoliosis and rib fracture.", "PICC in place.")
+
+
+@pytest.mark.parametrize(
+    "findings", ["", "Right effusion.", "No left effusion.", *(f"Left effusion. {x}" for x in ADDED)]
+)
+def test_an_answer_that_loses_or_adds_a_finding_is_refused_and_written_down(serve, tmp_path, findings):
     fake = serve(lambda *_: json.dumps({"findings": findings, "impression": "No fracture."}))
     counts = by_llm(fake, tmp_path, items(1))
     assert counts["disagreements"] == 1 and counts["emptied"] == 0
     assert written(tmp_path / "out.jsonl")[0]["findings"] == "Left effusion of 2 cm."
     (record,) = written(tmp_path / "out.jsonl.disagreements.jsonl")
-    assert "Pleural Effusion" in record["observations"] and record["by"] == "llm"
+    assert record["observations"] and record["by"] == "llm"
     assert record["before"] == ["Stable left effusion of 2 cm.", "No fracture."]
     assert record["after"] == [findings, "No fracture."]
 
@@ -40,11 +47,11 @@ def test_an_answer_that_loses_a_finding_is_refused_and_written_down(serve, tmp_p
 def test_what_cannot_work_is_refused_in_one_line(serve, tmp_path):
     refusing = serve(lambda *_: (401, {}))
     out = tmp_path / "out.jsonl"
-    quick = {"progress": False, "retries": 1, "backoff": 0.001}
+    quick = {"progress": False, "retries": 1}
     for message, arguments in {
         r"--llm http://127\.0\.0\.1:9/v1: no answer after 2 tries": {"llm": "http://127.0.0.1:9/v1", "model": "m"},
         r"--llm .*answers 401.*set OPENAI_API_KEY": {"llm": refusing.url, "model": "m"},
-        r"--llm localhost: not a web address": {"llm": "localhost", "model": "m"},
+        r"--llm: not a plain web address": {"llm": "localhost", "model": "m"},
         r"--llm: which model\? add --model NAME": {"llm": refusing.url},
         r"--concurrency 0: must be 1 or more": {"concurrency": 0},
     }.items():
@@ -70,5 +77,30 @@ def test_the_flags_reach_the_work(serve, tmp_path):
     stable = [{"image": "a.png", "findings": "Stable cardiomegaly since ___.", "impression": ""}]
     cleaning.run(args, stable)
     assert json.loads((tmp_path / "out.jsonl").read_text())["findings"] == "Stable cardiomegaly."
-    with pytest.raises(UserError, match="--model: only a server has models"):
-        cleaning.run(parser.parse_args(["--out", out, "--model", "m"]), items(2))
+    for given in (
+        ["--model", "m"],
+        ["--concurrency", "2"],
+        ["--timeout", "9"],
+        ["--price-in", "1"],
+        ["--price-out", "1"],
+    ):
+        with pytest.raises(UserError, match=f"{given[0]}: only a server takes it; add --llm URL"):
+            cleaning.run(parser.parse_args(["--out", out, *given]), items(2))
+
+
+def test_captions_and_questions_of_a_row_stay(tmp_path):
+    extra = {"captions": ["a left effusion"], "question": "What is seen?", "mesh": ["Pleural Effusion/left"]}
+    (tmp_path / "0.png").touch()
+    clean_records([items(1)[0] | {"extra": extra}], tmp_path / "metadata.jsonl", progress=False)
+    (row,) = written(tmp_path / "metadata.jsonl")
+    assert "extra" not in row and {name: row[name] for name in extra} == extra
+    (record,) = open_source(tmp_path).records
+    assert record.extra == extra and record.findings == "Left effusion of 2 cm."
+
+
+def test_a_missing_package_is_named_with_its_mend(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    for name in ("reports.asking", "reports.llm"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(UserError, match="--llm: the package openai is missing; pip install 'openai'"):
+        clean_records(items(1), tmp_path / "out.jsonl", "http://127.0.0.1:9/v1", "m", progress=False)

@@ -71,7 +71,7 @@ def test_a_rerun_replaces_its_own_output(tmp_path):
 
 def test_an_error_leaves_no_file(tmp_path):
     with pytest.raises(TypeError):
-        clean_records([*ITEMS, ITEMS[0] | {"extra": object()}], tmp_path / "out.jsonl", progress=False)
+        clean_records([*ITEMS, ITEMS[0] | {"other": object()}], tmp_path / "out.jsonl", progress=False)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,13 +1,14 @@
 """Cleaning by a language model: a server that misbehaves never harms a run."""
 
-import threading
+import json
+import time
 
 import pytest
 from fake_server import by_llm, good, items, written
 
 from common.errors import UserError
 from reports.cleaning import clean_records
-from reports.llm import ChatServer, answer_key, parse_answer
+from reports.llm import parse_answer
 
 
 def test_good_answers_are_written_and_a_key_never_is(serve, tmp_path, capsys, monkeypatch):
@@ -31,27 +32,19 @@ def test_no_key_is_sent_where_none_is_set(serve, tmp_path, monkeypatch):
     assert fake.requests[0]["key"] is None
 
 
-def test_a_busy_server_is_asked_again_when_it_says(serve, tmp_path, monkeypatch):
-    waits = []
-    monkeypatch.setattr(threading.Event, "wait", spy(waits, threading.Event.wait))
-    fake = serve(
-        lambda n, *report: (429, {"Retry-After": "7"}) if n == 1 else (503, {}) if n == 2 else good(n, *report)
-    )
-    counts = by_llm(fake, tmp_path, items(1), concurrency=1, backoff=0.01)
+def test_a_server_on_this_machine_is_not_asked_by_way_of_a_proxy(serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert by_llm(serve(good), tmp_path, items(1))["fallbacks"] == 0
+
+
+def test_a_busy_server_is_asked_again_when_it_says(serve, tmp_path):
+    def reply(n, *report):
+        return (429, {"Retry-After": "0.3"}) if n == 1 else (503, {}) if n == 2 else good(n, *report)
+
+    fake, started = serve(reply), time.monotonic()
+    counts = by_llm(fake, tmp_path, items(1), concurrency=1)
     assert counts["changed"] == 1 and len(fake.requests) == 3
-    assert waits[0] == 7 and 0.01 <= waits[1] <= 0.02  # backoff * 2**1, at most half of it taken off
-
-
-def spy(waits, wait):
-    """Event.wait that notes the named pauses of `clean` and does not sleep them."""
-
-    def noted(event, timeout=None):
-        if timeout is None or timeout in (0.01, 5):
-            return wait(event, timeout)
-        waits.append(timeout)
-        return False
-
-    return noted
+    assert time.monotonic() - started > 0.3
 
 
 @pytest.mark.parametrize(
@@ -72,9 +65,45 @@ def test_a_malformed_answer_is_asked_once_more_then_the_rules_do_it(serve, tmp_p
     assert len(written(tmp_path / "out.jsonl.answers.jsonl")) == 1
 
 
-def test_an_answer_in_a_code_fence_is_read():
-    assert parse_answer('```json\n{"findings": "A.", "impression": ""}\n```') == ("A.", "")
-    assert parse_answer('Here: {"findings": "A.", "impression": ""}') is None
+GIVEN = json.dumps({"findings": "Small {left} effusion.", "impression": "\nEffusion."})
+WRAPPED = {
+    "plain": GIVEN,
+    "thought": f'<think>\nThe answer is {{"findings": "", "impression": ""}}.\n</think>\n\n{GIVEN}',
+    "thought, begun by the prompt": f"First the findings.</think>{GIVEN}",
+    "prose": f"Here you are:\n{GIVEN}\nI hope that this helps!",
+    "fence": f"```json\n{GIVEN}\n```",
+    "fence in capitals": f"```JSON\n{GIVEN}\n```",
+    "one more key": json.dumps({"changes": [], **json.loads(GIVEN), "note": {}}),
+    "line breaks as they are": GIVEN.replace("\\n", "\n"),
+}
+
+
+@pytest.mark.parametrize("text", WRAPPED.values(), ids=WRAPPED)
+def test_an_answer_is_found_in_what_models_write_around_it(text):
+    assert parse_answer(text) == ("Small {left} effusion.", "\nEffusion.")
+
+
+def test_a_model_that_refuses_a_temperature_is_asked_without_one(serve, tmp_path):
+    refusal = {"error": {"message": "Unsupported value: 'temperature'", "param": "temperature"}}
+    fake = serve(good, lambda body: (400, refusal) if body.get("temperature", 1) != 1 else None)
+    assert by_llm(fake, tmp_path, items(8), concurrency=2)["changed"] == 8
+    assert len(fake.requests) <= 8 + 2 and "temperature" not in fake.requests[-1]
+
+
+def test_content_in_parts_is_read(serve, tmp_path):
+    fake = serve(lambda *report: [{"type": "text", "text": part} for part in (good(*report)[:9], good(*report)[9:])])
+    assert by_llm(fake, tmp_path, items(2))["fallbacks"] == 0
+
+
+LEFT = "Left effusion of 2 cm."
+
+
+@pytest.mark.parametrize("findings", [LEFT + "\0", LEFT + "\x1b[31m", "\u202e" + LEFT, LEFT * 20_000], ids=range(4))
+def test_an_answer_that_no_report_can_have_become_is_not_taken(serve, tmp_path, findings):
+    fake = serve(lambda *_: json.dumps({"findings": findings, "impression": "No fracture."}))
+    counts = by_llm(fake, tmp_path, items(1))
+    assert len(fake.requests) == 1 and counts["fallbacks"] == 1
+    assert written(tmp_path / "out.jsonl")[0]["findings"] == LEFT
 
 
 def test_a_cut_off_run_goes_on_without_asking_again(serve, tmp_path):
@@ -86,7 +115,9 @@ def test_a_cut_off_run_goes_on_without_asking_again(serve, tmp_path):
     answers.write_text(answers.read_text()[:-20])  # torn in the middle of the third line
     fake = serve(good)
     assert by_llm(fake, tmp_path)["changed"] == 6
-    assert len(fake.requests) == 4 and len(written(answers)) == 6
+    assert (
+        len(fake.requests) == 4 and len(answers.read_text().splitlines()) == 7
+    )  # the torn one stays, and is no answer
     again = serve(good)
     assert by_llm(again, tmp_path)["changed"] == 6 and not again.requests
     assert clean_records(items(), tmp_path / "out.jsonl", again.url, "other", progress=False)["read"] == 6
@@ -101,8 +132,9 @@ def test_equal_reports_are_asked_once_and_empty_ones_never(serve, tmp_path):
     assert counts == {"read": 4, "changed": 3, "emptied": 0, "disagreements": 0, "fallbacks": 0}
 
 
-def test_a_server_may_be_told_to_leave_words_of_comparison(serve):
+def test_a_server_may_be_told_to_leave_words_of_comparison(serve, tmp_path):
     fake = serve(good)
-    removing, keeping = (ChatServer(fake.url, "m", keep_comparisons=keep) for keep in (False, True))
-    assert "comparisons with earlier studies" in removing.prompt and "its own word stays" in keeping.prompt
-    assert answer_key(removing, "a", "b") != answer_key(keeping, "a", "b")  # answers to one are none to the other
+    for keep in (False, True):  # answers to one are none to the other
+        by_llm(fake, tmp_path, items(1), keep_comparisons=keep)
+    removing, keeping = (request["messages"][0]["content"] for request in fake.requests)
+    assert "comparisons with earlier studies" in removing and "its own word stays" in keeping

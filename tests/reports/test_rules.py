@@ -135,9 +135,9 @@ def test_a_long_sentence_takes_no_long_time():
         "1/2/",
         "unchanged compared to the prior study ",
     ):
-        started = time.perf_counter()
+        started = time.process_time()
         clean_text(noise * 300)
-        assert time.perf_counter() - started < 2
+        assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(

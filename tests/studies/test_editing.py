@@ -40,8 +40,8 @@ def test_a_perfect_edit_scores_all_and_the_control_nothing(judge, monkeypatch):
             assert perfect["as_asked"] == 1 and perfect["way"] == pytest.approx(1)
             assert perfect["outside"] < editing.OWN
             assert control == {"as_asked": 0, "others": 1, "outside": 0, "way": 0}
-    table, pictures = editing.editing_blocks(found, 0.5, sheet)
-    assert [row[0] for row in table.rows] == [*KINDS, "mean"] and pictures.count("<img") == len(sheet)
+    table = editing.editing_table(found, 0.5)
+    assert [row[0] for row in table.rows] == [*KINDS, "mean"]
     assert table.rows[0][1:4] == [1, table.rows[0][2], 0] and "strength 0.5" in table.note
 
 

@@ -99,4 +99,4 @@ def test_pairs_are_drawn_and_judged(films, monkeypatch, capsys):
 
 def test_a_finding_that_no_film_has_is_named(films, monkeypatch):
     with pytest.raises(UserError, match="fewer than 10 films with and without Cardiomegaly"):
-        labels_of(open_images(films, "train"), "Cardiomegaly", films)
+        labels_of(open_images(films, "train"), "Cardiomegaly")
