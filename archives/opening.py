@@ -92,8 +92,6 @@ def note_repeats(records: list[Record], problems: Problems) -> None:
 
 def recognise(path: Path) -> tuple[str, Path, list[Path]]:
     """(kind, the folder that images are relative to, the files that say what is in the set)."""
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder; name a data set, or leave it out to use rendered phantoms")
     name = path.name.lower()
     if path.is_file():
         if name.endswith(ARCHIVES):
@@ -102,7 +100,7 @@ def recognise(path: Path) -> tuple[str, Path, list[Path]]:
             return kind_of(path) or ("messages" if name.endswith(".json") else "own"), path.parent, [path]
         raise UserError(f"{path}: no table of a data set; give a .csv, .jsonl or .json file, or a folder")
     if not path.is_dir():
-        raise UserError(f"{path}: neither a file nor a folder; name a data set")
+        raise UserError(f"{path}: no such file or folder; name a data set, or leave it out to use rendered phantoms")
     tables = {part: plain_or_gzipped(path / MIMIC.format(part)) for part in ("split", "metadata", "chexpert")}
     if tables["split"]:
         return "mimic-cxr", path, [table for table in tables.values() if table]
