@@ -114,11 +114,9 @@ def hold_out(records: list[Record], share: float) -> list[Record]:
 
 
 def main(read_tokenizer: Callable[[Path], Tokenizer]) -> None:
-    parser = arguments.Parser(
-        description="Look at a data set of chest X-rays and reports, and clean its reports. A data set is whatever"
-        " train.py --data takes: MIMIC-CXR-JPG, a CheXGenBench CSV, Open-i, a folder with metadata.csv or .jsonl.",
-        epilog="examples: python data.py stats DATA; python data.py clean DATA --out cleaned.jsonl",
-    )
+    what = "Look at a data set of chest X-rays and reports, of any kind that docs/data.md names, and clean its reports."
+    examples = "examples: python data.py stats DATA; python data.py clean DATA --out cleaned.jsonl"
+    parser = arguments.Parser(description=what, epilog=examples)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     command = commands.add_parser("stats", help="counts, labels, lengths of reports, and a contact sheet")
     sheet = "contact sheet (default stats.png)"

@@ -9,7 +9,6 @@ from pathlib import Path
 from archives.own import read_rows, split_of_name
 from archives.records import Problems, Record
 from archives.tables import read_header, read_table, read_text
-from common.errors import UserError
 from common.files import write_atomically
 
 
@@ -32,7 +31,8 @@ def read_nih(root: Path, files: list[Path], problems: Problems, need_images: boo
     listed = root / "test_list.txt"
     test = set(read_text(listed, problems).split()) if listed.is_file() else set()
     names = {"image": "Image Index", "labels": "Finding Labels", "patient": "Patient ID", "view": "View Position"}
-    rows = ((at, row | {"split": "test" * (row["image"] in test)}) for at, row in renamed(files[0], names, problems))
+    rows = renamed(files[0], names, problems)
+    rows = ((where, row | {"split": "test" if row["image"] in test else "train"}) for where, row in rows)
     folders = ("", "images/", *(f"images_{part:03}/images/" for part in range(1, 13)))  # as its archives unpack
     return read_rows(rows, root, "train", problems, need_images, folders)
 
@@ -57,8 +57,6 @@ def read_kaggle(root: Path, files: list[Path], problems: Problems, need_images: 
 
 def write_generated(folder: str | Path, filenames: list[str], prompts: list[str]) -> Path:
     """Write the table of generated images that CheXGenBench reads: FOLDER/generations_with_metadata.csv."""
-    if len(filenames) != len(prompts):
-        raise UserError(f"{folder}: {len(filenames)} images but {len(prompts)} prompts; give one prompt an image")
     path = Path(folder) / "generations_with_metadata.csv"
     with write_atomically(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         rows = zip(filenames, prompts, strict=True)

@@ -1,16 +1,8 @@
 """Real data sets behind `--data PATH`: a folder or file is recognised by what is in it and becomes Records.
 
-    mimic-cxr      the tables of MIMIC-CXR-JPG (Johnson et al. 2019) and MIMIC-CXR's reports; frontal, official split
-    chexgenbench   a table of path, annotated_prompt, chexpert_labels (CheXGenBench, Dutt et al. 2025)
-    open-i         the XML reports of Indiana University (Demner-Fushman et al. 2016) and their PNGs
-    kaggle         the same as indiana_reports.csv and indiana_projections.csv
-    nih            Data_Entry_2017.csv of ChestX-ray14 (Wang et al. 2017): pictures and labels
-    own            metadata.csv or metadata.jsonl: image, and report, findings and impression, or labels
-    messages       UniX's own evaluation: a JSON list of {"messages": [user, assistant], "images": [path]}
-    r2gen          annotation.json of R2Gen (Chen et al. 2020): {split: [{"report": text, "image_path": [paths]}]}
-
-Whatever cannot be used is counted in Records.problems with the first names of its kind, when the set is opened, so that
-a training run does not meet it. What was read is kept in a cache, which may be deleted at any time.
+KINDS has all that are known; what each is, its reader says, and docs/data.md. Whatever cannot be used is counted in
+Records.problems with the first names of its kind, when the set is opened, so that a training run does not meet it. What
+was read is kept in a cache, which may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -32,7 +24,6 @@ from common.files import source_hash, write_text
 
 ARCHIVES = (".tgz", ".tar", ".tar.gz")  # of Open-i's reports
 TABLES = (".csv", ".csv.gz", ".jsonl", ".json")
-OWN = ("metadata.csv", "metadata.csv.gz", "metadata.jsonl")
 BESIDE = ("indiana_projections.csv", "test_list.txt")  # a table that is read with another
 KINDS = {  # kind -> (its reader; how its table begins, if it is one that is not .json; and if it is one that is)
     "mimic-cxr": (read_mimic, None, None),
@@ -101,8 +92,6 @@ def note_repeats(records: list[Record], problems: Problems) -> None:
 
 def recognise(path: Path) -> tuple[str, Path, list[Path]]:
     """(kind, the folder that images are relative to, the files that say what is in the set)."""
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder; name a data set, or leave it out to use rendered phantoms")
     name = path.name.lower()
     if path.is_file():
         if name.endswith(ARCHIVES):
@@ -111,7 +100,7 @@ def recognise(path: Path) -> tuple[str, Path, list[Path]]:
             return kind_of(path) or ("messages" if name.endswith(".json") else "own"), path.parent, [path]
         raise UserError(f"{path}: no table of a data set; give a .csv, .jsonl or .json file, or a folder")
     if not path.is_dir():
-        raise UserError(f"{path}: neither a file nor a folder; name a data set")
+        raise UserError(f"{path}: no such file or folder; name a data set, or leave it out to use rendered phantoms")
     tables = {part: plain_or_gzipped(path / MIMIC.format(part)) for part in ("split", "metadata", "chexpert")}
     if tables["split"]:
         return "mimic-cxr", path, [table for table in tables.values() if table]
@@ -120,7 +109,7 @@ def recognise(path: Path) -> tuple[str, Path, list[Path]]:
             reports = sorted(source.glob("[!.]*.xml")) if source.is_dir() else [source]
             return "open-i", path, reports
     found = sorted(p for p in path.glob("[!.]*") if p.name.lower().endswith(TABLES) and p.is_file())
-    known = [table for table in found if table.name in OWN] or list(filter(kind_of, found))
+    known = [table for table in found if table.name.startswith("metadata.")] or list(filter(kind_of, found))
     if len(known) > 1:
         raise UserError(f"{path}: several tables ({', '.join(p.name for p in known[:4])}); name the one to use")
     if not known:

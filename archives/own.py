@@ -15,6 +15,7 @@ from common.errors import UserError
 
 TEXTS = ("image", "report", "findings", "impression", "split", "patient", "view", "question")
 REPORTS = {"report", "findings", "impression", "labels", "captions"}  # columns of which a table needs one
+Rows = Iterable[tuple[str, dict[str, Json]]]  # name for messages, row
 FRONTAL = {"pa", "ap", "frontal", "posteroanterior", "anteroposterior"}
 NOT_FRONTAL = {"l", "ll", "rl", "lat", "llat", "rlat", "lateral", "oblique", "lao", "rao", "lpo", "rpo"}
 WORDS = {  # a label as a report would say it, where its name in small letters would not do
@@ -35,12 +36,7 @@ def read_own(root: Path, files: list[Path], problems: Problems, need_images: boo
 
 
 def read_rows(
-    rows: Iterable[tuple[str, dict[str, Json]]],
-    root: Path,
-    split: str,
-    problems: Problems,
-    need_images: bool,
-    folders: tuple[str, ...] = ("",),
+    rows: Rows, root: Path, split: str, problems: Problems, need_images: bool, folders: tuple[str, ...] = ("",)
 ) -> Iterator[Record]:
     """(name for messages, row) -> records. A row has the columns of `metadata.csv`; others are the user's own business.
 
@@ -53,21 +49,18 @@ def read_rows(
                 row = row["extra"] | row
             row = {key: None if is_empty(value) else value for key, value in row.items()}
             mesh, captions = mesh_terms(row.get("mesh")), read_captions(row.get("captions"))
-            values = {key: row[key] for key in TEXTS if row.get(key) is not None}
-            if not all(isinstance(value, (str, int, float)) for value in values.values()):
+            if any(isinstance(row.get(key), (list, dict)) for key in TEXTS):
                 raise RowError("bad", "malformed row", name)
-            text = {key: whole_characters(str(value)) for key, value in values.items()}
+            text = {key: whole_characters(str(row[key])) for key in TEXTS if row.get(key) is not None}
             cell = {key: one_line(value) for key, value in text.items()}
             words = set(re.findall("[a-z]+", cell.get("view", "").lower()))
             if words & NOT_FRONTAL and not words & FRONTAL:
                 raise RowError("dropped", "view not frontal", cell.get("image", name))
-            findings, impression = split_report(text.get("report", ""), last_paragraph=False)
-            if not findings and not impression:
-                findings = read_section(text.get("report", ""))
-            findings, impression = (
-                read_section(text.get(part, "")) or (said if not is_empty(said) else "")
-                for part, said in (("findings", findings), ("impression", impression))
-            )
+            said = split_report(text.get("report", ""), last_paragraph=False)
+            said = said if any(said) else (read_section(text.get("report", "")), "")
+            findings, impression = ("" if is_empty(section) else section for section in said)
+            findings = read_section(text.get("findings", "")) or findings
+            impression = read_section(text.get("impression", "")) or impression
             if not findings and not impression and captions:
                 impression = captions[0]
             if not findings and not impression and "report" not in row:
@@ -93,7 +86,7 @@ def read_rows(
 def mesh_terms(given: Json) -> list[str]:
     """MeSH codes as Open-i has them: "Opacity/lung|Normal", or a list."""
     terms = given if isinstance(given, list) else str(given or "").split("|")
-    return [one_line(term) for term in terms if isinstance(term, str) and term.strip()]
+    return [one_line(term) for term in terms if isinstance(term, str) and not is_empty(term)]
 
 
 def read_captions(given: Json) -> list[str]:

@@ -141,7 +141,11 @@ def read_table(path: Path, columns: tuple[str, ...], problems: Problems) -> Iter
 
 
 def read_json_rows(path: Path, problems: Problems) -> Iterator[tuple[str, dict]]:
-    """As `read_table`: JSON lines, or a .json of UniX's messages or of R2Gen's splits."""
+    """As `read_table`: JSON lines, or a list of rows in one .json, or what others keep in a .json:
+
+    UniX                      [{"messages": [{"role": "user", "content": text}, of the assistant], "images": [path]}]
+    R2Gen (Chen et al. 2020)  {split: [{"id": study, "report": text, "image_path": [paths]}]}
+    """
     text, lines = read_text(path, problems), path.suffix.lower() != ".json"
     try:
         rows = text.split("\n") if lines else json.loads(text)
@@ -156,9 +160,10 @@ def read_json_rows(path: Path, problems: Problems) -> Iterator[tuple[str, dict]]
         try:
             if isinstance(row, tuple):
                 split, row = row
-                for film in row["image_path"][1:]:  # the first of a study is its frontal one
+                image, *others = [row["image_path"]] if isinstance(row["image_path"], str) else row["image_path"]
+                for film in others:  # the first of a study is its frontal one
                     problems.add("dropped", "further film of a report", film)
-                image, patient = row["image_path"][0], row.get("subject_id", row.get("id"))
+                patient = row.get("subject_id", row.get("id"))
                 yield name, {"image": image, "report": row["report"], "split": split, "patient": patient}
             elif not lines and "messages" in row:
                 said = {message["role"]: message["content"] for message in row["messages"]}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from common.errors import UserError
 
@@ -25,7 +25,10 @@ SCALINGS = ("fit", "shrink", "janus")  # of `to_square`
 OTHER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 LOW_BYTES = {f"{mode};16{order}": f"{mode};16{OTHER[order]}" for mode in ("RGB", "RGBA", "RGBX") for order in OTHER}
 LOW_BYTES["LA;16B"] = "RGBA"
+TiffImagePlugin.OPEN_INFO[b"MM", 0, (1,), 1, (16,), ()] = ("I;16B", "I;16B")  # as for "II": white is zero
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # of Pillow's convert("L")
+
+warnings.filterwarnings("ignore", module=r"PIL|pydicom|common\.images")  # of what is odd in a film and can yet be read
 
 
 def picture_files(root: Path) -> list[Path]:
@@ -53,8 +56,7 @@ def load_image(path: str | Path, size: int | None = None) -> Image.Image:
         raise UserError(f"{path}: not a file; give a PNG, JPEG, TIFF or DICOM")
     kind = "image"
     try:
-        with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is odd in a file and can be read all the same
+        with open(path, "rb") as file:
             if file.read(132)[128:] == b"DICM" or str(path).lower().endswith(DICOM):
                 kind = "DICOM"
             file.seek(0)
@@ -64,7 +66,7 @@ def load_image(path: str | Path, size: int | None = None) -> Image.Image:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such image") from error
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not an image of a format that films come in; give a PNG, JPEG or TIFF") from error
+        raise UserError(f"{path}: not an image, or of a kind not read here; give a PNG, JPEG or TIFF") from error
     except Exception as error:  # decoders raise what they like, and a run must learn which file it was
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: broken {kind} ({reason}); export it again, as PNG") from error
@@ -80,14 +82,16 @@ def read_picture(file: BinaryIO, size: int | None) -> Image.Image:
     image = Image.open(file, formats=FORMATS)  # of a path it would map a turned TIFF wrongly (Pillow 12)
     check_size(file, *image.size)
     order = decoder_arguments(image.tile[0])[0] if image.tile else ""
-    white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # of a TIFF; Pillow inverts those of 8 bits
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    if tags.get(284) == 2 and max(tags[258]) > 8:  # of which Pillow makes noise
+        raise ValueError("deep colours, each in a plane of its own")
     if size is not None:
         share = size / max(image.size)
         image.draft("L", tuple(max(1, round(side * share)) for side in image.size))
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, dtype=np.float32)
-        return Image.fromarray(stretch(-values if white_is_zero else values))
+        return Image.fromarray(stretch(-values if tags.get(262) == 0 else values))  # WhiteIsZero; of 8 bits it is done
     if order not in LOW_BYTES:
         if image.mode in ("RGBA", "LA", "PA", "P"):  # transparent parts become black, as outside the collimator
             image = image.convert("RGBA")
@@ -95,7 +99,8 @@ def read_picture(file: BinaryIO, size: int | None) -> Image.Image:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
         return image.convert("L")
     low = Image.open(file, formats=FORMATS)
-    low.tile = [(*tile[:3], (LOW_BYTES[order], *decoder_arguments(tile)[1:])) for tile in low.tile]
+    part = getattr(type(low.tile[0]), "_make", tuple)  # a tuple, or in new versions of Pillow a named one
+    low.tile = [part((*tile[:3], (LOW_BYTES[order], *decoder_arguments(tile)[1:]))) for tile in low.tile]
     low = np.asarray(ImageOps.exif_transpose(low))
     if order == "LA;16B":  # both bytes of the grey value, both of alpha
         low = low[..., [1, 1, 1, 3]]
@@ -172,7 +177,8 @@ def read_dicom(file: BinaryIO) -> Image.Image:
     least = 1 if film.VOILUTFunction.upper() == "LINEAR" else 1e-6  # a window of less is none
     windows = [i for i, (center, width) in enumerate(given) if None not in (center, width) and width >= least]
     if lut.get("LUTData") is not None and lut.get("LUTDescriptor") is not None:
-        entries, first, _ = lut.LUTDescriptor
+        entries, first, bits = lut.LUTDescriptor
+        lut.LUTDescriptor = [entries, first, max(bits, 10)]  # pydicom counts its entries in 8 bits, if they have 8
         most = pixels.apply_voi(np.arange(entries or 2**16) + first, film).max()
         grey = scale(pixels.apply_voi(values, film), 0, 2 ** int(most).bit_length() - 1)
     elif windows:

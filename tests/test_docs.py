@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "workshop" / "README.md"]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
-WRITTEN = {  # made by commands, not ours
+WRITTEN = {
+    "annotation.json",  # made by commands, not ours
     "sample.png",
     "loss.png",
     "results.json",

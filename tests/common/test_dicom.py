@@ -81,6 +81,11 @@ def test_what_is_no_window_is_passed_over(grey, fields):
     np.testing.assert_allclose(grey(**fields)[0], LINEAR, atol=1)
 
 
+def test_a_lut_of_8_bits_may_have_more_than_256_entries(grey):
+    """By hand: pydicom's own function counts the entries in 8 bits, too."""
+    np.testing.assert_allclose(grey(VOILUTSequence=[lut(GAMMA // 16, bits=8)])[0], GAMMA[FILM] // 16, atol=0.5)
+
+
 def test_padding_is_black_and_not_in_the_range(grey):
     signed = FILM.astype(np.int16) - 1000
     signed[5:9], signed[9, :6] = -32768, -30000

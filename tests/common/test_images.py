@@ -119,28 +119,48 @@ def test_a_png_of_16_bits_is_one_film_in_any_clothes(tmp_path, clothes, interlac
     np.testing.assert_allclose(np.asarray(load_image(tmp_path / "deep.png")), grey, atol=1)
 
 
-@pytest.mark.parametrize("kind", ["II", "MM", "white is zero", "float", "alpha of nothing"])
-def test_other_deep_films_and_masks_of_nothing(tmp_path, kind):
+def write_tiff(path, values, order, photometric, planes=1):
+    """(H, W) or (H, W, 3) of 16 bits, uncompressed, in strips of ten rows (TIFF 6.0), which Pillow cannot write."""
+    rows = [values[y : y + 10].astype(order + "u2").tobytes() for y in range(0, 40, 10)]
+    lengths, count = [len(row) for row in rows], values.size // FILM.size
+    offsets = [512 + sum(lengths[:n]) for n in range(len(rows))]
+    tags = {256: [64], 257: [40], 258: [16] * count, 259: [1], 262: [photometric], 273: offsets, 277: [count]}
+    tags |= {278: [10], 279: lengths, 284: [planes]}
+    head, more = b"MM\0*\0\0\0\x08" if order == ">" else b"II*\0\x08\0\0\0", b""
+    head += struct.pack(order + "H", len(tags))
+    for tag, numbers in tags.items():
+        data = struct.pack(f"{order}{len(numbers)}I", *numbers)
+        head += struct.pack(order + "HHI", tag, 4, len(numbers))
+        head += data if len(data) == 4 else struct.pack(order + "I", 256 + len(more))
+        more += data if len(data) > 4 else b""
+    path.write_bytes(head.ljust(256, b"\0") + more.ljust(256, b"\0") + b"".join(rows))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", ["colours", "white is zero", "compressed white is zero", "float", "alpha of nothing"])
+def test_other_deep_films_and_masks_of_nothing(tmp_path, kind, order):
     path, expected = tmp_path / "film.tif", (FILM - 100.0) / (FILM.max() - 100) * 255
-    if kind in ("II", "MM"):  # three colours of 16 bits, written by hand: Pillow cannot
-        order = "<" if kind == "II" else ">"
-        tags = {256: 64, 257: 40, 258: 8, 259: 1, 262: 2, 273: 134, 277: 3, 278: 40, 279: FILM.size * 6}
-        entries = [(tag, 3, 3 if tag == 258 else 1, value) for tag, value in (tags | {258: 128}).items()]
-        entry = {tag: struct.pack(order + "HHIHH", tag, 3, n, v, 0) for tag, _, n, v in entries}
-        entry[258] = struct.pack(order + "HHII", 258, 3, 3, 128)
-        head = kind.encode() + struct.pack(order + "HIH", 42, 8, len(entry)) + b"".join(entry.values())
-        head = head.ljust(128, b"\0") + struct.pack(order + "3H", 16, 16, 16)
-        path.write_bytes(head + np.stack([FILM] * 3, -1).astype(order + "u2").tobytes())
+    if kind == "colours":
+        write_tiff(path, np.stack([FILM] * 3, -1), order, photometric=2)
     elif kind == "white is zero":
-        Image.fromarray(65535 - FILM).save(path, tiffinfo={262: 0})
+        write_tiff(path, 65535 - FILM, order, photometric=0)
+    elif kind == "compressed white is zero":
+        Image.fromarray(65535 - FILM).save(path, tiffinfo={262: 0}, compression="tiff_lzw")
     elif kind == "float":
         values = FILM / np.float32(4095)
-        values[3, 5], expected[3, 5] = np.inf, 255
+        values[3, 5:8], expected[3, 5:8] = (np.inf, -np.inf, np.nan), (255, 0, 0)
         Image.fromarray(values).save(path)
     else:
         eight = np.uint8(expected.round())
         Image.merge("RGBA", [*[Image.fromarray(eight)] * 3, Image.new("L", (64, 40), 0)]).save(path)
     np.testing.assert_allclose(np.asarray(load_image(path)), expected, atol=1)
+
+
+def test_deep_colours_in_planes_are_refused(tmp_path):
+    """Pillow reads noise."""
+    write_tiff(tmp_path / "film.tif", np.stack([FILM] * 3, -1), "<", photometric=2, planes=2)
+    with pytest.raises(UserError, match=r"film\.tif: broken image \(deep colours, each in a plane"):
+        load_image(tmp_path / "film.tif")
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp", "png of 16 bits"])
@@ -181,7 +201,7 @@ def test_only_formats_that_films_come_in_are_opened(tmp_path, ending):
         path.write_bytes(heads[ending] + bytes(50))
     else:
         Image.new("RGB", (16, 16)).save(path, format=ending)
-    with pytest.raises(UserError, match=r"film\.png: not an image of a format"):
+    with pytest.raises(UserError, match=r"film\.png: not an image, or of a kind"):
         load_image(path)
 
 
