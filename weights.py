@@ -121,7 +121,7 @@ def save_checkpoint(
 
 
 def convert(source: Path, destination: Path, dtype: torch.dtype, vae: Path | None, verify: bool) -> None:
-    """Raises UserError, before anything is loaded, if the destination is not to be replaced."""
+    """Any weights folder -> ours. Raises UserError, before anything is loaded, if the destination must stay."""
     check_is_no_run(destination)
     check_replaceable(destination)
     save_checkpoint(destination, load_checkpoint(source, dtype=dtype, vae=vae, verify=verify), dtype)

@@ -105,11 +105,11 @@ def check_replaceable(folder: Path) -> None:
 
 
 def check_is_no_run(folder: Path) -> None:
-    """Raises UserError if a checkpoint of somebody else's at `folder` would cost a training run its state."""
+    """Raises UserError if a checkpoint written at `folder` would cost a training run its state, or spoil another."""
     place = folder.resolve()
     for outer in place.parents:
         if all((outer / name).is_file() for name in FILES):
             raise UserError(f"{folder}: lies inside the checkpoint {outer}; name a folder elsewhere")
-    in_a_run = place.name.startswith(CHECKPOINT) and (place.parent / MARK).exists()
+    in_a_run = (place.name + ".").startswith(CHECKPOINT + ".") and (place.parent / MARK).exists()
     if in_a_run or (folder / "training.json").exists():
         raise UserError(f"{folder}: is where a training run keeps its state; name another folder")

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 
 from checkpoints import layouts
-from checkpoints.configs import our_shapes, read_ours, section, unix_config, vae_config, vit_config
+from checkpoints.configs import read_ours, unix_config, vae_config
 from checkpoints.folders import find_checkpoint
 from checkpoints.janus import absent_in_janus
 from checkpoints.layouts import DINOV2, HF_JANUS, JANUS, KL_VAE, OURS, PUBLISHED, SIGLIP, Layout
 from checkpoints.manifest import FILES, Mark, check_folder
 from checkpoints.plan import Plan, plan_for, translate_names
+from checkpoints.published import read_vit_config
 from checkpoints.tensors import PICKLES, PUBLISHED_FILES, Tensors, listed
 from common.errors import UserError
 from common.files import read_json
@@ -84,8 +85,7 @@ def describe(tensors: Tensors, layout: Layout) -> tuple[list[object], Plan]:
         config = read_ours(given, path)[1] if "vae" in given else vae_config(tensors)
         return [config], plan_for(lambda: VAE(config), tensors, layout.translate)
     if layout in (SIGLIP, DINOV2):
-        given = section(given, path, "vision_config") or given
-        config = vit_config(our_shapes(tensors, layout.translate), given, path)
+        config = read_vit_config(tensors, layout)
         return [config], plan_for(lambda: VisionTransformer(config), tensors, layout.translate)
     plan = translate_names(tensors, layout.translate)
     if plan.unknown:

@@ -10,14 +10,14 @@ from tokenizers import Tokenizer
 
 from checkpoints import configs
 from checkpoints.janus import JanusPro, janus_chat, start_from_janus
-from checkpoints.layouts import DINOV2, HF_JANUS, JANUS, PUBLISHED, SIGLIP, translate_vae
+from checkpoints.layouts import DINOV2, HF_JANUS, JANUS, PUBLISHED, SIGLIP, Layout, translate_vae
 from checkpoints.plan import empty, filled, load_tensors
 from checkpoints.tensors import PICKLES, Tensors, recognise
 from common.errors import UserError
 from common.files import read_json
 from model import UniX
 from vae import VAE
-from vit import VisionTransformer
+from vit import VisionTransformer, ViTConfig
 
 
 def load_published(
@@ -58,6 +58,12 @@ def load_vit(folder: str | Path, device: str | torch.device = "cpu") -> VisionTr
     layout = recognise(tensors)
     if layout not in (SIGLIP, DINOV2):
         raise UserError(f"{tensors.path}: holds {layout.holds}; a SigLIP or a RadDino is wanted")
+    config = read_vit_config(tensors, layout)
+    return filled(lambda: VisionTransformer(config), tensors, layout.translate, device).requires_grad_(False)
+
+
+def read_vit_config(tensors: Tensors, layout: Layout) -> ViTConfig:
+    """The config of a SigLIP or a DINOv2, from its tensors and the two JSON files beside them."""
     path = tensors.path.parent / "config.json"
     given = read_json(path)
     given = configs.section(given, path, "vision_config") or given  # a whole SigLIP describes its text model as well
@@ -74,8 +80,7 @@ def load_vit(folder: str | Path, device: str | torch.device = "cpu") -> VisionTr
         config.std = float(np.mean(preprocessing.get("image_std", std)))
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: image_mean or image_std: {error}") from error
-    configs.check_vit(config, path)
-    return filled(lambda: VisionTransformer(config), tensors, layout.translate, device).requires_grad_(False)
+    return configs.check_vit(config, path)
 
 
 def find_vae(folder: Path) -> Path:
