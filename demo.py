@@ -8,6 +8,7 @@ it. A research and teaching tool, not a medical device.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import queue
@@ -15,7 +16,7 @@ import shlex
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 from urllib.parse import urlencode
@@ -48,6 +49,7 @@ except ModuleNotFoundError:
 MOST_PICTURES, MOST_REPORTS, MOST_STEPS = 4, 20, 100  # of one click: others wait
 LONGEST_TEXT = 2000  # characters
 UPLOAD = "16mb"
+HOSTS = ("127.0.0.1", "localhost")
 LARGEST_BODY = 20_000_000  # bytes of any request
 KEPT = (600, 3600)  # seconds: how often uploads and pictures are looked through, and how old they may grow
 EXAMPLES = 12  # phantoms to read
@@ -201,17 +203,33 @@ def read_text(value: object, name: str) -> str:
 
 
 def open_upload(payload: object) -> Image.Image | None:
-    """An uploaded film -> 8-bit grey. Raises gr.Error in one line, with the name that the user gave the file."""
+    """An uploaded film -> 8-bit grey. Raises gr.Error in one line, with the name that the user gave the file.
+
+    The only place where a path of a request is opened. gradio checks paths too, but only of payloads that call
+    themselves a file by their "meta".
+    """
     if payload is None:
         return None
     path, name = getattr(payload, "path", None), getattr(payload, "orig_name", None) or "the upload"
     try:
-        if not path:
-            raise UserError("upload a PNG, JPEG or TIFF")
-        return load_image(path)
+        if not path or (real := uploaded(path)) is None:  # one answer, whether or not such a file exists
+            raise UserError("no film was uploaded; upload a PNG, JPEG or TIFF")
+        try:
+            return load_image(real)
+        except UserError as error:
+            raise UserError(str(error).replace(str(real), name)) from None
     except UserError as error:
-        message = escape(str(error).replace(str(path), name))
-        raise gr.Error(message, duration=None, print_exception=False) from None
+        raise gr.Error(escape(str(error)), duration=None, print_exception=False) from None
+
+
+def uploaded(path: str) -> Path | None:
+    """The path with its links resolved, if it lies in this server's upload folder (`main`); else None."""
+    folder = Path(os.environ["GRADIO_TEMP_DIR"]).resolve()
+    try:
+        real = Path(path).resolve()
+    except (OSError, RuntimeError, ValueError):  # a name that is too long, links in a circle, a NUL
+        return None
+    return real if folder in real.parents else None
 
 
 def needs_film(film: Image.Image | None, example: object) -> Image.Image:
@@ -708,19 +726,25 @@ def inside_tab(actions: Actions, session: gr.State, model: dict) -> dict:
 
 
 class Guard:
-    """Around the server: what it sends carries POLICY, and a request with a large body is refused before it is read."""
+    """Around the server: what it sends carries POLICY, and it refuses who came by another name, and large bodies.
+
+    Another name: a site can let its own name point to 127.0.0.1 (DNS rebinding), and its scripts could then ask this
+    page for everything. The browser says which name it used (Host) and which page asks (Origin).
+    """
 
     def __init__(self, app: Callable) -> None:
         self.app = app
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http":  # the server's start and end; gradio opens no websocket
             await self.app(scope, receive, send)
             return
         received, length = 0, dict(scope["headers"]).get(b"content-length", b"0")
+        if not from_here(scope):
+            await refuse(send, 403, "this page answers to 127.0.0.1 and localhost alone")
+            return
         if not length.isdigit() or int(length) > LARGEST_BODY:
-            await send({"type": "http.response.start", "status": 413, "headers": []})
-            await send({"type": "http.response.body", "body": b"too large"})
+            await refuse(send, 413, "too large")
             return
 
         async def guarded(message: dict) -> None:
@@ -738,6 +762,22 @@ class Guard:
         await self.app(scope, counted, guarded)
 
 
+def from_here(scope: dict) -> bool:
+    """Whether a request names this machine, and comes from a page of this server or from no page."""
+    ours = {f"{host}:{scope['server'][1]}" for host in HOSTS}
+    said = {name: [] for name in (b"host", b"origin")}
+    for name, value in scope["headers"]:
+        if name in said:
+            said[name].append(value.decode("latin-1").lower())
+    origins = {f"http://{host}" for host in ours}
+    return len(said[b"host"]) == 1 and set(said[b"host"]) <= ours and set(said[b"origin"]) <= origins
+
+
+async def refuse(send: Callable, code: int, why: str) -> None:
+    await send({"type": "http.response.start", "status": code, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": why.encode()})
+
+
 async def fetch_nothing(url: str, *_: object, **__: object) -> str:
     """In the place of gradio's download of an address that stands where a file should."""
     raise gr.Error("give a file, not an address: this page fetches nothing", print_exception=False)
@@ -746,7 +786,12 @@ async def fetch_nothing(url: str, *_: object, **__: object) -> str:
 def serve(blocks: gr.Blocks, port: int, wait: bool = True) -> str:
     """Answer on 127.0.0.1 until Ctrl-C. port: 0 takes a free one. wait: False returns at once. -> the address."""
     from gradio import processing_utils
-    from starlette.middleware import Middleware
+
+    @contextlib.asynccontextmanager
+    async def guarded(app: object) -> AsyncIterator[None]:
+        # Outermost: gradio puts its own middleware around what `app_kwargs` names, and answers preflights there.
+        app.middleware_stack = Guard(app.middleware_stack)
+        yield
 
     processing_utils.async_save_url_to_cache = fetch_nothing
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -765,7 +810,7 @@ def serve(blocks: gr.Blocks, port: int, wait: bool = True) -> str:
         prevent_thread_lock=True,
         theme=theme,
         css=STYLE + page.STYLE_OF_BARS,
-        app_kwargs={"middleware": [Middleware(Guard)]},
+        app_kwargs={"lifespan": guarded},
     )
     print(f"{address}\n{sample.DISCLAIMER}", flush=True)
     if wait:

@@ -7,8 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -23,6 +21,7 @@ import demo
 import sample
 from common.files import SHIPPED
 from phantoms.dataset import phantom
+from served import call, served
 
 ROOT = Path(__file__).parent.parent
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -36,18 +35,6 @@ if not IN_CI:  # in CI, what is missing is a failure
     pytest.importorskip("playwright", reason="playwright is not installed: pip install -e '.[test]'")
     if BROWSER is None:
         pytest.skip("no Chromium on this machine: apt-get install chromium", allow_module_level=True)
-
-
-@contextlib.contextmanager
-def served(weights):
-    """The page of these weights in a process of its own -> its address."""
-    command = [sys.executable, ROOT / "demo.py", "--weights", weights, "--port", "0", "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
-        line = server.stdout.readline().strip()
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", line), line
-        yield line
-        server.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -354,18 +341,6 @@ def test_every_tab_fits_and_names_its_fields(open_page, width, tmp_path):
 
 
 # ---- the HTTP API, and what it must not do -----------------------------------------------------------------------
-
-
-def call(address, name, data):
-    """What `curl` does: start a call, then read its events to the last. -> (event, its data)"""
-    body = json.dumps({"data": data}).encode()
-    request = urllib.request.Request(f"{address}gradio_api/call/{name}", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        event = json.load(answer)["event_id"]
-    with urllib.request.urlopen(f"{address}gradio_api/call/{name}/{event}", timeout=120) as answer:
-        lines = answer.read().decode().strip().splitlines()
-    kind = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")][-1]
-    return kind, [line.removeprefix("data: ") for line in lines if line.startswith("data: ")][-1]
 
 
 def test_the_api_draws_and_reads(address, micro):
