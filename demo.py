@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-import flow
+import edit
 import sample
 from common import arguments
 from common.devices import pick_device, pick_dtype
@@ -103,7 +103,7 @@ class Stops:
 
 
 def follow(
-    work: Callable[[flow.Watch], np.ndarray], checkpoint: Checkpoint, stop: threading.Event
+    work: Callable[[sample.Watch], np.ndarray], checkpoint: Checkpoint, stop: threading.Event
 ) -> Iterator[tuple[int, np.ndarray | None]]:
     """Run a drawing in a thread: yields (evaluations of the model, a preview or None) again and again, then (-1,
     pictures).
@@ -114,6 +114,7 @@ def follow(
     news: queue.Queue = queue.Queue()
     done, decoding, last = 0, 0.0, 0.0
     left = threading.Event()  # the browser tab was closed
+    vae = checkpoint.vae
 
     def watch(clean: torch.Tensor, t: float) -> None:
         nonlocal done, decoding, last
@@ -121,7 +122,7 @@ def follow(
             raise StoppedError
         done, began, preview = done + 1, time.perf_counter(), None
         if began - last > 3 * decoding:
-            preview = sample.decode(checkpoint.vae, clean, checkpoint.model.compute_dtype)
+            preview = vae.postprocess(vae.decode(clean.to(checkpoint.model.compute_dtype))).cpu().numpy()
             last = time.perf_counter()
             decoding = last - began
         news.put((done, preview))
@@ -295,7 +296,7 @@ class Actions:
         command = command_line(*words, "--n", number, weights=self.weights)
         seeds, began, previewed = range(seed, seed + number), time.perf_counter(), None
 
-        def work(watch: flow.Watch) -> np.ndarray:
+        def work(watch: sample.Watch) -> np.ndarray:
             how = {"batch": number, "watch": watch}
             return sample.draw(self.checkpoint, [prompt] * number, seeds, size, steps, guidance, **how)
 
@@ -330,13 +331,14 @@ class Actions:
         words = ["sample.py", "--image", file, *asked]
         command = make + command_line(*words, weights=self.weights)
         if reports > 1:
-            sampling = ["--reports", reports, "--temperature", f"{temperature:g}", "--seed", seed]
+            sampling = ["--n", reports, "--temperature", f"{temperature:g}", "--seed", seed]
             command += "\n" + command_line(*words, *sampling, weights=self.weights)
         inputs = {"question": question or "", "reports": reports, "temperature": temperature, "seed": seed}
         address = link("read", **inputs, **({"example": example} if example else {}))
         stop, began, text = self.stops.begin(session), time.perf_counter(), ""
         working = '<div class="status">Writing the report ...</div>'
-        for text in sample.read_aloud(self.checkpoint, film, question):
+        for piece in sample.read_aloud(self.checkpoint, film, question):
+            text += piece
             if stop.is_set():
                 raise StoppedError
             yield text, "", "", working, command, address
@@ -371,12 +373,12 @@ class Actions:
         box = [read_whole(each or 0, 0, 100_000, "the box:") for each in (x0, y0, x1, y1)]
         inputs = {"prompt": prompt, "strength": strength, "seed": seed}
         make, file = example_command(example)
-        words = ["sample.py", "--image", file, "--edit", prompt, "--strength", f"{strength:g}", "--seed", seed]
+        words = ["edit.py", file, prompt, "--strength", f"{strength:g}", "--seed", seed]
         masks = None
         if any(box):
             word = ",".join(map(str, box))
             try:
-                masks = sample.mask_of(arguments.mask(word), film, self.size, "the film")[None]
+                masks = edit.mask_of(arguments.mask(word), film, self.size, "the film")[None]
             except UserError as error:
                 raise UserError(str(error).replace("--mask", "the box:")) from None
             words += ["--mask", word]
@@ -384,10 +386,10 @@ class Actions:
         command = make + command_line(*words, weights=self.weights)
         address = link("edit", **inputs, **({"example": example} if example else {}))
         before, began = to_square(film, self.size), time.perf_counter()
-        total = len(flow.times_from(sample.schedule(sample.SOLVER, sample.STEPS), strength)) - 1
+        total = int((sample.schedule(sample.SOLVER, sample.STEPS) < strength).sum())
 
-        def work(watch: flow.Watch) -> np.ndarray:
-            return sample.edit(self.checkpoint, before[None], [prompt], [seed], strength, masks, watch=watch)
+        def work(watch: sample.Watch) -> np.ndarray:
+            return edit.edit(self.checkpoint, before[None], [prompt], [seed], strength, masks, watch=watch)
 
         for done, pictures in follow(work, self.checkpoint, self.stops.begin(session)):
             if done == -1:
@@ -408,7 +410,7 @@ class Actions:
         command, address = "\n".join(commands), link("loop", prompts="\n".join(lines), seed=seed)
         stop = self.stops.begin(session)
 
-        def work(watch: flow.Watch) -> np.ndarray:
+        def work(watch: sample.Watch) -> np.ndarray:
             return sample.draw(self.checkpoint, lines, [seed] * len(lines), batch=len(lines), watch=watch)
 
         for done, pictures in follow(work, self.checkpoint, stop):
@@ -642,7 +644,7 @@ def edit_tab(actions: Actions, session: gr.State, model: dict) -> dict:
                     PROMPTS[-1], label="Prompt: what the X-ray shall show, in whole", max_length=LONGEST_TEXT
                 )
                 strength = gr.Slider(
-                    0.05, 1, sample.STRENGTH, step=0.05, label="Strength: 0 changes nothing, 1 everything"
+                    0.05, 1, edit.STRENGTH, step=0.05, label="Strength: 0 changes nothing, 1 everything"
                 )
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0)
                 gr.Markdown("Only here (all 0: everywhere), in the film's pixels. Or click two corners on the film.")
@@ -837,7 +839,8 @@ def main() -> None:
         raise UserError("the page needs gradio, which is not installed; pip install -e '.[demo]'")
     device = pick_device(args.device)
     checkpoint = sample.load_model(args.weights, device, pick_dtype(args.dtype, device))
-    sample.drawing_device(checkpoint)
+    if checkpoint.vae is None:
+        raise UserError(f"--weights {args.weights}: a Janus-Pro, which draws no X-rays; name a UniX")
     with tempfile.TemporaryDirectory(prefix="open-unix-") as folder:  # uploads and pictures, gone with the server
         os.environ["GRADIO_TEMP_DIR"] = folder
         serve(build(checkpoint, args.weights), args.port)

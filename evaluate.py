@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from common import arguments
 from common.errors import run
 from common.files import SHIPPED
-from sample import DISCLAIMER, SOLVER, SOLVERS, STEPS, STRENGTH, TEMPERATURE, TOP_P
+from common.sampling import DISCLAIMER, SOLVER, SOLVERS, STEPS, STRENGTH, TEMPERATURE, TOP_P
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

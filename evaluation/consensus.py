@@ -23,7 +23,8 @@ from common.observations import OBSERVATIONS
 from data import NAMES_QUESTION, name_observations
 from evaluation import metrics
 from evaluation.baselines import findings_of
-from sample import TEMPERATURE, TOP_P, read_often
+from model import nucleus
+from sample import TEMPERATURE, TOP_P, pixels_of, question_of, read_often
 from weights import Checkpoint
 
 # Macro F1 is highest if one names what is likelier than half of the best F1 (Lipton et al. 2014), not what is likelier
@@ -50,9 +51,30 @@ def read_consensus(
     if taught[-1:] == ["first"]:
         begin = list(map(vote, read_often(checkpoint, images, seeds, 1.0, 1.0, NAMES_QUESTION, **together)))
     halves = [row[::2] for row in seeds], [row[1::2] for row in seeds]
-    careful = read_often(checkpoint, images, halves[0], TEMPERATURE, TOP_P, question, begin=begin, **together)
-    free = read_often(checkpoint, images, halves[1], 1.0, 1.0, question, begin=begin, **together)
+    careful = read_on(checkpoint, images, begin, halves[0], TEMPERATURE, TOP_P, question, max_new_tokens)
+    free = read_on(checkpoint, images, begin, halves[1], 1.0, 1.0, question, max_new_tokens)
     return [consensus(some + others, words) for some, others in zip(careful, free, strict=True)]
+
+
+def read_on(
+    checkpoint: Checkpoint,
+    images: Sequence[Image.Image],
+    begin: Sequence[str],
+    seeds: Sequence[Sequence[int]],
+    temperature: float,
+    top_p: float,
+    question: str,
+    max_new_tokens: int,
+) -> list[list[str]]:
+    """As `sample.read_often`, of reports that begin as `begin` says, a text an image; they are returned without it."""
+    before, question_ids = question_of(checkpoint, question)
+    pixels, count = pixels_of(checkpoint, images), len(seeds[0])
+    choose = nucleus(temperature, top_p, [seed for row in seeds for seed in row])
+    firsts, questions = [checkpoint.encode(text) for text in begin], [question_ids] * len(pixels)
+    how = {"before": before, "answers": count, "choose": choose, "begin": firsts}
+    answers = checkpoint.model.generate(pixels, questions, max_new_tokens, **how)
+    texts = [checkpoint.decode(answer) for answer in answers]
+    return [texts[row : row + count] for row in range(0, len(texts), count)]
 
 
 def vote(lists: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """evaluate.py phantom --edit N: does an edit change what was asked, and that alone?
 
 A phantom can be drawn with and without one of its findings, all else equal to the pixel. The model is given the one and
-asked for the other (`sample.edit`), both ways, and the judge of drawings says what became of it. The control is the
+asked for the other (`edit.edit`), both ways, and the judge of drawings says what became of it. The control is the
 same edit with the unchanged prompt: what going towards noise and back does by itself.
 
     python -m evaluation.editing [--weights DIR] [--n 2]      without the rest of evaluate.py
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-import sample
+import edit
 from common import arguments
 from common.devices import pick_dtype
 from common.errors import run
@@ -23,12 +23,14 @@ from common.files import SHIPPED
 from common.observations import OBSERVATIONS
 from common.ownership import own_file
 from common.pictures import grid, save_png
+from common.sampling import DISCLAIMER, STRENGTH
 from evaluation import page
 from evaluation.autoencoder import OWN, patients, with_and_without
 from judges import classifier, trained_classifier
 from judges.classifier import PhantomClassifier
 from phantoms.truth import KINDS, PATHOLOGIES, streams
 from phantoms.wording import write_report
+from sample import load_model
 from weights import Checkpoint
 
 WAYS = ("removed", "added")
@@ -45,7 +47,7 @@ def measure(
     """Kind -> way -> edit -> scores (`compare`), over the first `count` phantoms of a seed with that kind of finding;
     and pictures with captions for a sheet, five of each kind: before, edit, masked, control, and what it should be.
 
-    masked: as the edit, but only the finding's own latents may change. how: passed on to `sample.edit`.
+    masked: as the edit, but only the finding's own latents may change. how: passed on to `edit.edit`.
     """
     found, sheet = {}, []
     for kind in KINDS:
@@ -66,9 +68,9 @@ def measure(
             before, target = pairs[:, start], pairs[:, 1 - start]
             asked, unchanged = ([pair[k] for pair in prompts] for k in (1 - start, start))
             edits = {
-                "edit": sample.edit(checkpoint, before, asked, indices, strength, **how),
-                "masked": sample.edit(checkpoint, before, asked, indices, strength, own, **how),
-                "control": sample.edit(checkpoint, before, unchanged, indices, strength, **how),
+                "edit": edit.edit(checkpoint, before, asked, indices, strength, **how),
+                "masked": edit.edit(checkpoint, before, asked, indices, strength, own, **how),
+                "control": edit.edit(checkpoint, before, unchanged, indices, strength, **how),
             }
             found[kind][way] = {
                 name: compare(judge, before, after, target, own, observation, shown=bool(start))
@@ -174,23 +176,22 @@ def editing_blocks(found: dict, strength: float, sheet: Sequence[tuple[np.ndarra
 def main() -> None:
     parser = arguments.Parser(
         description="Remove and add one finding in phantoms: does it change as asked, and nothing else?",
-        epilog=sample.DISCLAIMER,
+        epilog=DISCLAIMER,
     )
     add = parser.add_argument
     weights = "weights folder (default: the shipped tiny model)"
     add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)
     add("--n", type=arguments.whole(1, 1000), default=2, help="phantoms of each kind, of seed 1 (default 2)")
-    add("--strength", type=arguments.strength, default=sample.STRENGTH, help=f"default {sample.STRENGTH}")
+    add("--strength", type=arguments.strength, default=STRENGTH, help=f"default {STRENGTH}")
     add("--dtype", choices=arguments.DTYPES, default="float32", help=arguments.DTYPES_HELP)
     add("--out", type=arguments.output_file, metavar="FILE", help="a sheet with the first phantom of each kind")
     args = parser.parse_args()
     if args.out:
         own_file(args.out)
-    checkpoint = sample.load_model(args.weights, "cpu", pick_dtype(args.dtype, torch.device("cpu")))
-    sample.drawing_device(checkpoint)
+    checkpoint = load_model(args.weights, "cpu", pick_dtype(args.dtype, torch.device("cpu")))
     judge, _ = trained_classifier.load_or_train()
     found, sheet = measure(checkpoint, judge, 1, args.n, checkpoint.model.config.image_size, args.strength)
-    print(f"{editing_table(found, args.strength)}\n\n{sample.DISCLAIMER}")
+    print(f"{editing_table(found, args.strength)}\n\n{DISCLAIMER}")
     if args.out:
         save_png(grid([picture for picture, _ in sheet], [words for _, words in sheet], 5), args.out)
         print(args.out)

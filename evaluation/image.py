@@ -21,6 +21,7 @@ from common.files import SHIPPED, write_text
 from common.observations import OBSERVATIONS
 from common.ownership import own_folder
 from common.pictures import grid, save_png
+from common.sampling import DISCLAIMER
 from evaluation import metrics, page
 from evaluation.protocol import NOT_THEIRS, OURS, UNIX, Protocol, heading, image_sets, set_drawing_flags
 from evaluation.results import (
@@ -33,7 +34,6 @@ from evaluation.results import (
     together,
     write_results,
 )
-from sample import DISCLAIMER
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -144,7 +144,7 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
     if team.is_main and len(fitting) < len(prompts):
         print(f"{len(prompts) - len(fitting)} of {len(prompts)} prompts are too long for the model; left out")
     settings = {name: getattr(args, name) for name in ("seed", "steps", "solver", "size", "dtype")}
-    settings["guidance"] = sample.chosen_guidance(checkpoint.model.config, args.guidance)
+    settings["guidance"] = args.guidance or checkpoint.model.config.guidance
     digest = hashlib.sha256("\n".join(fitting).encode()).hexdigest()[:12]
     settings = json.dumps({**settings, "weights": version, "prompts": digest})
     folder, names = args.out / "generated", [f"{index:06d}.png" for index in range(len(fitting))]

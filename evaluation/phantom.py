@@ -33,9 +33,9 @@ from common.errors import UserError
 from common.files import write_atomically, write_text
 from common.observations import OBSERVATIONS
 from common.ownership import own_folder
+from common.sampling import DISCLAIMER, check_size
 from evaluation import metrics, page
 from evaluation.results import footer, mean_and_interval, thumbnail, write_results
-from sample import DISCLAIMER, check_size
 
 if TYPE_CHECKING:
     from judges.classifier import PhantomClassifier
@@ -129,7 +129,7 @@ def phantom_command(args: argparse.Namespace) -> None:
         "seed": args.seed,
         "steps": args.steps,
         "solver": args.solver,
-        "guidance": sample.chosen_guidance(checkpoint.model.config, args.guidance),
+        "guidance": args.guidance or checkpoint.model.config.guidance,
         "size": size,
         "dtype": args.dtype,
         "weights": str(args.weights),

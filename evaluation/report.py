@@ -24,6 +24,7 @@ from common.errors import UserError
 from common.files import write_text
 from common.observations import OBSERVATIONS
 from common.ownership import own_folder
+from common.sampling import DISCLAIMER
 from evaluation import baselines, metrics, page
 from evaluation.protocol import NOT_THEIRS, OURS, UNIX, Protocol, heading, reading_terms, report_sets
 from evaluation.results import (
@@ -38,7 +39,6 @@ from evaluation.results import (
     write_results,
 )
 from evaluation.words import word_tokenizer
-from sample import DISCLAIMER
 
 if TYPE_CHECKING:
     from archives.records import Records

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import flow
-from sample import SOLVERS
+from common.sampling import SOLVERS
 from speed.reference import guided_velocity
 
 

@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 PAPER = {"layers": 0, "attention": 1, "vit": 1, "flow": 1, "vae": 1, "model": 2, "losses": 3, "generate": 3}
-COMMANDS = {"weights", "data", "train", "sample", "evaluate", "demo"}
-TO_COME = {"edit", "generate", "lora"}  # may be absent
+COMMANDS = {"weights", "data", "train", "sample", "edit", "evaluate", "demo"}
+TO_COME = {"generate", "lora"}  # may be absent
 WINGS = {"common", "checkpoints", "phantoms", "archives", "reports", "judges", "training", "evaluation", "studies"}
 WINGS |= {"page", "speed"}
 NOT_WINGS = {"tests", "docs", "runs", "assets", "workshop"}
 
 # Imports inside functions are for start-up time and for optional packages. Nothing else hides in one.
-WAITS_FOR_NO_TORCH = {"sample.py", "evaluate.py", "evaluation/image.py", "evaluation/report.py"}
+WAITS_FOR_NO_TORCH = {"evaluate.py", "evaluation/image.py", "evaluation/report.py"}
 WAITS_FOR_NO_TORCH |= {"evaluation/phantom.py", "evaluation/results.py"}
 OPTIONAL = {  # file -> packages that a user may lack, or whose import costs something that few runs need
     "archives/records.py": {"pydicom"},
@@ -115,7 +115,7 @@ def test_data_reports_and_phantoms_know_no_model_and_no_command():
 
 
 def test_nobody_imports_a_command_that_is_only_run():
-    only_run = {"demo", "train", "edit", "evaluate", "speed.bench"}
+    only_run = {"demo", "train", "evaluate", "speed.bench"}
     wrong = [found for found in OURS if found.target in only_run]
     assert not wrong, f"{sorted(only_run)} are run, not imported; move what is shared: {listed(wrong)}"
 
