@@ -33,11 +33,12 @@ from common.errors import UserError, explain, run
 from common.files import SHIPPED
 from common.images import load_image, to_square
 from common.pictures import difference
-from evaluation import attention, page
+from evaluation import page
 from evaluation.phantom import derangement
 from phantoms.dataset import phantom
 from reports.agreement import agreement
 from reports.labeler import POSITIVE, label_report
+from studies import attention
 from weights import Checkpoint
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -427,7 +428,7 @@ class Actions:
         layer = read_whole(layer, 0, self.checkpoint.model.config.num_layers, "layer")
         make, file = example_command(example)
         command = make + command_line(
-            "-m", "evaluation.attention", "--image", file, "--out", "words.png", weights=self.weights
+            "-m", "studies.attention", "--image", file, "--out", "words.png", weights=self.weights
         )
         address = link("inside", layer=layer, **({"example": example} if example else {}))
         yield gr.skip(), "", '<div class="status">Reading ...</div>', command, address

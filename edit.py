@@ -27,7 +27,6 @@ from PIL import Image, ImageDraw
 import flow
 from common.devices import dtype_name, pick_device, pick_dtype
 from common.images import load_image, to_square
-from common.ownership import own_file
 from common.pictures import difference, grid, save_png
 from sample import load_model, noise_of, prompt_ids, prompted_velocities, solve
 from weights import Checkpoint
@@ -158,7 +157,6 @@ def between(
 
 def main() -> None:
     args = edit_flags()
-    own_file(args.out)
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
     film = None if args.between else load_image(args.film)

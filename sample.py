@@ -27,11 +27,12 @@ from tqdm import tqdm
 
 import data
 import flow
+from checkpoints.janus import JanusPro, janus_chat
 from common.devices import dtype_name, pick_device, pick_dtype
 from common.images import load_image, to_square
-from common.ownership import own_file
 from common.pictures import grid, save_png
-from model import Choose, UniX, UniXConfig, greedy, nucleus
+from generate import Choose, generate, greedy, nucleus, stream
+from model import UniX, UniXConfig
 from reports.agreement import agreement_lines
 from speed import cpu
 from weights import Checkpoint, load_checkpoint
@@ -183,14 +184,12 @@ def read(
     chooser: Callable[[slice], Choose] = lambda rows: greedy,
 ) -> list[str]:
     """Image to report: one text an image (8-bit grey Pillow images of any size). chooser: of tokens, for some rows."""
-    before, question_ids = question_of(checkpoint, question)
-    reports = []
+    question_ids, reports = question_of(checkpoint, question), []
     with tqdm(total=len(images), unit="report", desc="reading", disable=not progress) as bar:
         for start in range(0, len(images), batch):
             rows = slice(start, start + batch)
             pixels = pixels_of(checkpoint, images[rows])
-            questions = [question_ids] * len(pixels)
-            answers = checkpoint.model.generate(pixels, questions, max_new_tokens, before=before, choose=chooser(rows))
+            answers = generate(checkpoint.model, pixels, [question_ids] * len(pixels), max_new_tokens, chooser(rows))
             reports += [checkpoint.decode(answer) for answer in answers]
             bar.update(len(pixels))
     return reports
@@ -228,10 +227,10 @@ def read_aloud(
     choose: Choose = greedy,
 ) -> Iterator[str]:
     """One image's report as it is written: yields it piece by piece."""
-    before, question_ids = question_of(checkpoint, question)
-    pixels, written, said = pixels_of(checkpoint, [image]), [], ""
-    for ids, _ in checkpoint.model.stream(pixels, [question_ids], max_new_tokens, before, 1, choose):
-        written += [token for token in ids.tolist() if token != checkpoint.model.config.eos]
+    model, pixels = checkpoint.model, pixels_of(checkpoint, [image])
+    text, written, said = model.asked(question_of(checkpoint, question)), [], ""
+    for ids, _ in stream(model, pixels, [text], max_new_tokens, choose):
+        written += [token for token in ids.tolist() if token != model.config.eos]
         text = checkpoint.decode(written)
         if not text.endswith("\ufffd"):  # the rest of this character is in the next token
             yield text[len(said) :]
@@ -239,13 +238,13 @@ def read_aloud(
     yield checkpoint.decode(written)[len(said) :]
 
 
-def question_of(checkpoint: Checkpoint, question: str | None) -> tuple[list[int], list[int]]:
-    """Token ids before the image's patches (Janus-Pro alone has some) and after them. None: the data set's question."""
+def question_of(checkpoint: Checkpoint, question: str | None) -> list[int]:
+    """A question's token ids, as `UniX.asked` takes them. None: the data set's question."""
     question = data.default_question(checkpoint.model.config) if question is None else question
     ids = prompt_ids(checkpoint, question, "--question")
-    if checkpoint.model.config.causal:
-        return data.janus_chat(checkpoint.tokenizer, checkpoint.model.config, question.strip())
-    return [], ids
+    if isinstance(checkpoint.model, JanusPro):
+        return janus_chat(checkpoint.tokenizer, checkpoint.model.config, question.strip())[1]
+    return ids
 
 
 def pixels_of(checkpoint: Checkpoint, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -257,8 +256,6 @@ def pixels_of(checkpoint: Checkpoint, images: Sequence[Image.Image]) -> torch.Te
 
 def main() -> None:
     args = sample_flags()
-    if args.prompt:
-        own_file(args.out)
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
     images = [load_image(path) for path in args.image or ()]

@@ -13,6 +13,7 @@ from pathlib import Path
 from common import arguments
 from common.errors import UserError
 from common.files import SHIPPED
+from common.ownership import own_file
 
 DISCLAIMER = "Research and teaching tool, not a medical device: do not use for diagnosis."
 DOWNSAMPLING = 16  # px a latent; a picture's side is a multiple of it
@@ -72,6 +73,8 @@ def sample_flags() -> argparse.Namespace:
     if args.image and args.temperature == 0 and args.seed is not None:
         raise UserError("--seed: the likeliest report is always the same one; give --temperature or --n as well")
     args.seed = args.seed or 0
+    if args.prompt:
+        own_file(args.out)
     return args
 
 
@@ -102,6 +105,7 @@ def edit_flags() -> argparse.Namespace:
     if not args.between:
         args.film = arguments.existing_file(args.film)
     args.seed = args.seed or 0
+    own_file(args.out)
     return args
 
 

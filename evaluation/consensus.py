@@ -23,7 +23,7 @@ from common.observations import OBSERVATIONS
 from data import NAMES_QUESTION, name_observations
 from evaluation import metrics
 from evaluation.baselines import findings_of
-from model import nucleus
+from generate import nucleus, stream, whole_answers
 from sample import TEMPERATURE, TOP_P, pixels_of, question_of, read_often
 from weights import Checkpoint
 
@@ -67,14 +67,14 @@ def read_on(
     max_new_tokens: int,
 ) -> list[list[str]]:
     """As `sample.read_often`, of reports that begin as `begin` says, a text an image; they are returned without it."""
-    before, question_ids = question_of(checkpoint, question)
-    pixels, count = pixels_of(checkpoint, images), len(seeds[0])
+    model, count = checkpoint.model, len(seeds[0])
+    asked = model.asked(question_of(checkpoint, question))
+    texts = [[*asked, *checkpoint.encode(first)] for first in begin for _ in range(count)]
+    pixels = pixels_of(checkpoint, images).repeat_interleave(count, dim=0)
     choose = nucleus(temperature, top_p, [seed for row in seeds for seed in row])
-    firsts, questions = [checkpoint.encode(text) for text in begin], [question_ids] * len(pixels)
-    how = {"before": before, "answers": count, "choose": choose, "begin": firsts}
-    answers = checkpoint.model.generate(pixels, questions, max_new_tokens, **how)
-    texts = [checkpoint.decode(answer) for answer in answers]
-    return [texts[row : row + count] for row in range(0, len(texts), count)]
+    answers = whole_answers(stream(model, pixels, texts, max_new_tokens, choose), model.config.eos)
+    reports = [checkpoint.decode(answer) for answer in answers]
+    return [reports[row : row + count] for row in range(0, len(reports), count)]
 
 
 def vote(lists: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model import preset
+from checkpoints.presets import preset
 from speed.cost import memory_per_gpu
 from weights import load_checkpoint
 
@@ -42,7 +42,7 @@ def test_the_python_example_runs(monkeypatch):
     names = {}
     exec(example, names)
     assert names["velocity"].shape == (1, 16, 16, 16)
-    assert names["logits"].shape[:2] == (1, 1)
+    assert len(names["answers"]) == 1
     assert names["rebuilt"].shape == names["images"].shape
 
 
