@@ -120,6 +120,10 @@ def add_drawing_flags(add: Callable, out: str) -> None:
     guidance = "how hard to follow the prompt; 1: off; default: what the weights draw best with (the tiny ones: 3)"
     add("--guidance", type=arguments.guidance, help=guidance)
     add("--size", type=arguments.size, help="pixels a side, a multiple of 16; default: what the weights know best")
+    add_model_flags(add)
+
+
+def add_model_flags(add: Callable) -> None:
     weights = "weights folder (default: the shipped tiny model)"
     add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)
     add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")

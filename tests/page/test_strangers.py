@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from served import asked, call, served, upload
 
 from phantoms.dataset import phantom
-from served import asked, call, served, upload
 
 pytestmark = pytest.mark.slow
 if os.environ.get("CI") != "true":  # in CI, what is missing is a failure
@@ -23,7 +23,7 @@ META = {"meta": {"_type": "gradio.FileData"}}
 
 @pytest.fixture(scope="module")
 def address(micro_folder):
-    with served(micro_folder) as line:
+    with served(micro_folder) as (line, _):
         yield line
 
 

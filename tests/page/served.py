@@ -11,19 +11,22 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 @contextlib.contextmanager
-def served(weights, **variables):
-    """The page of these weights -> its address. variables: of the environment."""
-    command = [sys.executable, ROOT / "demo.py", "--weights", weights, "--port", "0", "--device", "cpu"]
+def served(weights, stderr=None, before=(), **variables):
+    """The page of these weights -> (its address, its process). before: words of another command; variables: of the
+    environment."""
+    command = [*before, sys.executable, ROOT / "demo.py", "--weights", weights, "--port", "0", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment) as server:
         line = server.stdout.readline().strip()
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", line), line
-        yield line
-        server.terminate()
+        try:
+            yield line, server
+        finally:
+            server.terminate()
 
 
 def call(address, name, data):
