@@ -10,7 +10,7 @@ A research and teaching tool, not a medical device.
 from __future__ import annotations
 
 from common.errors import UserError, run
-from common.sampling import DISCLAIMER, DOWNSAMPLING, SOLVER, STEPS, TEMPERATURE, TOP_P, check_size, sample_flags
+from common.sampling import DISCLAIMER, SOLVER, STEPS, TEMPERATURE, TOP_P, check_size, sample_flags
 
 if __name__ == "__main__":  # before torch is imported, which takes seconds: --help and a typing error do not wait
     run(sample_flags, last=False)
@@ -25,15 +25,16 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-import data
 import flow
 from checkpoints.janus import JanusPro, janus_chat
 from common.devices import dtype_name, pick_device, pick_dtype
 from common.images import load_image, to_square
 from common.pictures import grid, save_png
+from common.sampling import DOWNSAMPLING, pictures_at_a_time
 from generate import Choose, generate, greedy, nucleus, stream
 from model import UniX, UniXConfig
 from reports.agreement import agreement_lines
+from reports.questions import default_question
 from speed import cpu
 from weights import Checkpoint, load_checkpoint
 
@@ -126,7 +127,7 @@ def solve(
     if vae is None:
         raise UserError("these weights are Janus-Pro's and draw no X-rays; a UniX has to be trained from them first")
     device = model.vae2llm.weight.device
-    batch = batch or (4 if device.type == "cpu" else 16)  # larger ones draw no faster
+    batch = batch or pictures_at_a_time(device)
     early, late = split_times(times, GUIDED_ABOVE)
     total = (len(times) - 1) * (2 if solver == "heun" else 1) * -(-count // batch)
     pictures = []
@@ -240,7 +241,7 @@ def read_aloud(
 
 def question_of(checkpoint: Checkpoint, question: str | None) -> list[int]:
     """A question's token ids, as `UniX.asked` takes them. None: the data set's question."""
-    question = data.default_question(checkpoint.model.config) if question is None else question
+    question = default_question(checkpoint.model.config.wording) if question is None else question
     ids = prompt_ids(checkpoint, question, "--question")
     if isinstance(checkpoint.model, JanusPro):
         return janus_chat(checkpoint.tokenizer, checkpoint.model.config, question.strip())[1]

@@ -24,7 +24,7 @@ from common.errors import UserError
 from common.files import SHIPPED
 from common.images import to_square
 from common.pictures import difference
-from evaluation.phantom import derangement
+from evaluation.metrics import derangement
 from page.uploads import example_command, example_film
 from page.work import StoppedError, finished, follow, said, status
 from reports.agreement import agreement_lines
@@ -154,7 +154,7 @@ class Actions:
 
     def inside(self, given: SimpleNamespace) -> Iterator:
         """-> the film under each word of its report, report"""
-        given.commands = [["-m", "studies.attention", "--image", given.file, "--out", "words.png"]]
+        given.commands = [["sample.py", "--image", given.file]]  # the report without the maps
         yield gr.skip(), "", said("Reading ...")
         report = sample.read(self.checkpoint, [given.film])[0]
         if given.stop.is_set():

@@ -27,7 +27,7 @@ vae = unix.vae
 # heart, the ribs, a catheter, the grain?
 
 # %%
-from evaluation.autoencoder import rebuild, with_and_without
+from studies.autoencoder import rebuild, with_and_without
 
 index = next(i for i in range(200) if with_and_without(1, i, "central venous catheter", 256))
 film = phantom(1, index, 256)
@@ -194,7 +194,7 @@ plt.show()
 # %% [markdown]
 # Nearly all is kept, and yet the first difference above was full of vessels and ribs. `docs/results.md` tells that an
 # earlier autoencoder of this size kept 55 % of a catheter: its loss hardly noticed. **Which term of `vae_loss` in
-# `training/pretraining.py` makes a thin line expensive to lose?** `python -m evaluation.autoencoder` measures several
+# `training/pretraining.py` makes a thin line expensive to lose?** `python -m studies.autoencoder` measures several
 # phantoms of each kind.
 #
 # ## Latent arithmetic

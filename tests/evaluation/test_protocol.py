@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-import data
 import evaluate
 import sample
 from common.errors import UserError
@@ -24,6 +23,7 @@ from judges import biovil, chexbert, features
 from phantoms.dataset import phantom
 from published import golden_folder
 from reports.labeler import Label
+from reports.questions import question_for
 from weights import load_checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
@@ -61,7 +61,9 @@ def test_a_published_unix_is_judged_from_their_file_to_their_table(micro, their_
     unix = golden_folder(tmp_path / "UniX", "unix_tiny", micro)
     flags = ("--weights", unix, "--data", their_data, "--out", tmp_path / "out", "--cache", tmp_path / "cache")
     monkeypatch.setattr(report, "report_judge", lambda args: ("rules", lambda texts: np.zeros((len(texts), 14))))
-    monkeypatch.setattr(report, "UNIX", replace(UNIX, max_new_tokens=20))  # random weights never end: 500 take a minute
+    monkeypatch.setattr(
+        report, "named", lambda word: replace(UNIX, max_new_tokens=20)
+    )  # random weights never end: 500 take a minute
     command(monkeypatch, "report", "--protocol", "unix", *flags)
 
     with open(tmp_path / "out/understanding_results.csv", newline="") as file:
@@ -158,22 +160,20 @@ def test_where_no_row_brings_a_question_one_of_ten_is_asked_that_names_its_secti
     monkeypatch.setattr(sample, "read", read)
     flags = ("--weights", micro_folder, "--data", "phantom:40", "--out", tmp_path / "out", "--cache", tmp_path)
     command(monkeypatch, "report", "--protocol", "unix", *flags)
-    known = [data.question_for("FINDINGS: x IMPRESSION: y", number) for number in range(10)]
+    known = [question_for("FINDINGS: x IMPRESSION: y", number) for number in range(10)]
     assert set(asked) <= set(known) and len(set(asked)) > 5
     results = json.loads((tmp_path / "out/results.json").read_text())
-    for reason in ("squares films otherwise", "the films are drawn"):
+    for reason in ("squares films otherwise", "the films are rendered"):
         assert reason in results["protocol"]
 
 
 def test_the_questions_are_those_of_their_file():
     """20 in all: ten wordings, for both sections or for the findings alone."""
-    asked = {
-        data.question_for(report, number) for report in ("FINDINGS: IMPRESSION:", "FINDINGS:") for number in range(10)
-    }
+    asked = {question_for(report, number) for report in ("FINDINGS: IMPRESSION:", "FINDINGS:") for number in range(10)}
     assert len(asked) == 20
     assert {question.removeprefix("<image>") for question in QUESTIONS} <= asked
     assert "Review this X-ray and provide a detailed FINDINGS and IMPRESSION." in asked
-    assert data.question_for("IMPRESSION: Normal.", 7) == "Provide the IMPRESSION for this chest X-ray."
+    assert question_for("IMPRESSION: Normal.", 7) == "Provide the IMPRESSION for this chest X-ray."
 
 
 @pytest.fixture
@@ -271,12 +271,13 @@ def test_no_choice_of_the_protocol_changes_unnoticed():
         assert name == "name" or re.search(rf"^\|.*`{name}`.*\|$", table, re.M), name
 
 
-def test_the_default_protocol_is_what_the_flags_default_to(monkeypatch):
-    args = evaluate.parse_args(["image", "--real", ".", "--fake", "."])
-    assert args.protocol is None
-    for name in ("solver", "steps", "guidance", "size"):
-        assert getattr(args, name) == getattr(OURS, name)
+def test_the_protocol_gives_way_to_flags_that_were_typed():
+    flags = ["image", "--real", ".", "--weights", "."]
+    args = evaluate.parse_args(flags)
+    assert set_drawing_flags(OURS, args) == []
+    assert (args.solver, args.steps, args.guidance, args.size) == ("ab2", 20, None, None)
+    args = evaluate.parse_args(flags)
     assert set_drawing_flags(UNIX, args) == []
     assert (args.solver, args.steps, args.guidance, args.size) == ("euler", 50, 2.0, 512)
-    args = evaluate.parse_args(["image", "--real", ".", "--fake", ".", "--steps", "30"])
-    assert set_drawing_flags(UNIX, args) == ["--steps 30"]
+    args = evaluate.parse_args([*flags, "--steps", "20", "--solver", "euler"])  # 20 is our own default, and typed
+    assert set_drawing_flags(UNIX, args) == ["--steps 20"] and args.steps == 20

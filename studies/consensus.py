@@ -20,11 +20,11 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from common.observations import OBSERVATIONS
-from data import NAMES_QUESTION, name_observations
 from evaluation import metrics
 from evaluation.baselines import findings_of
 from generate import nucleus, stream, whole_answers
-from sample import TEMPERATURE, TOP_P, pixels_of, question_of, read_often
+from reports.questions import NAMES_QUESTION, name_observations
+from sample import TEMPERATURE, TOP_P, pixels_of, question_of
 from weights import Checkpoint
 
 # Macro F1 is highest if one names what is likelier than half of the best F1 (Lipton et al. 2014), not what is likelier
@@ -45,36 +45,35 @@ def read_consensus(
 
     words: how BLEU splits a text.
     """
-    together = {"max_new_tokens": max_new_tokens, "batch": len(images) * len(seeds[0])}
     begin = [""] * len(images)
     taught = [stage.get("observations") for stage in checkpoint.history if stage["stage"] == "1"]
     if taught[-1:] == ["first"]:
-        begin = list(map(vote, read_often(checkpoint, images, seeds, 1.0, 1.0, NAMES_QUESTION, **together)))
+        names = sampled(checkpoint, images, seeds, 1.0, 1.0, NAMES_QUESTION, begin, max_new_tokens)
+        begin = list(map(vote, names))
     halves = [row[::2] for row in seeds], [row[1::2] for row in seeds]
-    careful = read_on(checkpoint, images, begin, halves[0], TEMPERATURE, TOP_P, question, max_new_tokens)
-    free = read_on(checkpoint, images, begin, halves[1], 1.0, 1.0, question, max_new_tokens)
+    careful = sampled(checkpoint, images, halves[0], TEMPERATURE, TOP_P, question, begin, max_new_tokens)
+    free = sampled(checkpoint, images, halves[1], 1.0, 1.0, question, begin, max_new_tokens)
     return [consensus(some + others, words) for some, others in zip(careful, free, strict=True)]
 
 
-def read_on(
+def sampled(
     checkpoint: Checkpoint,
     images: Sequence[Image.Image],
-    begin: Sequence[str],
     seeds: Sequence[Sequence[int]],
     temperature: float,
     top_p: float,
     question: str,
+    begin: Sequence[str],
     max_new_tokens: int,
 ) -> list[list[str]]:
-    """As `sample.read_often`, of reports that begin as `begin` says, a text an image; they are returned without it."""
-    model, count = checkpoint.model, len(seeds[0])
-    asked = model.asked(question_of(checkpoint, question))
-    texts = [[*asked, *checkpoint.encode(first)] for first in begin for _ in range(count)]
+    """Of each image a report for each of its seeds, as many of each. They go on from `begin`, and come without it."""
+    model, count, asked = checkpoint.model, len(seeds[0]), question_of(checkpoint, question)
+    rows = [[*model.asked(asked), *checkpoint.encode(first)] for first in begin for _ in range(count)]
     pixels = pixels_of(checkpoint, images).repeat_interleave(count, dim=0)
     choose = nucleus(temperature, top_p, [seed for row in seeds for seed in row])
-    answers = whole_answers(stream(model, pixels, texts, max_new_tokens, choose), model.config.eos)
-    reports = [checkpoint.decode(answer) for answer in answers]
-    return [reports[row : row + count] for row in range(0, len(reports), count)]
+    answers = whole_answers(stream(model, pixels, rows, max_new_tokens, choose), model.config.eos)
+    texts = [checkpoint.decode(answer) for answer in answers]
+    return [texts[row : row + count] for row in range(0, len(texts), count)]
 
 
 def vote(lists: Sequence[str]) -> str:
