@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from common import arguments
 from common.errors import UserError, run
 from common.files import SHIPPED
-from sample import DISCLAIMER, SOLVER, SOLVERS, STEPS, STRENGTH, TEMPERATURE, TOP_P
+from common.sampling import DISCLAIMER, SOLVER, SOLVERS, STEPS, STRENGTH, TEMPERATURE, TOP_P
 
 # Filled in once it is known which flags were typed. The sampler's are left to --protocol.
 DEFAULTS = {"data": "phantom:200", "split": "test", "section": "report", "seed": 0, "dtype": "float32"}

@@ -19,18 +19,22 @@ class UserError(Exception):
     """Bad input. The message names the file or flag, says what is wrong with it and what to do."""
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], object], last: bool = True) -> None:
     """Run a command's `main` and leave with its exit code; what it raises becomes one line on stderr.
 
     2: bad input (UserError). 130: Ctrl-C. 141: the reader of the output left, as `head` does; nothing is said. 1: what
     nobody foresaw; its traceback goes to a file, or with `--traceback` on the command line to stderr.
+    last: False for what only checks the command line, before imports that take seconds: if it is good, this returns.
     """
-    show = "--traceback" in sys.argv
-    command = command_line()
-    sys.argv[1:] = [word for word in sys.argv[1:] if word != "--traceback"]
+    given, command = sys.argv[1:], command_line()
+    show = "--traceback" in given
+    sys.argv[1:] = [word for word in given if word != "--traceback"]
     code = 0
     try:
         main()
+        if not last:
+            sys.argv[1:] = given
+            return
     except SystemExit as leaving:
         code = leaving.code
     except (Exception, KeyboardInterrupt) as error:
@@ -43,7 +47,7 @@ def run(main: Callable[[], None]) -> None:
         discard_output()
     if "LOCAL_RANK" in os.environ:
         leave_team(code or 0)
-    if code:
+    if code or not last:
         sys.exit(code)
 
 

@@ -21,6 +21,7 @@ from common.distributed import Team
 from common.files import write_text
 from common.ownership import own_folder
 from common.pictures import save_png
+from common.sampling import pictures_at_a_time
 from weights import Checkpoint
 
 
@@ -94,7 +95,7 @@ def draw_pictures(
     settings: what else decides how pictures look. resume: keep those that were drawn with equal settings.
     """
     names = [f"{index:06d}.png" for index in range(len(prompts))]
-    batch = batch or sample.pictures_at_a_time(checkpoint)
+    batch = batch or pictures_at_a_time(team.device)
     digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:12]
     stamp = json.dumps({"seed": seed, **how, **settings, "batch": batch, "prompts": digest})
     if team.is_main:

@@ -119,7 +119,7 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
     if team.is_main and len(fitting) < len(prompts):
         print(f"{len(prompts) - len(fitting)} of {len(prompts)} prompts are too long for the model; left out")
     how = {"size": args.size, "steps": args.steps, "solver": args.solver}
-    how["guidance"] = sample.chosen_guidance(config, args.guidance)
+    how["guidance"] = args.guidance or config.guidance
     settings, folder = {"dtype": args.dtype, "weights": version}, args.out / "generated"
     names = draw_pictures(checkpoint, folder, fitting, args.seed, how, settings, args.batch, team, args.resume)
     if not team.is_main:

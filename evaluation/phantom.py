@@ -78,7 +78,7 @@ def phantom_command(args: argparse.Namespace) -> None:
     # The classifier first: a mistake in a flag should not wait for the drawing.
     checkpoint = sample.load_model(args.weights, args.device, getattr(torch, args.dtype))
     config = checkpoint.model.config
-    size, guidance = args.size or config.image_size, sample.chosen_guidance(config, args.guidance)
+    size, guidance = args.size or config.image_size, args.guidance or config.guidance
     sample.check_size(size, config.max_latent_size)
     judge, classifier_file = trained_classifier.load_or_train(args.classifier, device=args.device)
     # The second half is only for the distance of real pictures to other real pictures.

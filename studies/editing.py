@@ -1,7 +1,7 @@
 """evaluate.py phantom --edit N: does an edit change what was asked, and that alone?
 
 A phantom can be rendered with and without one of its findings, all else equal to the pixel. The model is given the one
-and asked for the other (`sample.edit`), both ways, and the judge of drawings says what became of it. The control is the
+and asked for the other (`edit.edit`), both ways, and the judge of drawings says what became of it. The control is the
 same edit with the unchanged prompt: what going towards noise and back does by itself.
 
     python -m studies.editing [--weights DIR] [--n 2]      the table alone; evaluate.py's page shows pictures, too
@@ -13,9 +13,10 @@ import itertools
 
 import numpy as np
 
-import sample
+import edit
 from common.errors import run
 from common.observations import OBSERVATIONS
+from common.sampling import DISCLAIMER, STRENGTH
 from evaluation.tables import Paragraph, Table, print_blocks
 from judges import classifier, trained_classifier
 from judges.classifier import PhantomClassifier
@@ -36,7 +37,7 @@ def measure(
     """Kind -> way -> edit -> scores (`compare`), over the first `count` phantoms of a seed with that kind of finding;
     and pictures with captions for a sheet, five of each kind: before, edit, masked, control, and what it should be.
 
-    masked: as the edit, but only the finding's own latents may change. how: passed on to `sample.edit`.
+    masked: as the edit, but only the finding's own latents may change. how: passed on to `edit.edit`.
     """
     found, sheet = {}, []
     for kind in KINDS:
@@ -54,13 +55,13 @@ def measure(
             before, target = pairs[:, start], pairs[:, 1 - start]
             unchanged, asked = [pair[start] for pair in prompts], [pair[1 - start] for pair in prompts]
             afters = [
-                sample.edit(checkpoint, before, asked, indices, strength, **how),
-                sample.edit(checkpoint, before, asked, indices, strength, own, **how),
-                sample.edit(checkpoint, before, unchanged, indices, strength, **how),
+                edit.edit(checkpoint, before, asked, indices, strength, **how),
+                edit.edit(checkpoint, before, asked, indices, strength, own, **how),
+                edit.edit(checkpoint, before, unchanged, indices, strength, **how),
             ]
             found[kind][way] = {
-                edit: compare(judge, before, after, target, own, observation, shown=way == "added")
-                for edit, after in zip(EDITS, afters, strict=True)
+                name: compare(judge, before, after, target, own, observation, shown=way == "added")
+                for name, after in zip(EDITS, afters, strict=True)
             }
             if way == "removed":
                 captions = [f"before: {unchanged[0]}", f"asked: {asked[0]}", "asked, in its place alone"]
@@ -131,8 +132,8 @@ def main() -> None:
     args = study("Remove and add one finding in phantoms: is that all that changes?", 2, "of each kind").parse_args()
     checkpoint, (judge, _) = load_unix(args), trained_classifier.load_or_train()
     size = checkpoint.model.config.image_size
-    found, _ = measure(checkpoint, judge, args.seed, args.n, size, sample.STRENGTH)
-    print_blocks([editing_table(found, sample.STRENGTH), Paragraph(sample.DISCLAIMER)])
+    found, _ = measure(checkpoint, judge, args.seed, args.n, size, STRENGTH)
+    print_blocks([editing_table(found, STRENGTH), Paragraph(DISCLAIMER)])
 
 
 if __name__ == "__main__":

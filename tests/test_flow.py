@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import flow
+from common.sampling import SOLVERS
 from guided import guided_velocity
-from sample import SOLVERS, split_times
+from sample import split_times
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-import sample
+import edit as editing_command
 from judges import trained_classifier
 from phantoms.truth import streams
 from phantoms.wording import write_report
@@ -30,7 +30,7 @@ def test_a_perfect_edit_scores_all_and_the_control_nothing(judge, monkeypatch):
         assert strength == 0.5 and how == {"steps": 7}
         return np.stack([pictures[each] for each in zip(seeds, prompts, strict=True)])
 
-    monkeypatch.setattr(sample, "edit", edit)
+    monkeypatch.setattr(editing_command, "edit", edit)
     monkeypatch.setattr(editing, "KINDS", KINDS)
     found, sheet = editing.measure(None, judge, 1, 3, 128, 0.5, steps=7)
     assert list(found) == list(KINDS) and len(sheet) == 5 * len(KINDS)

@@ -1,0 +1,166 @@
+"""What a user may tell sample.py and edit.py: their flags, and what holds where one is not given.
+
+Apart from both, because they import torch: a typing error and --help are answered before that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common import arguments
+from common.errors import UserError
+from common.files import SHIPPED
+from common.ownership import own_file
+
+if TYPE_CHECKING:
+    import torch
+
+DISCLAIMER = "Research and teaching tool, not a medical device: do not use for diagnosis."
+DOWNSAMPLING = 16  # px a latent; a picture's side is a multiple of it
+SOLVERS = ("euler", "heun", "ab2")  # functions of flow.py
+SOLVER, STEPS = "ab2", 20
+STRENGTH = 0.8  # time to which an edit goes back towards noise
+TEMPERATURE, TOP_P = 0.7, 0.9  # of several reports of one image; one alone is greedy
+
+EXAMPLE = '"Small left pleural effusion."'
+# What only one of a command's two tasks takes -> its value where it is not given.
+DRAWING = {"out": Path("sample.png"), "steps": STEPS, "solver": SOLVER, "guidance": None, "size": None}
+READING = {"question": None, "temperature": None}
+FILM = {"strength": STRENGTH, "mask": None}
+GONE = {  # from sample.py
+    "--edit": 'changing a picture is a command of its own now: python edit.py FILE "PROMPT"',
+    "--strength": 'belongs to edit.py now: python edit.py FILE "PROMPT" --strength T',
+    "--mask": 'belongs to edit.py now: python edit.py FILE "PROMPT" --mask BOX',
+    "--between": 'belongs to edit.py now: python edit.py --between N "PROMPT" "PROMPT"',
+    "--reports": "is --n now: python sample.py --image FILE --n N",
+    "--top-p": f"is gone; sampled reports hold {TOP_P} of the probability, and read_often in sample.py takes another",
+    "--profile": "is gone; python -m speed.bench drawing measures the parts",
+}
+
+
+def sample_flags() -> argparse.Namespace:
+    """Of sample.py, from the command line. Raises UserError."""
+    for word in sys.argv[1:]:
+        flag = word.split("=")[0]
+        if flag in GONE:
+            raise UserError(f"{flag}: {GONE[flag]}")
+    parser = arguments.Parser(
+        description="Draw a chest X-ray from a sentence, or write the report of an image.",
+        epilog="The shipped tiny weights know phantoms only. " + DISCLAIMER,
+    )
+    add = parser.add_argument
+    example = "Moderate cardiomegaly. Small left pleural effusion."
+    add("prompt", nargs="*", type=arguments.text, help=f'what to draw: "{example}"; several make a labelled grid')
+    add("--image", nargs="+", type=arguments.existing_file, metavar="FILE", help="read these images instead of drawing")
+    add("--question", type=arguments.text, help="what to ask about each image; default: its FINDINGS and IMPRESSION")
+    temperature = "of sampled reports; 0: always the likeliest word (default 0 for one report, else {})"
+    add("--temperature", type=arguments.temperature, help=temperature.format(TEMPERATURE))
+    add_drawing_flags(add, "sample.png")
+    several = "how many pictures of each prompt, or reports of each image and what they agree on (default 1)"
+    add("--n", type=arguments.whole(1, 10_000), default=1, help=several)
+    args = parser.parse_args()
+    if bool(args.prompt) == bool(args.image):
+        raise UserError(f"give either a prompt in quotes ({EXAMPLE}) or --image FILE")
+    if not all(prompt.strip() for prompt in args.prompt):
+        raise UserError(f"the prompt is empty; say what to draw, for example {EXAMPLE}")
+    mend = "is for drawing, and --image is read" if args.image else "is for reading; name an image, --image FILE"
+    taken, useless = (READING, DRAWING) if args.image else (DRAWING, READING)
+    settle(args, taken, useless, mend)
+    if args.temperature is None:
+        args.temperature = TEMPERATURE if args.n > 1 else 0.0
+    if args.temperature == 0 and args.n > 1:
+        raise UserError(f"--temperature 0: {args.n} reports would all be the same; give a number above 0")
+    if args.image and args.temperature == 0 and args.seed is not None:
+        raise UserError("--seed: the likeliest report is always the same one; give --temperature or --n as well")
+    args.seed = args.seed or 0
+    if args.prompt:
+        own_file(args.out)
+    return args
+
+
+def edit_flags() -> argparse.Namespace:
+    """Of edit.py, from the command line. Raises UserError."""
+    parser = arguments.Parser(
+        description="Change a picture to what a prompt says, or go from one prompt to another.",
+        usage='edit.py FILE "PROMPT" [options], or edit.py --between N "PROMPT" "PROMPT" [options]',
+        epilog="No training is needed. " + DISCLAIMER,
+    )
+    add = parser.add_argument
+    add("film", type=arguments.text, metavar="FILE", help="the picture to change; with --between, the first prompt")
+    add("prompt", type=arguments.text, metavar="PROMPT", help="what the picture shall show, in whole")
+    strength = f"the time it goes back to, from 0 (nothing changes) to 1 (default {STRENGTH})"
+    add("--strength", type=arguments.strength, help=strength)
+    mask = "edit here alone: x0,y0,x1,y1 in the picture's pixels, or a picture of its shape, white where to edit"
+    add("--mask", type=arguments.mask, metavar="BOX|FILE", help=mask)
+    between = "N pictures from one prompt to a second, from the same noise: their velocities are mixed, (1-w) A + w B"
+    add("--between", type=arguments.whole(2, 1000), metavar="N", help=between)
+    add_drawing_flags(add, "edit.png")
+    add("--n", type=arguments.whole(1, 10_000), default=1, help="how many pictures or strips (default 1)")
+    args = parser.parse_args()
+    for prompt in (args.prompt, args.film) if args.between else (args.prompt,):
+        if not prompt.strip():
+            raise UserError(f"the prompt is empty; say what the picture shall show, for example {EXAMPLE}")
+    taken, useless = ({}, FILM) if args.between else (FILM, {})
+    settle(args, {**DRAWING, "out": Path("edit.png"), **taken}, useless, "is for a film, not for a strip of prompts")
+    if not args.between:
+        args.film = arguments.existing_file(args.film)
+    args.seed = args.seed or 0
+    own_file(args.out)
+    return args
+
+
+def add_drawing_flags(add: Callable, out: str) -> None:
+    add("--out", type=png_file, metavar="PNG", help=f"picture to write (default {out})")
+    add("--seed", type=arguments.seed, help="of the first picture or report; others count up (default 0)")
+    steps = "times from noise to picture, both ends counted, at least 2 (default {}): euler and ab2 evaluate the model"
+    steps += " once less than that, heun twice as often"
+    add("--steps", type=arguments.sampler_steps, help=steps.format(STEPS))
+    solver = f"default {SOLVER}; --solver euler --steps 50 is what was published"
+    add("--solver", choices=SOLVERS, help=solver)
+    guidance = "how hard to follow the prompt; 1: off; default: what the weights draw best with (the tiny ones: 3)"
+    add("--guidance", type=arguments.guidance, help=guidance)
+    add("--size", type=arguments.size, help="pixels a side, a multiple of 16; default: what the weights know best")
+    add_model_flags(add)
+
+
+def add_model_flags(add: Callable) -> None:
+    weights = "weights folder (default: the shipped tiny model)"
+    add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)
+    add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
+    add("--dtype", choices=arguments.SAMPLING_DTYPES, help=arguments.SAMPLING_DTYPES_HELP)
+
+
+def png_file(word: str) -> Path:
+    """A picture to write. Raises UserError for a name of another format than the one that is written."""
+    path = arguments.output_file(word)
+    if path.suffix.lower() not in ("", ".png"):
+        raise UserError(f"{arguments.shown(word)}: a PNG is written; name it {path.stem}.png")
+    return path
+
+
+def settle(args: argparse.Namespace, taken: dict, useless: dict, mend: str) -> None:
+    """Fill in what was not given. Raises UserError for a flag that would do nothing here."""
+    for name in useless:
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name}: {mend}; leave it out")
+    for name, value in taken.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+
+
+def pictures_at_a_time(device: torch.device) -> int:
+    """Of a batch; larger ones draw no faster."""
+    return 4 if device.type == "cpu" else 16
+
+
+def check_size(size: int, max_latent_size: int) -> None:
+    """Raises UserError for a size that a model has no positions for."""
+    largest = max_latent_size * DOWNSAMPLING
+    nearest = min(max(DOWNSAMPLING, round(size / DOWNSAMPLING) * DOWNSAMPLING), largest)
+    if size != nearest:
+        what = f"must be a multiple of {DOWNSAMPLING} up to {largest}, a latent a side; try {nearest}"
+        raise UserError(f"--size {size}: {what}")

@@ -1,0 +1,194 @@
+"""Change a picture to what a prompt says, or go from one prompt to another. No training is needed.
+
+    python edit.py FILE "No acute cardiopulmonary process."
+    python edit.py FILE "Large left pleural effusion." --mask 130,130,250,250
+    python edit.py --between 7 "Large left pleural effusion." "Severe cardiomegaly."
+
+A research and teaching tool, not a medical device.
+"""
+
+from __future__ import annotations
+
+from common.errors import UserError, run
+from common.sampling import DISCLAIMER, DOWNSAMPLING, STRENGTH, check_size, edit_flags
+
+if __name__ == "__main__":  # before torch is imported, which takes seconds: --help and a typing error do not wait
+    run(edit_flags, last=False)
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+
+import flow
+from common.devices import dtype_name, pick_device, pick_dtype
+from common.images import load_image, to_square
+from common.pictures import difference, grid, save_png
+from sample import load_model, noise_of, prompt_ids, prompted_velocities, solve
+from weights import Checkpoint
+
+
+def edit(
+    checkpoint: Checkpoint,
+    squares: np.ndarray,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    strength: float = STRENGTH,
+    masks: np.ndarray | None = None,
+    guidance: float | None = None,
+    **how: object,
+) -> np.ndarray:
+    """Image and text to image: each picture goes back to time `strength` and comes out again under its prompt (SDEdit,
+    Meng et al. 2022).
+
+    squares: (N, S, S) grey uint8, S a multiple of 16. prompts: what each shall show, in whole. strength: in (0, 1]; at
+    1 nothing is left of the picture. masks: (N, S, S) bool, True where it may change; it grows to whole latents,
+    squares of 16 px. Outside, the known latents stand at every step (`hold`), and at the end the picture's own pixels
+    do, to the byte: the autoencoder's small errors would else be everywhere. Inside, half a latent fades over.
+    The rest: see `sample.draw` -> (N, S, S) grey uint8.
+    """
+    model, vae, config = checkpoint.model, checkpoint.vae, checkpoint.model.config
+    check_size(squares.shape[-1], config.max_latent_size)
+    ids = [prompt_ids(checkpoint, prompt) for prompt in prompts]
+    if masks is not None:
+        mask = F.max_pool2d(torch.from_numpy(masks)[:, None].float(), DOWNSAMPLING)  # (N, 1, S / 16, S / 16)
+
+    def begin(rows: slice) -> tuple:
+        device = model.vae2llm.weight.device
+        pixels = vae.preprocess(torch.from_numpy(squares[rows])).to(device, model.compute_dtype)
+        data, noise = vae.encode(pixels).float(), noise_of(config, seeds[rows], squares.shape[-1]).to(device)
+        velocities = prompted_velocities(model, ids[rows], guidance)
+        if masks is not None:
+            velocities = [hold(velocity, data, noise, mask[rows].to(device)) for velocity in velocities]
+        return *velocities, flow.interpolate(data, noise, flow.fill(strength, data))
+
+    pictures = solve(checkpoint, begin, len(ids), since=strength, **how)
+    if masks is None:
+        return pictures
+    kept = 1 - faded(mask).numpy()
+    return np.rint(pictures + kept * (squares.astype(np.float32) - pictures)).astype(np.uint8)
+
+
+def hold(velocity: flow.Velocity, data: torch.Tensor, noise: torch.Tensor, mask: torch.Tensor) -> flow.Velocity:
+    """A velocity that draws anew only where `mask` (B, 1, H, W) is 1; where it is 0 it leads from `noise` to `data`.
+
+    Inpainting blends known latents, noised to the step's time, into every step (RePaint, Lugmayr et al. 2022; RadEdit,
+    Perez-Garcia et al. 2024). A straight line has one velocity, noise - data, and every solver follows it exactly: a
+    walk that starts on the line, at `interpolate(data, noise, t)`, is then on it at every later time.
+    """
+
+    def held(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.lerp(noise - data, velocity(x, t), mask)
+
+    return held
+
+
+def faded(mask: torch.Tensor) -> torch.Tensor:
+    """Latents (B, 1, h, w) in {0, 1} -> pixels (B, 16h, 16w) in [0, 1]: 0 outside, rising to 1 over half a latent
+    inside; the picture's own border is no border."""
+    cells = F.interpolate(mask, scale_factor=DOWNSAMPLING, mode="nearest")
+    share = F.avg_pool2d(cells, DOWNSAMPLING + 1, 1, DOWNSAMPLING // 2, count_include_pad=False)
+    return (cells * (2 * share - 1).clamp(0, 1))[:, 0]
+
+
+def mask_of(mask: tuple[int, int, int, int] | Path, film: Image.Image, size: int, name: str) -> np.ndarray:
+    """--mask, a box in the film's pixels or a picture of the film's shape -> (size, size) bool, as `to_square` lays the
+    film out. name: of the film's file. Raises UserError for what marks nothing, or lies outside."""
+    if isinstance(mask, tuple):
+        x0, y0, x1, y1 = mask
+        word, marked = ",".join(map(str, mask)), Image.new("L", film.size)
+        if x1 > film.width or y1 > film.height:
+            raise UserError(f"--mask {word}: reaches out of {name}, which is {film.width} x {film.height} px")
+        ImageDraw.Draw(marked).rectangle((x0, y0, x1 - 1, y1 - 1), fill=255)
+    else:
+        word, marked = str(mask), load_image(mask)
+        if abs(marked.width * film.height - marked.height * film.width) > max(film.size) * max(marked.size) / 100:
+            raise UserError(
+                f"--mask {word}: is {marked.width} x {marked.height} px, {name} is {film.width} x {film.height};"
+                " give a mask of the same shape"
+            )
+        marked = marked.resize(film.size, Image.Resampling.NEAREST)
+    square = to_square(marked, size) > 127
+    if not square.any():
+        raise UserError(f"--mask {word}: marks nothing; give a larger box, or a picture that is white where to edit")
+    return square
+
+
+def between(
+    checkpoint: Checkpoint,
+    prompts: tuple[str, str],
+    seed: int,
+    count: int,
+    size: int | None = None,
+    guidance: float | None = None,
+    **how: object,
+) -> np.ndarray:
+    """A strip from one prompt to another, all from the same noise: (count, size, size) grey uint8.
+
+    The velocities of the two prompts are mixed, v = (1 - w) v_A + w v_B with w from 0 to 1, before guidance: this is
+    defined for prompts of any lengths, and its ends are what `sample.draw` draws from either.
+    """
+    model, config = checkpoint.model, checkpoint.model.config
+    size, guidance = size or config.image_size, guidance or config.guidance
+    check_size(size, config.max_latent_size)
+    first, second = (prompt_ids(checkpoint, prompt) for prompt in prompts)
+    weights = torch.linspace(0, 1, count, device=model.vae2llm.weight.device).view(-1, 1, 1, 1)
+
+    def begin(rows: slice) -> tuple:
+        w = weights[rows]
+        pair = [*[first] * len(w), *[second] * len(w)]
+        both, triple = model.read_prompt(pair), model.read_prompt([*pair, *[None] * len(w)])
+
+        def conditional(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return torch.lerp(*model.velocity(x.repeat(2, 1, 1, 1), t.repeat(2), both).chunk(2), w)
+
+        def guided(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            v_a, v_b, v_uncond = model.velocity(x.repeat(3, 1, 1, 1), t.repeat(3), triple).chunk(3)
+            return flow.guide(torch.lerp(v_a, v_b, w), v_uncond, guidance)
+
+        return conditional if guidance == 1.0 else guided, conditional, noise_of(config, [seed] * len(w), size)
+
+    return solve(checkpoint, begin, count, **how)
+
+
+def main() -> None:
+    args = edit_flags()
+    device = pick_device(args.device)
+    dtype = pick_dtype(args.dtype, device)
+    film = None if args.between else load_image(args.film)
+    checkpoint = load_model(args.weights, device, dtype)
+    seeds = range(args.seed, args.seed + args.n)
+    how = {"guidance": args.guidance, "steps": args.steps, "solver": args.solver, "progress": True}
+    if args.between:
+        pictures, captions = [], []
+        for seed in seeds:
+            pictures += [*between(checkpoint, (args.film, args.prompt), seed, args.between, args.size, **how)]
+            shares = [f"{k / (args.between - 1):.0%}" for k in range(1, args.between - 1)]
+            captions += [f"{args.film} (seed {seed})", *shares, f"{args.prompt} (seed {seed})"]
+    else:
+        pictures, captions = edited(args, checkpoint, film, seeds, how)
+    save_png(grid(pictures, captions, args.between or 3), args.out)
+    print(f"{args.out}\ndrawn by {args.weights} on {device} in {dtype_name(dtype)}\n{DISCLAIMER}")
+
+
+def edited(
+    args: argparse.Namespace, checkpoint: Checkpoint, film: Image.Image, seeds: Sequence[int], how: dict
+) -> tuple[list[np.ndarray], list[str]]:
+    """For each seed three pictures, before, after and what changed; and their captions."""
+    size, count = args.size or checkpoint.model.config.image_size, len(seeds)
+    check_size(size, checkpoint.model.config.max_latent_size)
+    masks = args.mask and np.stack([mask_of(args.mask, film, size, str(args.film))] * count)
+    old, pictures, captions = to_square(film, size), [], []
+    after = edit(checkpoint, np.stack([old] * count), [args.prompt] * count, seeds, args.strength, masks, **how)
+    for seed, new in zip(seeds, after, strict=True):
+        pictures += [np.stack([old] * 3, axis=-1), np.stack([new] * 3, axis=-1), difference(old, new)]
+        captions += [args.film.name, f"{args.prompt} (seed {seed})", "red: brighter, blue: darker"]
+    return pictures, captions
+
+
+if __name__ == "__main__":
+    run(main)
