@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model import preset
+from checkpoints.presets import preset
 from speed.cost import memory_per_gpu
 from weights import load_checkpoint
 
@@ -42,12 +42,13 @@ def test_the_python_example_runs(monkeypatch):
     names = {}
     exec(example, names)
     assert names["velocity"].shape == (1, 16, 16, 16)
-    assert names["logits"].shape[:2] == (1, 1)
+    assert len(names["answers"]) == 1 and len(names["answers"][0]) <= 1
     assert names["rebuilt"].shape == names["images"].shape
 
 
-def test_parameter_counts_are_those_of_model_py():
-    printed = subprocess.run([sys.executable, ROOT / "model.py"], capture_output=True, text=True, check=True).stdout
+def test_parameter_counts_are_those_of_the_presets():
+    command = [sys.executable, "-m", "checkpoints.presets"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert printed.strip() in (ROOT / "docs" / "checkpoints.md").read_text()
 
 
@@ -84,7 +85,7 @@ def test_every_command_it_names_exists(page):
 
 
 def test_the_readme_is_a_page_to_read_at_one_sitting():
-    assert 900 <= len(README.split()) <= 1400
+    assert 900 <= len(README.split()) <= 1300
 
 
 def test_the_diagram_is_what_its_script_draws():
