@@ -2,8 +2,8 @@
 
 Every token has queries, keys and values from the weights of its *own* modality, then all tokens attend together.
 The sequence is always laid out as [und tokens | gen tokens], so "routing" is a concatenation before the attention
-and a split after it: no index, no gather, no scatter. This is free to choose because attention does not care about
-order: a token's place is said by its rotary position, and what it may see by the mask.
+and a split after it: no index, no gather, no scatter. Tokens may be laid out in any order, because attention knows
+none: a token's place is said by its rotary position, and what it may see by the mask (`model.py` makes both).
 """
 
 from __future__ import annotations
@@ -13,86 +13,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from layers import Linear, RMSNorm
-
-
-def rotary_table(
-    position_ids: torch.Tensor, head_dim: int, theta: float, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines of the rotary embedding (Su et al. 2021), computed in float32.
-
-    position_ids: (B or 1, S) integers -> two tensors (B or 1, 1, S, head_dim) of `dtype`. The sines of the first half
-    are negated, as `rotate` needs them.
-    """
-    frequencies = theta ** (-torch.arange(0, head_dim, 2, device=position_ids.device).float() / head_dim)
-    angles = position_ids[:, None, :, None].float() * frequencies  # (B, 1, S, head_dim / 2)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
-
-
-def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Turn each pair (x[i], x[i + head_dim/2]) by its position's angle (Llama's half-split pairing).
-
-    x: (B, heads, S, head_dim).
-    """
-    cos, sin = rotary
-    other = x.roll(x.shape[-1] // 2, dims=-1)  # of each pair, the other one
-    return x * cos + other * sin
-
-
-def attention_weights(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """The softmax of Eq. 5 as a tensor, to look at: what `scaled_dot_product_attention` multiplies the values by.
-
-    q: (B, heads, S, head_dim), k: (B, heads, K, head_dim), both turned; mask as in `JointAttention` -> (B, heads, S, K)
-    float32; rows sum to 1, 0 where the mask is False.
-    """
-    scores = q.float() @ k.float().transpose(2, 3) / q.shape[-1] ** 0.5
-    return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(dim=-1)
-
-
-class KVCache:
-    """The keys and values that one layer has computed: (B, heads, capacity, head_dim), filled to `length`."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity, self.length = capacity, 0
-        self._keys: torch.Tensor | None = None
-        self._values: torch.Tensor | None = None
-
-    def join(self, k: torch.Tensor, v: torch.Tensor, update: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """The cached keys and values, then k and v: (B, heads, S, head_dim) -> (B, heads, length + S, head_dim) each.
-
-        update: whether k and v stay in the cache (a prompt, a report) or not (a step of the sampler).
-        Raises ValueError if they do not fit.
-        """
-        if update:
-            return self._append(k, v)
-        if self.length == 0:
-            return k, v
-        keys, values = (kept[:, :, : self.length] for kept in (self._keys, self._values))
-        return torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
-
-    def repeat(self, times: int) -> None:
-        """Each row `times` times, one after the other: several answers go on from one prefix."""
-        self._keys, self._values = (kept.repeat_interleave(times, dim=0) for kept in (self._keys, self._values))
-
-    def keep(self, rows: torch.Tensor) -> None:
-        """Only these rows: bool (B,). The others are finished."""
-        self._keys, self._values = self._keys[rows], self._values[rows]
-
-    def _append(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        start, end = self.length, self.length + k.shape[2]
-        if end > self.capacity:
-            raise ValueError(f"the cache holds {self.capacity} tokens, {end} are needed")
-        if k.requires_grad:  # autograd forbids writing into a tensor that it has saved
-            self._keys = k if start == 0 else torch.cat([self._keys, k], dim=2)
-            self._values = v if start == 0 else torch.cat([self._values, v], dim=2)
-        else:
-            if self._keys is None:
-                shape = (*k.shape[:2], self.capacity, k.shape[3])
-                self._keys, self._values = k.new_empty(shape), v.new_empty(shape)
-            self._keys[:, :, start:end] = k
-            self._values[:, :, start:end] = v
-        self.length = end
-        return self._keys[:, :, :end], self._values[:, :, :end]
 
 
 class Projections(nn.Module):
@@ -128,13 +48,12 @@ class JointAttention(nn.Module):
         mask: torch.Tensor | None = None,
         cache: KVCache | None = None,
         update_cache: bool = False,
-        maps: list[torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """und: (B, U, width), gen: (B, G, width) or None -> the same shapes.
 
         rotary: `rotary_table` of the U + G new positions. mask: bool, broadcastable to (B, heads, U + G, cached + U +
-        G), True where a query may look; None for everywhere. cache: what the new tokens see before themselves. maps:
-        a list that gets this layer's `attention_weights`.
+        G), True where a query may look; None for everywhere. cache: what the new tokens see before themselves.
+        update_cache: whether the new tokens stay in it (a prompt, a report) or not (a step of the sampler).
         """
         # Eq. 3 and 4: each token goes through the weights of its own modality. The layout [und | gen] is the selector.
         q, k, v = self.und(und)
@@ -143,15 +62,71 @@ class JointAttention(nn.Module):
             q, k, v = torch.cat([q, q_gen], dim=2), torch.cat([k, k_gen], dim=2), torch.cat([v, v_gen], dim=2)
         q, k = rotate(q, rotary), rotate(k, rotary)
         if cache is not None:
-            k, v = cache.join(k, v, update_cache)
+            k, v = cache.append(k, v) if update_cache else cache.followed_by(k, v)
 
-        # Eq. 5: softmax(Q K^T / sqrt(d)) V over the unified sequence.
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        if maps is not None:
-            maps.append(attention_weights(q, k, mask))
+        mixed = attend(q, k, v, mask)  # Eq. 5, over the unified sequence
         mixed = mixed.transpose(1, 2).flatten(2)  # (B, U + G, width)
 
         if gen is None:
             return self.und.out(mixed), None
         mixed_und, mixed_gen = mixed.split([und.shape[1], gen.shape[1]], dim=1)
         return self.und.out(mixed_und), self.gen.out(mixed_gen)
+
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Eq. 5: softmax(Q K^T / sqrt(d)) V. q: (B, heads, S, head_dim), k and v: (B, heads, K, head_dim) -> as q.
+
+    mask: as in `JointAttention`. The ViT attends with it, too. It is the one place to replace from outside
+    (`attention.attend = ...`): by a way that keeps the softmax to look at (studies/attention.py), or by a faster one
+    (speed/cpu.py).
+    """
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def rotary_table(
+    position_ids: torch.Tensor, head_dim: int, theta: float, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of the rotary embedding (Su et al. 2021), computed in float32.
+
+    position_ids: (B or 1, S) integers -> two tensors (B or 1, 1, S, head_dim / 2) of `dtype`.
+    """
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, device=position_ids.device).float() / head_dim)
+    angles = position_ids[:, None, :, None].float() * frequencies  # (B, 1, S, head_dim / 2)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Turn each pair (x[i], x[i + head_dim/2]) by its position's angle (Llama's half-split pairing).
+
+    x: (B, heads, S, head_dim).
+    """
+    cos, sin = rotary
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+class KVCache:
+    """The keys and values one layer has computed, (B, heads, length, head_dim), with room for `capacity` tokens."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.length = capacity, 0
+        self.keys = self.values = torch.empty(0)
+
+    def append(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep k and v, (B, heads, S, head_dim) -> all that is kept, (B, heads, length + S, head_dim) each."""
+        start, self.length = self.length, self.length + k.shape[2]
+        if self.length > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens, {self.length} are needed")
+        if start == 0:
+            shape = (*k.shape[:2], self.capacity, k.shape[3])
+            self.keys, self.values = k.new_empty(shape), v.new_empty(shape)
+        self.keys[:, :, start : self.length] = k
+        self.values[:, :, start : self.length] = v
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def followed_by(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is kept, then k and v, which are not: (B, heads, length + S, head_dim) each."""
+        if self.length == 0:
+            return k, v
+        keys, values = self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        return torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)

@@ -44,8 +44,8 @@ from common.images import to_square
 from common.observations import OBSERVATIONS
 from common.ownership import own_file
 from common.pictures import grid, save_png
-from losses import Batch
-from model import IGNORE, UniXConfig, pad
+from losses import IGNORE, KINDS, Batch
+from model import UniXConfig, pad
 from phantoms.dataset import Phantoms
 from reports import cleaning
 from reports.labeler import POSITIVE, UNCERTAIN, label_report, label_reports
@@ -133,26 +133,6 @@ def train_tokenizer(reports: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.train_from_iterator(reports, trainer)
     tokenizer.encode_special_tokens = True  # "<|eos|>" typed by a user is text
     return tokenizer
-
-
-JANUS_SYSTEM = (
-    "You are a helpful language and vision assistant. You are able to understand the visual content that the user"
-    " provides, and assist the user with a variety of tasks using natural language."
-)
-
-
-def janus_chat(tokenizer: Tokenizer, config: UniXConfig, question: str) -> tuple[list[int], list[int]]:
-    """The conversation Janus-Pro was tuned on: the ids before and after the image's patches."""
-
-    def ids(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False).ids
-
-    def role(name: str) -> list[int]:
-        special = tokenizer.token_to_id(name)
-        return ids(name) if special is None else [special]
-
-    before = [config.bos, *ids(JANUS_SYSTEM + "\n\n"), *role("<|User|>"), *ids(": "), config.boi]
-    return before, [config.eoi, *ids(f"\n{question}\n\n"), *role("<|Assistant|>"), *ids(":")]
 
 
 def phrases(text: str) -> set[str]:
@@ -245,8 +225,6 @@ def position_rng(seed: int, stream: int, position: int) -> np.random.Generator:
 
 
 READING = ("vit", "1")
-# What an example of a stage asks for.
-KINDS = {"vae": "rebuild", "vit": "see", "1": "read", "text": "recite", "2": "draw", "3": "draw"}
 
 
 class Examples(Dataset):

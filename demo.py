@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-import flow
 import sample
 from common import arguments
 from common.devices import pick_device, pick_dtype
@@ -32,11 +31,12 @@ from common.errors import UserError, explain, run
 from common.files import SHIPPED
 from common.images import load_image, to_square
 from common.pictures import difference
-from evaluation import attention, page
+from evaluation import page
 from evaluation.phantom import derangement
 from phantoms.dataset import phantom
 from reports.agreement import agreement
 from reports.labeler import POSITIVE, label_report
+from studies import attention
 from weights import Checkpoint
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -101,7 +101,7 @@ class Stops:
 
 
 def follow(
-    work: Callable[[flow.Watch], np.ndarray], checkpoint: Checkpoint, stop: threading.Event
+    work: Callable[[sample.Watch], np.ndarray], checkpoint: Checkpoint, stop: threading.Event
 ) -> Iterator[tuple[int, np.ndarray | None]]:
     """Run a drawing in a thread: yields (evaluations of the model, a preview or None) again and again, then (-1,
     pictures).
@@ -277,7 +277,7 @@ class Actions:
         command = command_line(*words, "--n", number, weights=self.weights)
         seeds, began, previewed = range(seed, seed + number), time.perf_counter(), None
 
-        def work(watch: flow.Watch) -> np.ndarray:
+        def work(watch: sample.Watch) -> np.ndarray:
             how = {"batch": number, "watch": watch}
             return sample.draw(self.checkpoint, [prompt] * number, seeds, size, steps, guidance, **how)
 
@@ -366,9 +366,9 @@ class Actions:
         command = make + command_line(*words, weights=self.weights)
         address = link("edit", **inputs, **({"example": example} if example else {}))
         before, began = to_square(film, self.size), time.perf_counter()
-        total = len(flow.times_from(sample.schedule(sample.SOLVER, sample.STEPS), strength)) - 1
+        total = len(sample.times_from(sample.schedule(sample.SOLVER, sample.STEPS), strength)) - 1
 
-        def work(watch: flow.Watch) -> np.ndarray:
+        def work(watch: sample.Watch) -> np.ndarray:
             return sample.edit(self.checkpoint, before[None], [prompt], [seed], strength, masks, watch=watch)
 
         for done, pictures in follow(work, self.checkpoint, self.stops.begin(session)):
@@ -390,7 +390,7 @@ class Actions:
         command, address = "\n".join(commands), link("loop", prompts="\n".join(lines), seed=seed)
         stop = self.stops.begin(session)
 
-        def work(watch: flow.Watch) -> np.ndarray:
+        def work(watch: sample.Watch) -> np.ndarray:
             return sample.draw(self.checkpoint, lines, [seed] * len(lines), batch=len(lines), watch=watch)
 
         for done, pictures in follow(work, self.checkpoint, stop):
@@ -407,7 +407,7 @@ class Actions:
         layer = read_whole(layer, 0, self.checkpoint.model.config.num_layers, "layer")
         make, file = example_command(example)
         command = make + command_line(
-            "-m", "evaluation.attention", "--image", file, "--out", "words.png", weights=self.weights
+            "-m", "studies.attention", "--image", file, "--out", "words.png", weights=self.weights
         )
         address = link("inside", layer=layer, **({"example": example} if example else {}))
         yield gr.skip(), "", '<div class="status">Reading ...</div>', command, address

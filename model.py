@@ -2,24 +2,27 @@
 
 The *understanding* branch ("und") is a SigLIP ViT, a connector and a Llama-style LLM, from Janus-Pro: it reads an image
 or a prompt autoregressively. The *generation* branch ("gen") is a second copy of the LLM's layers that turns noisy VAE
-latents into a velocity. Every layer attends over both (`attention.py`).
+latents into a velocity. In every layer all tokens attend together (`attention.py`).
 
 Sequences, with the special tokens BOS, EOS, BOI (image start), EOI (image end):
-    drawing:  [BOS prompt EOS] causal, positions 0..T-1 | [BOI latents EOI] all at position T, full attention
-    reading:  [BOI patches EOI] all at position 0, full attention | [BOS question EOS BOS answer EOS] causal from 1
-    Janus:    [text patches text] causal, positions 0..n-1: Janus-Pro before it became a UniX (config.causal)
+    drawing:  [BOS prompt EOS] causal, positions 0..T-1, then [BOI latents EOI] all at position T, full attention
+    reading:  [BOI patches EOI] all at position 0, full attention, then [BOS question EOS BOS answer EOS] causal from 1
 
-`UniX.forward` runs the whole drawing sequence at once. `read_prompt` and `velocity` are the same in two parts: the
-prompt never sees the noise, so its keys and values are computed once and serve every step of the sampler.
+Only latents use gen weights; BOI and EOI are und tokens that see the noise. That is how generation reaches und ("both
+ways", section 3.3): the prompt itself never sees the block, as published. Where a patch or a latent lies is not said by
+rotary positions but by a table that is added to it, the ViT's or `latent_position_table`.
 
-`python model.py` prints the parameter counts of each preset without allocating anything.
+`UniX.forward` runs the whole drawing sequence at once, without a cache: it is the specification. Training and sampling
+call `read_prompt` and `velocity`, the same in two parts: the prompt's keys and values are computed once and serve every
+step. `test_velocity_with_a_cached_prompt_is_one_forward_over_the_whole_sequence` holds them to it. `generate.py`
+decodes a report; `checkpoints/presets.py` has the sizes of a fresh model and its first weights.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -30,79 +33,40 @@ from attention import JointAttention, KVCache, rotary_table
 from layers import MLP, Linear, RMSNorm
 from vit import VisionTransformer, ViTConfig
 
-IGNORE = -100  # a target that carries no loss, as in torch's cross entropy
-Choose = Callable[[torch.Tensor], torch.Tensor]  # logits of the next token (B, vocab_size) -> its ids (B,)
-
 
 @dataclass
 class UniXConfig:
-    """Sizes and token ids. Defaults: the published 1.5B model. Travels with the weights as config.json."""
+    """Sizes and token ids. Defaults: the published model (1.5 billion parameters in the paper's count, 3.2 with both
+    branches). Travels with the weights as config.json."""
 
     hidden_size: int = 2048
     intermediate_size: int = 5632
     num_layers: int = 24
     num_heads: int = 16
     vocab_size: int = 102400
-    context_length: int = 16384  # tokens of text the rotary positions were trained for
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     qk_norm: bool = True
     qkv_bias: bool = True
     connector_act: str = "gelu_tanh"  # "gelu" (exact) in Janus-Pro
-    causal: bool = False  # plain Janus-Pro: a causal image at positions of its own
     latent_channels: int = 16
     max_latent_size: int = 32  # side of the table of latent positions
     repa_layer: int = 8  # the hidden states after this layer meet the image encoder's features
-    image_size: int = 512  # px; what the generation branch was last trained to draw
-    guidance: float = 2.0  # where a command gives no other; the published default
-    recipe: str = "unix"  # whose defaults train.py takes for this size
-    wording: str = "published"  # of the question for a report; or "plain", the tiny model's
     bos: int = 100000
     eos: int = 100001
     boi: int = 100003
     eoi: int = 100580
     vit: ViTConfig = field(default_factory=ViTConfig)
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-
-PRESETS = ("tiny", "small", "unix")
-
-
-def preset(name: str) -> UniXConfig:
-    """ "unix": the paper's 1.5B model. "tiny": the same code at a size a laptop trains. "small": a size for a few
-    thousand real films, which two CPU cores train in hours."""
-    if name == "unix":
-        return UniXConfig()
-    alike = {"num_layers": 6, "context_length": 512, "repa_layer": 3, "image_size": 256}
-    alike |= {"bos": 0, "eos": 1, "boi": 2, "eoi": 3, "wording": "plain"}
-    if name == "small":
-        return UniXConfig(
-            hidden_size=320,
-            intermediate_size=896,
-            num_heads=5,
-            vocab_size=2048,
-            recipe="small",
-            **alike,
-            vit=ViTConfig(image_size=224, width=256, layers=6, heads=4, mlp_width=1024),
-        )
-    if name == "tiny":
-        return UniXConfig(
-            hidden_size=256,
-            intermediate_size=704,
-            num_heads=4,
-            vocab_size=768,
-            recipe="tiny",
-            guidance=3.0,  # docs/results.md: it shows more of its prompts than at 2
-            **alike,
-            vit=ViTConfig(image_size=128, width=192, layers=4, heads=4, mlp_width=768),
-        )
-    raise ValueError(f"no preset {name!r}: choose {', '.join(PRESETS)}")
+    # What the commands take where nothing else is asked for; the model does not use it.
+    context_length: int = 16384  # tokens of text the rotary positions were trained for
+    image_size: int = 512  # px; what the generation branch was last trained to draw
+    guidance: float = 2.0
+    recipe: str = "unix"  # whose defaults train.py takes for this size
+    wording: str = "published"  # of the question for a report; or "plain", the tiny model's
 
 
-class Branch(nn.Module):
-    """What a decoder layer has per modality besides its attention projections: two norms and an MLP."""
+class NormsAndMLP(nn.Module):
+    """What a decoder layer has for each branch besides the projections of its attention."""
 
     def __init__(self, config: UniXConfig) -> None:
         super().__init__()
@@ -112,11 +76,11 @@ class Branch(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """A Llama layer with two branches that meet in the attention."""
+    """A Llama layer with two sets of weights that meet in the attention: `und` and `attn.und`, `gen` and `attn.gen`."""
 
     def __init__(self, config: UniXConfig) -> None:
         super().__init__()
-        self.und, self.gen = Branch(config), Branch(config)
+        self.und, self.gen = NormsAndMLP(config), NormsAndMLP(config)
         self.attn = JointAttention(
             config.hidden_size, config.num_heads, config.qk_norm, config.qkv_bias, config.rms_norm_eps
         )
@@ -129,13 +93,10 @@ class DecoderLayer(nn.Module):
         mask: torch.Tensor | None = None,
         cache: KVCache | None = None,
         update_cache: bool = False,
-        maps: list[torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """und: (B, U, width), gen: (B, G, width) or None -> the same shapes. The rest: see `JointAttention`."""
         normed_gen = None if gen is None else self.gen.attn_norm(gen)
-        attended_und, attended_gen = self.attn(
-            self.und.attn_norm(und), normed_gen, rotary, mask, cache, update_cache, maps
-        )
+        attended_und, attended_gen = self.attn(self.und.attn_norm(und), normed_gen, rotary, mask, cache, update_cache)
         und = und + attended_und
         und = und + self.und.mlp(self.und.mlp_norm(und))
         if gen is not None:
@@ -159,7 +120,8 @@ class Connector(nn.Module):
 
 
 class TimeEmbedder(nn.Module):
-    """256 sinusoids of t in [0, 1] (cosines, then sines; longest period 10000), then Linear, SiLU, Linear."""
+    """256 sinusoids of t (cosines, then sines; longest period 10000), then Linear, SiLU, Linear. t is in [0, 1] and not
+    scaled by 1000, as in the published model, so that only the fast sinusoids move."""
 
     def __init__(self, width: int, sinusoids: int = 256) -> None:
         super().__init__()
@@ -178,47 +140,23 @@ def latent_position_table(side: int, width: int) -> torch.Tensor:
     """2-D sine-cosine positions, (side, side, width) by row and column; the first half of the width encodes the column.
 
     Fixed, not trained. A picture of h x w latents uses the table's upper left corner, so that stage 3's larger grid
-    only uses more of it: this is "extending the positional encoding" (section 3.4).
+    only uses more of it: this is "extending the positional encoding" (section 3.4). On the CPU in any context, as a
+    model is built on the meta device before a file fills it.
     """
     omega = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width / 4))
     angles = torch.arange(side, dtype=torch.float64, device="cpu")[:, None] * omega
-    axis = torch.cat([angles.sin(), angles.cos()], dim=1).float()  # (side, width / 2)
-    column, row = axis[None].expand(side, -1, -1), axis[:, None].expand(-1, side, -1)
-    return torch.cat([column, row], dim=2)
+    encoded = torch.cat([angles.sin(), angles.cos()], dim=1).float()  # (side, width / 2)
+    columns = encoded[None, :].expand(side, -1, -1)  # [row, column] -> of the column
+    rows = encoded[:, None].expand(-1, side, -1)  # [row, column] -> of the row
+    return torch.cat([columns, rows], dim=2)
 
 
 def pad(rows: Sequence[Sequence[int]], padding: int, multiple: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of token ids, padded on the right to one length, a multiple of `multiple` -> (B, T) ids, (B,) lengths."""
+    """Rows of token ids, padded on the right -> (B, T) ids, (B,) lengths. T is the longest length, rounded up to a
+    multiple of `multiple`: a compiled step should meet few shapes."""
     T = -(-max(map(len, rows)) // multiple) * multiple
     ids = torch.tensor([[*row, *[padding] * (T - len(row))] for row in rows], dtype=torch.long)
     return ids.view(len(rows), T), torch.tensor([len(row) for row in rows])
-
-
-def greedy(logits: torch.Tensor) -> torch.Tensor:
-    """The likeliest token of each row: (B, vocab_size) -> (B,)."""
-    return logits.argmax(dim=-1)
-
-
-def nucleus(temperature: float, top_p: float, seeds: Sequence[int]) -> Choose:
-    """Tokens drawn from softmax(logits / temperature), of the smallest set whose probabilities reach `top_p` (Holtzman
-    et al. 2020, section 3.1).
-
-    temperature: above 0; below 1 favours likely tokens. top_p: in (0, 1]; 1 keeps all. seeds: one a row. A row takes
-    one number a step from a generator of its own, on the CPU, so that it depends on no other row and on no device.
-    """
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def choose(logits: torch.Tensor) -> torch.Tensor:
-        p = (logits / temperature).softmax(dim=-1)
-        falling, order = p.sort(dim=-1, descending=True)
-        before = falling.cumsum(dim=-1) - falling  # what likelier tokens hold already
-        p = p.masked_fill(torch.zeros_like(p, dtype=torch.bool).scatter(1, order, before >= top_p), 0)
-        # In the order of the ids, not of p: two tokens as good as equal must not change places by a rounding.
-        reached = p.double().cumsum(dim=-1) if p.device.type != "mps" else p.cumsum(dim=-1)
-        u = torch.stack([torch.rand((), generator=g) for g in generators]).to(reached)[:, None]
-        return (reached > u * reached[:, -1:]).int().argmax(dim=-1)  # the first of the largest
-
-    return choose
 
 
 @dataclass
@@ -238,7 +176,7 @@ class UniX(nn.Module):
         self.config, self.compute_dtype = config, compute_dtype
         self.checkpoint_activations = False  # training: keep only each layer's input and compute the rest again
         width = config.hidden_size
-        # Zeros, as a checkpoint or `init_weights` fills it: on the meta device a normal draw imports torch's compiler.
+        # Zeros until weights fill it: torch's own normal draw is slow on the meta device.
         self.embed_tokens = nn.Embedding.from_pretrained(torch.zeros(config.vocab_size, width), freeze=False)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
         self.norm = nn.ModuleDict({branch: RMSNorm(width, config.rms_norm_eps) for branch in ("und", "gen")})
@@ -247,33 +185,12 @@ class UniX(nn.Module):
         self.time_embedder = TimeEmbedder(width)
         self.vae2llm = Linear(config.latent_channels, width)
         self.llm2vae = Linear(width, config.latent_channels)
-        self.register_buffer("latent_positions", torch.empty(0), persistent=False)
-        self.reset_tables()
-
-    def reset_tables(self) -> None:
-        """(Re)compute what is fixed by the config, after a checkpoint gave a meta-device model its memory."""
-        table = latent_position_table(self.config.max_latent_size, self.config.hidden_size)
-        self.latent_positions = table.to(self.vae2llm.weight.device)
-
-    def init_weights(self, generator: torch.Generator) -> None:
-        """From scratch: normal(0, 0.02), residual outputs scaled down by depth (GPT-2), zero biases and velocity."""
-        for name, parameter in self.named_parameters():
-            if parameter.dim() > 1:
-                residual_out = name.endswith(("out.weight", "down.weight", "proj.weight", "fc2.weight"))
-                depth = self.config.vit.layers if name.startswith("vit.") else self.config.num_layers
-                std = 0.02 / math.sqrt(2 * depth) if residual_out and "patch_embed" not in name else 0.02
-                nn.init.normal_(parameter, std=std, generator=generator)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
-        nn.init.zeros_(self.llm2vae.weight)
-        # A ViT that must learn to see from little data should not have to learn where its patches lie as well.
-        side = self.config.vit.image_size // self.config.vit.patch_size
-        table = latent_position_table(side, self.config.vit.width)
-        with torch.no_grad():
-            self.vit.pos_embed.copy_(table.flatten(0, 1)[None])
+        table = latent_position_table(config.max_latent_size, width)
+        self.register_buffer("latent_positions", table, persistent=False)
 
     def gen_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters of the generation branch: what stages 2 and 3 train."""
+        """Names and parameters of the generation branch, which stages 2 and 3 train: `gen` and `attn.gen` of each
+        layer, the norm `gen`, and what latents and time go through."""
         own = ("time_embedder.", "vae2llm.", "llm2vae.")
         return ((n, p) for n, p in self.named_parameters() if ".gen." in n or n.startswith(own))
 
@@ -284,10 +201,8 @@ class UniX(nn.Module):
 
     @torch.no_grad()
     def copy_und_to_gen(self, source: UniX | None = None) -> None:
-        """Start the generation branch from the understanding branch's layers (section 3: "inherited LLM backbone").
-
-        source: another model of these sizes whose understanding branch it is; default: this one.
-        """
+        """Start the generation branch from an understanding branch's layers (section 3: "inherited LLM backbone"): that
+        of `source`, a model of the same sizes, or of this one."""
         und = dict((source or self).und_parameters())
         for name, parameter in self.gen_parameters():
             if ".gen." in name:
@@ -302,23 +217,22 @@ class UniX(nn.Module):
         caches: list[KVCache] | None = None,
         update_cache: bool = False,
         return_layer: int | None = None,
-        maps: list[torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Run [und | gen] through the layers, after what `caches` hold (one a layer).
 
-        und: (B, U, width). gen: (B, G, width) or None. position_ids: (B or 1, U + G), or (B or 1, 1) if all are equal.
-        maps: a list that gets the attention weights of each layer. Returns the last hidden states of both, before the
-        final norms, and gen's after `return_layer` layers.
+        und: (B, U, width). gen: (B, G, width) or None. position_ids: broadcastable to (B, U + G). Returns the last
+        hidden states of both, before the final norms, and gen's after `return_layer` layers.
         """
         config, returned = self.config, None
         head_dim = config.hidden_size // config.num_heads
         rotary = rotary_table(position_ids, head_dim, config.rope_theta, und.dtype)
+        recompute = self.checkpoint_activations and torch.is_grad_enabled() and not update_cache
         for i, layer in enumerate(self.layers):
-            arguments = (und, gen, rotary, mask, caches and caches[i], update_cache, maps)
-            if self.checkpoint_activations and torch.is_grad_enabled() and not update_cache:
-                und, gen = checkpoint(layer, *arguments, use_reentrant=False)
+            cache = caches[i] if caches else None
+            if recompute:
+                und, gen = checkpoint(layer, und, gen, rotary, mask, cache, use_reentrant=False)
             else:
-                und, gen = layer(*arguments)
+                und, gen = layer(und, gen, rotary, mask, cache, update_cache)
             if i + 1 == return_layer:
                 returned = gen
         return und, gen, returned
@@ -328,6 +242,36 @@ class UniX(nn.Module):
         return self.embed_tokens(ids).to(self.compute_dtype)
 
     # ---- drawing -----------------------------------------------------------------------------------------------
+
+    def prompt_ids(
+        self, prompts: Sequence[Sequence[int] | None], multiple: int = 1
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """[BOS prompt EOS] of each, padded on the right -> (B, T) ids, (B,) lengths."""
+        config, device = self.config, self.embed_tokens.weight.device
+        rows = [[] if prompt is None else [config.bos, *prompt, config.eos] for prompt in prompts]
+        ids, lengths = pad(rows, config.eos, multiple)
+        return ids.to(device), lengths.to(device)
+
+    def padding_mask(self, lengths: torch.Tensor, length: int) -> torch.Tensor:
+        """(B,) lengths -> (B, 1, 1, length) bool, True at the tokens of each row, False at its padding."""
+        return (torch.arange(length, device=lengths.device) < lengths[:, None])[:, None, None, :]
+
+    def embed_latents(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Noisy latents (B, latent_channels, h, w) and times (B,) -> gen tokens (B, h * w, width)."""
+        h, w = x.shape[2:]
+        tokens = self.vae2llm(x.flatten(2).transpose(1, 2).to(self.compute_dtype))
+        times = self.time_embedder(t, self.compute_dtype)[:, None]
+        return tokens + times + self.latent_positions[:h, :w].flatten(0, 1).to(self.compute_dtype)
+
+    def embed_block_ends(self, batch: int) -> torch.Tensor:
+        """[BOI, EOI], the und tokens of the image block: (batch, 2, width)."""
+        ids = torch.tensor([self.config.boi, self.config.eoi], device=self.embed_tokens.weight.device)
+        return self.embed(ids).expand(batch, -1, -1)
+
+    def to_velocity(self, hidden: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        """The latent tokens' last hidden states (B, h * w, width) -> a velocity of `shape`, (B, C, h, w) float32."""
+        v = self.llm2vae(self.norm["gen"](hidden)).float()
+        return v.transpose(1, 2).reshape(shape)
 
     def drawing_sequence(
         self, x: torch.Tensor, t: torch.Tensor, prompts: Sequence[Sequence[int] | None]
@@ -357,21 +301,17 @@ class UniX(nn.Module):
         t: torch.Tensor,
         prompts: Sequence[Sequence[int] | None],
         return_layer: int | None = None,
-        attention_maps: bool = False,
-    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """v_t(x) from the whole sequence at once: [BOS prompt EOS padding BOI EOI | latents]. No cache.
 
         x: (B, latent_channels, h, w) noisy latents; t: (B,) in [0, 1]; prompts: B lists of token ids without special
         tokens, None for no prompt -> (B, latent_channels, h, w) float32; with `return_layer`, also the latent tokens'
-        hidden states after so many layers, (B, h * w, width); with `attention_maps`, also the softmax of Eq. 5 of
-        every layer, (layers, B, heads, S, S) float32, where S counts the whole sequence.
+        hidden states after so many layers, (B, h * w, width), which REPA looks at.
         """
         und, latents, position_ids, mask = self.drawing_sequence(x, t, prompts)
-        maps = [] if attention_maps else None
-        _, latents, hidden = self.run_layers(und, latents, position_ids, mask, return_layer=return_layer, maps=maps)
+        _, latents, hidden = self.run_layers(und, latents, position_ids, mask, return_layer=return_layer)
         v = self.to_velocity(latents, x.shape)
-        extras = [*([] if return_layer is None else [hidden]), *([torch.stack(maps)] if attention_maps else [])]
-        return (v, *extras) if extras else v
+        return v if return_layer is None else (v, hidden)
 
     def read_prompt(self, prompts: Sequence[Sequence[int] | None], multiple: int = 1) -> Prompt:
         """Token ids of each prompt, without special tokens -> its keys and values. None in the list: unconditional.
@@ -407,202 +347,47 @@ class UniX(nn.Module):
         v = self.to_velocity(latents, x.shape)
         return v if return_layer is None else (v, hidden)
 
-    def prompt_ids(
-        self, prompts: Sequence[Sequence[int] | None], multiple: int = 1
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """[BOS prompt EOS] of each, padded on the right -> (B, T) ids, (B,) lengths."""
-        config, device = self.config, self.embed_tokens.weight.device
-        rows = [[] if prompt is None else [config.bos, *prompt, config.eos] for prompt in prompts]
-        ids, lengths = pad(rows, config.eos, multiple)
-        return ids.to(device), lengths.to(device)
-
-    def padding_mask(self, lengths: torch.Tensor, length: int) -> torch.Tensor:
-        """(B,) lengths -> (B, 1, 1, length) bool, True at the tokens of each row, False at its padding."""
-        return (torch.arange(length, device=lengths.device) < lengths[:, None])[:, None, None, :]
-
-    def embed_latents(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Noisy latents (B, latent_channels, h, w) and times (B,) -> gen tokens (B, h * w, width)."""
-        h, w = x.shape[2:]
-        tokens = self.vae2llm(x.flatten(2).transpose(1, 2).to(self.compute_dtype))
-        times = self.time_embedder(t, self.compute_dtype)[:, None]
-        return tokens + times + self.latent_positions[:h, :w].flatten(0, 1).to(self.compute_dtype)
-
-    def embed_block_ends(self, batch: int) -> torch.Tensor:
-        """[BOI, EOI], the und tokens of the image block: (batch, 2, width)."""
-        ids = torch.tensor([self.config.boi, self.config.eoi], device=self.embed_tokens.weight.device)
-        return self.embed(ids).expand(batch, -1, -1)
-
-    def to_velocity(self, hidden: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        """The latent tokens' last hidden states (B, h * w, width) -> a velocity of `shape`, (B, C, h, w) float32."""
-        v = self.llm2vae(self.norm["gen"](hidden)).float()
-        return v.transpose(1, 2).reshape(shape)
-
     # ---- reading -----------------------------------------------------------------------------------------------
 
-    def embed_image(self, pixels: torch.Tensor, before: Sequence[int] = ()) -> torch.Tensor:
-        """[BOI patches EOI]. pixels: (B, 3, S, S), normalised -> (B, patches + 2, width).
+    def read_forward(self, pixels: torch.Tensor, text_ids: torch.Tensor) -> torch.Tensor:
+        """The whole sequence at once, [BOI patches EOI | text]: what follows each token of the text? No cache.
 
-        Plain Janus-Pro: [before patches], where its BOI is the last id of `before` (and its EOI opens the question).
+        pixels: (B, 3, S, S), normalised; text_ids: (B, T), [BOS question EOS BOS answer EOS] padded on the right ->
+        logits (B, T, vocab_size) float32. `generate.py` decodes with it, then with a cache.
         """
-        patches = self.connector(self.vit(pixels.to(self.compute_dtype)))
-        left, right = (list(before), []) if self.config.causal else ([self.config.boi], [self.config.eoi])
-        around = self.embed(torch.tensor([left + right], dtype=torch.long, device=pixels.device))
-        left, right = around.expand(len(patches), -1, -1).split([len(left), len(right)], dim=1)
-        return torch.cat([left, patches, right], dim=1)
+        return self.to_logits(self.text_states(pixels, text_ids))
 
-    def prefix(self, image: torch.Tensor, text_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def text_states(self, pixels: torch.Tensor, text_ids: torch.Tensor) -> torch.Tensor:
+        """The text's last hidden states, (B, T, width), before the final norm. Arguments as in `read_forward`."""
+        x, position_ids, mask = self.reading_sequence(self.embed_image(pixels), text_ids)
+        hidden, _, _ = self.run_layers(x, None, position_ids, mask)
+        return hidden[:, -text_ids.shape[1] :]
+
+    def embed_image(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[BOI patches EOI]. pixels: (B, 3, S, S), normalised -> (B, P, width), where P = patches + 2."""
+        patches = self.connector(self.vit(pixels.to(self.compute_dtype)))
+        boi, eoi = self.embed_block_ends(len(patches)).split(1, dim=1)
+        return torch.cat([boi, patches, eoi], dim=1)
+
+    def reading_sequence(
+        self, image: torch.Tensor, text_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Embeddings, positions and mask of [image | text]: the image at position 0 and open, the text causal from 1.
 
         image: (B, P, width), text_ids: (B, T) -> (B, P + T, width), (1, P + T), (P + T, P + T).
         """
-        P, T = image.shape[1], text_ids.shape[1]
-        position_ids = torch.arange(P + T, device=image.device)[None]
-        mask = torch.ones(P + T, P + T, dtype=torch.bool, device=image.device).tril()
-        if not self.config.causal:
-            position_ids = (position_ids - P + 1).clamp(min=0)
-            mask[:P, :P] = True
-        return torch.cat([image, self.embed(text_ids)], dim=1), position_ids, mask
+        x = torch.cat([image, self.embed(text_ids)], dim=1)
+        P, S = image.shape[1], x.shape[1]
+        position_ids = (torch.arange(S, device=x.device)[None] - P + 1).clamp(min=0)
+        mask = torch.ones(S, S, dtype=torch.bool, device=x.device).tril()
+        mask[:P, :P] = True
+        return x, position_ids, mask
 
-    def report_loss(self, pixels: torch.Tensor, text_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Eq. 1, per answer token: (number of targets,) float32.
+    def asked(self, question: Sequence[int]) -> list[int]:
+        """The text of a question, up to where its answer begins: [BOS question EOS BOS]."""
+        config = self.config
+        return [config.bos, *question, config.eos, config.bos]
 
-        text_ids: (B, T), [BOS question EOS BOS answer EOS] padded on the right. targets: (B, T), at each place the
-        token that should come next, IGNORE outside the answer.
-        """
-        return self.token_loss(self.text_states(pixels, text_ids), targets)
-
-    def text_states(
-        self, pixels: torch.Tensor, text_ids: torch.Tensor, maps: list[torch.Tensor] | None = None
-    ) -> torch.Tensor:
-        """[BOI patches EOI text] through all layers at once -> the text's last hidden states, (B, T, width)."""
-        image = self.embed_image(pixels)
-        x, position_ids, mask = self.prefix(image, text_ids)
-        hidden, _, _ = self.run_layers(x, None, position_ids, mask, maps=maps)
-        return hidden[:, image.shape[1] :]
-
-    def read_forward(
-        self, pixels: torch.Tensor, text_ids: torch.Tensor, attention_maps: bool = False
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """The whole reading sequence at once, [BOI patches EOI | text]: what follows each token of the text? No cache.
-
-        pixels: (B, 3, S, S), normalised; text_ids: (B, T), as in `report_loss` -> logits (B, T, vocab_size) float32;
-        with `attention_maps`, also the softmax of Eq. 5 of every layer, (layers, B, heads, S, S) float32, where S
-        counts the image block too.
-        """
-        maps = [] if attention_maps else None
-        logits = self.lm_head(self.norm["und"](self.text_states(pixels, text_ids, maps))).float()
-        return (logits, torch.stack(maps)) if attention_maps else logits
-
-    def text_loss(self, text_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Eq. 1 without an image: the text stands as a prompt does, causal from position 0.
-
-        text_ids: (B, T), [BOS text EOS] padded on the right; targets as in `report_loss` -> (number of targets,).
-        """
-        T = text_ids.shape[1]
-        mask = torch.ones(T, T, dtype=torch.bool, device=text_ids.device).tril()
-        position_ids = torch.arange(T, device=text_ids.device)[None]
-        hidden, _, _ = self.run_layers(self.embed(text_ids), None, position_ids, mask)
-        return self.token_loss(hidden, targets)
-
-    def token_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Eq. 1: -log p(S_{i+1} | S_{<=i}). hidden: (B, T, width), targets: (B, T) -> (number of targets,) float32."""
-        wanted = targets != IGNORE  # the output layer is the widest: only tokens with a loss go through it
-        logits = self.lm_head(self.norm["und"](hidden[wanted]))
-        return F.cross_entropy(logits.float(), targets[wanted], reduction="none")
-
-    @torch.inference_mode()
-    def stream(
-        self,
-        pixels: torch.Tensor,
-        questions: Sequence[Sequence[int]],
-        max_new_tokens: int = 256,
-        before: Sequence[int] = (),
-        answers: int = 1,
-        choose: Choose = greedy,
-        begin: Sequence[Sequence[int]] | None = None,
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Decoding from BOS, token by token, until all rows have reached EOS: yields ids (B * answers,) and the logits
-        they were chosen from, (B * answers, vocab_size). What a row says after its EOS means nothing.
-
-        pixels: (B, 3, S, S). questions: B lists of token ids, without special tokens, of any lengths. answers: how many
-        to each question, one row after the other; image and question are read once for all of them. Plain Janus-Pro:
-        `before` are the ids before the patches, `questions` all ids after them (at least one); decoding goes on from
-        the last. begin: the first ids of each question's answers, which are not yielded.
-        """
-        config, device = self.config, pixels.device
-        rows = questions if config.causal else [[config.bos, *q, config.eos, config.bos] for q in questions]
-        rows = [[*row, *first] for row, first in zip(rows, begin or [()] * len(rows), strict=True)]
-        text_ids, lengths = (each.to(device) for each in pad(rows, config.eos))
-        x, position_ids, mask = self.prefix(self.embed_image(pixels, before), text_ids)
-        B, T = text_ids.shape
-        P = x.shape[1] - T  # tokens of the image
-
-        caches = [KVCache(capacity=P + T + max_new_tokens) for _ in self.layers]
-        hidden, _, _ = self.run_layers(x, None, position_ids, mask, caches, update_cache=True)
-        hidden = hidden[torch.arange(B, device=device), P + lengths - 1]  # (B, width): the first token follows from it
-        if answers > 1:
-            hidden, lengths = (each.repeat_interleave(answers, dim=0) for each in (hidden, lengths))
-            for cache in caches:
-                cache.repeat(answers)
-        next_position = (P if config.causal else 1) + lengths[:, None]
-        answer_mask = None
-        if lengths.min() < T:  # shorter questions leave padding in the cache, which answers must not see
-            answer_mask = F.pad(self.padding_mask(lengths, T), (P, max_new_tokens), value=True)
-
-        ids, finished = None, torch.zeros(B * answers, dtype=torch.bool, device=device)
-        rows = torch.arange(B * answers, device=device)  # of the answers, those that are still computed
-        for step in range(max_new_tokens):
-            if step > 0:
-                going = ~finished[rows]
-                if 2 * going.sum() <= len(rows):  # answers end at different times: each halving copies the cache once
-                    rows, next_position = rows[going], next_position[going]
-                    answer_mask = None if answer_mask is None else answer_mask[going]
-                    for cache in caches:
-                        cache.keep(going)
-                mask = None if answer_mask is None else answer_mask[..., : caches[0].length + 1]
-                x, position_ids = self.embed(ids[rows, None]), next_position + step - 1
-                hidden = self.run_layers(x, None, position_ids, mask, caches, update_cache=True)[0][:, 0]
-            logits = torch.zeros(B * answers, config.vocab_size, device=device)
-            logits[rows] = self.lm_head(self.norm["und"](hidden)).float()
-            ids = choose(logits)
-            yield ids, logits
-            finished |= ids == config.eos
-            if finished.all():
-                return
-
-    def generate(
-        self,
-        pixels: torch.Tensor,
-        questions: Sequence[Sequence[int]],
-        max_new_tokens: int = 256,
-        return_logits: bool = False,
-        before: Sequence[int] = (),
-        answers: int = 1,
-        choose: Choose = greedy,
-        begin: Sequence[Sequence[int]] | None = None,
-    ) -> list[list[int]] | tuple[list[list[int]], torch.Tensor]:
-        """The whole answers of `stream`, whose arguments these are: B * answers lists of ids without EOS; with
-        return_logits also (B * answers, steps, vocab_size)."""
-        steps = list(self.stream(pixels, questions, max_new_tokens, before, answers, choose, begin))
-        rows = torch.stack([ids for ids, _ in steps], dim=1).tolist()
-        rows = [row[: row.index(self.config.eos)] if self.config.eos in row else row for row in rows]
-        return (rows, torch.stack([logits for _, logits in steps], dim=1)) if return_logits else rows
-
-
-def count_parameters(config: UniXConfig) -> dict[str, int]:
-    """Parameters per part, without allocating them (torch's meta device)."""
-    with torch.device("meta"):
-        model = UniX(config)
-    parts = {"ViT": "vit.", "connector": "connector.", "embedding": "embed_tokens.", "output layer": "lm_head."}
-    counts = {part: sum(p.numel() for n, p in model.named_parameters() if n.startswith(s)) for part, s in parts.items()}
-    gen = sum(p.numel() for _, p in model.gen_parameters())
-    total = sum(p.numel() for p in model.parameters())
-    counts["und layers"] = total - gen - sum(counts.values())
-    return counts | {"gen branch": gen, "total": total}
-
-
-if __name__ == "__main__":
-    columns = {name: count_parameters(preset(name)) for name in PRESETS}
-    print(f"{'parameters':14}" + "".join(f"{name:>16}" for name in columns))
-    for part in columns["tiny"]:
-        print(f"{part:14}" + "".join(f"{counts[part]:16,}" for counts in columns.values()))
+    def to_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Last hidden states of und tokens (..., width) -> logits of the next token (..., vocab_size) float32."""
+        return self.lm_head(self.norm["und"](hidden)).float()

@@ -29,13 +29,16 @@ if TYPE_CHECKING:  # torch is imported where it is used: --help and a typing err
 
     import flow
     from common.clock import Clock
-    from model import Choose, Prompt, UniX, UniXConfig
+    from generate import Choose
+    from model import Prompt, UniX, UniXConfig
     from vae import VAE
     from weights import Checkpoint
 
+Watch = Callable[["torch.Tensor", float], object]  # is called with an estimate of the data, and the time of it
+
 DISCLAIMER = "Research and teaching tool, not a medical device: do not use for diagnosis."
 DOWNSAMPLING = 16  # px a latent; a picture's side is a multiple of it
-SOLVERS = ("euler", "heun", "midpoint", "ab2")  # functions of flow.py
+SOLVERS = ("euler", "heun", "ab2")  # functions of flow.py
 SOLVER, STEPS = "ab2", 20
 GUIDED_ABOVE = 0.4  # time; below it guidance costs twice the work and does little (published)
 STRENGTH = 0.8  # time to which an edit goes back towards noise
@@ -66,7 +69,7 @@ def draw(
     progress: bool = False,
     solver: str = SOLVER,
     clock: Clock | None = None,
-    watch: flow.Watch | None = None,
+    watch: Watch | None = None,
 ) -> np.ndarray:
     """Text to image: (len(prompts), size, size) grey uint8.
 
@@ -74,7 +77,7 @@ def draw(
     size the weights were last trained at. steps: times of the schedule, first and last included. guidance: 1 is none,
     default what the weights' config says. batch: pictures at a time. solver: one of SOLVERS; "euler" with 50 steps is
     what was published. clock: notes the seconds of each part. watch: is shown the latents that each batch is heading
-    for, and the time (`flow.watched`).
+    for, and the time (`watched`).
     Raises UserError for an empty prompt, one beyond the model's context, or a size the model has no positions for.
     """
     import numpy as np
@@ -90,7 +93,7 @@ def draw(
     ids = [prompt_ids(checkpoint, prompt) for prompt in prompts]
     times = schedule(solver, steps)
     pictures = []
-    with torch.inference_mode(), bar_of_steps(times, len(ids), batch, progress) as bar:
+    with torch.inference_mode(), bar_of_steps(times, len(ids), batch, progress, solver) as bar:
         for start in range(0, len(ids), batch):
             noise = noise_of(config, seeds[start : start + batch], size).to(device)
             with clock("prompt"):
@@ -114,14 +117,14 @@ def edit(
     batch: int | None = None,
     progress: bool = False,
     solver: str = SOLVER,
-    watch: flow.Watch | None = None,
+    watch: Watch | None = None,
 ) -> np.ndarray:
     """Image and text to image: each picture goes back to time `strength` and comes out again under its prompt (SDEdit,
     Meng et al. 2022). No training.
 
     squares: (N, S, S) grey uint8, S a multiple of 16. prompts: what each shall show, in whole. strength: in (0, 1]; at
     1 nothing is left of the picture. masks: (N, S, S) bool, True where it may change; it grows to whole latents,
-    squares of 16 px. Outside, the known latents stand at every step (`flow.hold`), and at the end the picture's own
+    squares of 16 px. Outside, the known latents stand at every step (`hold`), and at the end the picture's own
     pixels do, to the byte: the autoencoder's small errors would else be everywhere. Inside, half a latent fades over.
     The rest: see `draw` -> (N, S, S) grey uint8.
     """
@@ -134,9 +137,9 @@ def edit(
     model, vae, config = checkpoint.model, checkpoint.vae, checkpoint.model.config
     check_size(squares.shape[-1], config.max_latent_size)
     ids = [prompt_ids(checkpoint, prompt) for prompt in prompts]
-    times = flow.times_from(schedule(solver, steps), strength)
+    times = times_from(schedule(solver, steps), strength)
     pictures = []
-    with torch.inference_mode(), bar_of_steps(times, len(ids), batch, progress) as bar:
+    with torch.inference_mode(), bar_of_steps(times, len(ids), batch, progress, solver) as bar:
         for start in range(0, len(ids), batch):
             rows = slice(start, start + batch)
             pixels = vae.preprocess(torch.from_numpy(squares[rows])).to(device, model.compute_dtype)
@@ -145,7 +148,7 @@ def edit(
             if masks is not None:
                 mask = torch.from_numpy(masks[rows])[:, None].to(device, torch.float32)
                 mask = torch.nn.functional.max_pool2d(mask, DOWNSAMPLING)  # (B, 1, S / 16, S / 16)
-                velocities = [flow.hold(velocity, data, noise, mask) for velocity in velocities]
+                velocities = [hold(velocity, data, noise, mask) for velocity in velocities]
             x = flow.interpolate(data, noise, flow.fill(strength, data))
             drawn = decode(vae, walk(solver, velocities, x, times, bar.update, watch), model.compute_dtype)
             if masks is not None:
@@ -195,23 +198,73 @@ def between(
     times, weights = schedule(solver, steps), torch.linspace(0, 1, count, device=device)
     guidance = chosen_guidance(config, guidance)
     pictures = []
-    with torch.inference_mode(), bar_of_steps(times, count, batch, progress) as bar:
+    with torch.inference_mode(), bar_of_steps(times, count, batch, progress, solver) as bar:
         for w in weights.split(batch):
             both = model.read_prompt([*[first] * len(w), *[second] * len(w)])
             triple = model.read_prompt([*[first] * len(w), *[second] * len(w), *[None] * len(w)])
 
             def conditional(x: torch.Tensor, t: torch.Tensor, w: torch.Tensor = w, both: Prompt = both) -> torch.Tensor:
-                return flow.mix(*model.velocity(x.repeat(2, 1, 1, 1), t.repeat(2), both).chunk(2), w)
+                return mix(*model.velocity(x.repeat(2, 1, 1, 1), t.repeat(2), both).chunk(2), w)
 
             def guided(x: torch.Tensor, t: torch.Tensor, w: torch.Tensor = w, triple: Prompt = triple) -> torch.Tensor:
                 v_a, v_b, v_uncond = model.velocity(x.repeat(3, 1, 1, 1), t.repeat(3), triple).chunk(3)
-                return flow.guide(flow.mix(v_a, v_b, w), v_uncond, guidance)
+                return flow.guide(mix(v_a, v_b, w), v_uncond, guidance)
 
             noise = noise_of(config, [seed] * len(w), size).to(device)
             velocities = (conditional if guidance == 1.0 else guided, conditional)
             latents = walk(solver, velocities, noise, times, bar.update)
             pictures.append(decode(vae, latents, model.compute_dtype))
     return np.concatenate(pictures)
+
+
+def split_times(times: torch.Tensor, at: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Falling times -> (down to the first that is not above `at`, on from there).
+
+    The velocity jumps where guidance ends. On each side it is smooth, and a solver that walks the sides one after the
+    other, each with its own velocity, never averages or extrapolates across the jump.
+    """
+    above = int((times > at).sum())
+    return times[: above + 1], times[above:]
+
+
+def times_from(times: torch.Tensor, start: float) -> torch.Tensor:
+    """The part of falling times that a walk from `start` visits: `start`, then those below it."""
+    import torch
+
+    return torch.cat([torch.tensor([start]), times[times < start]])
+
+
+def mix(v_a: torch.Tensor, v_b: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Between two velocities (B, C, H, W): (1 - w) * v_a + w * v_b, where weights (B,) are in [0, 1]."""
+    import torch
+
+    return torch.lerp(v_a, v_b, weights.view(-1, 1, 1, 1))
+
+
+def hold(velocity: flow.Velocity, data: torch.Tensor, noise: torch.Tensor, mask: torch.Tensor) -> flow.Velocity:
+    """A velocity that draws anew only where `mask` (B, 1, H, W) is 1; where it is 0 it leads from `noise` to `data`.
+
+    Inpainting blends known latents, noised to the step's time, into every step (RePaint, Lugmayr et al. 2022; RadEdit,
+    Perez-Garcia et al. 2024). A straight line has one velocity, noise - data, and every solver follows it exactly: a
+    walk that starts on the line, at `interpolate(data, noise, t)`, is then on it at every later time.
+    """
+    import torch
+
+    def held(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.lerp(noise - data, velocity(x, t), mask)
+
+    return held
+
+
+def watched(velocity: flow.Velocity, watch: Watch) -> flow.Velocity:
+    """The same velocity, which at every evaluation shows where it leads: the data x - t * v, if it stayed as it is."""
+
+    def shown(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        v = velocity(x, t)
+        watch(x - t.view(-1, 1, 1, 1) * v, t[0].item())
+        return v
+
+    return shown
 
 
 def drawing_device(checkpoint: Checkpoint) -> torch.device:
@@ -226,10 +279,10 @@ def pictures_at_a_time(checkpoint: Checkpoint) -> int:
     return 4 if checkpoint.model.vae2llm.weight.device.type == "cpu" else 16
 
 
-def bar_of_steps(times: torch.Tensor, pictures: int, batch: int, progress: bool) -> tqdm:
+def bar_of_steps(times: torch.Tensor, pictures: int, batch: int, progress: bool, solver: str) -> tqdm:
     from tqdm import tqdm
 
-    steps = (len(times) - 1) * -(-pictures // batch)
+    steps = (len(times) - 1) * -(-pictures // batch) * (2 if solver == "heun" else 1)
     return tqdm(total=steps, unit="step", disable=not progress, desc="drawing")
 
 
@@ -247,15 +300,18 @@ def walk(
     x: torch.Tensor,
     times: torch.Tensor,
     step_done: Callable[[], object],
-    watch: flow.Watch | None = None,
+    watch: Watch | None = None,
 ) -> torch.Tensor:
-    """From x at times[0] to the latents at times[-1]. velocities: the guided one, then the conditional one."""
+    """From x at times[0] to the latents at times[-1]. velocities: the guided one, then the conditional one.
+
+    step_done is called with every evaluation of the model."""
     import flow
 
+    velocities = [watched(velocity, lambda clean, t: step_done()) for velocity in velocities]
     if watch is not None:
-        velocities = [flow.watched(velocity, watch) for velocity in velocities]
-    for velocity, part in zip(velocities, flow.split_times(times, GUIDED_ABOVE), strict=True):
-        x = getattr(flow, solver)(velocity, x, part, lambda x, t: step_done())
+        velocities = [watched(velocity, watch) for velocity in velocities]
+    for velocity, part in zip(velocities, split_times(times, GUIDED_ABOVE), strict=True):
+        x = getattr(flow, solver)(velocity, x, part)
     return x
 
 
@@ -311,12 +367,14 @@ def read(
     """Image to report, greedily: one text an image (8-bit grey Pillow images of any size)."""
     from tqdm import tqdm
 
-    before, question_ids = question_of(checkpoint, question)
+    from generate import generate
+
+    question_ids = question_of(checkpoint, question)
     reports = []
     bar = tqdm(total=len(images), unit="image", disable=not progress, desc="reading")
     for start in range(0, len(images), batch):
         pixels = pixels_of(checkpoint, images[start : start + batch])
-        answers = checkpoint.model.generate(pixels, [question_ids] * len(pixels), max_new_tokens, before=before)
+        answers = generate(checkpoint.model, pixels, [question_ids] * len(pixels), max_new_tokens)
         reports += [checkpoint.decode(answer) for answer in answers]
         bar.update(len(pixels))
     bar.close()
@@ -335,17 +393,17 @@ def read_often(
     progress: bool = False,
     begin: Sequence[str] | None = None,
 ) -> list[list[str]]:
-    """Image to sampled reports (`model.nucleus`): one for each seed of each image, all images with as many.
+    """Image to sampled reports (`generate.nucleus`): one for each seed of each image, all images with as many.
 
     A report belongs to its image and its seed; it depends on no other report and not on the batch. batch: reports at a
-    time; the reports of one image share its prefix. begin: of each image, how its reports begin; they are returned
+    time. begin: of each image, how its reports begin; they are returned
     without it.
     """
     from tqdm import tqdm
 
-    from model import nucleus
+    from generate import nucleus, stream, whole_answers
 
-    before, question_ids = question_of(checkpoint, question)
+    model, question_ids = checkpoint.model, question_of(checkpoint, question)
     count = len(seeds[0])
     films = max(1, batch // count)
     reports = []
@@ -353,16 +411,10 @@ def read_often(
     for start in range(0, len(images), films):
         pixels = pixels_of(checkpoint, images[start : start + films])
         choose = nucleus(temperature, top_p, [seed for row in seeds[start : start + films] for seed in row])
-        firsts = begin and [checkpoint.encode(text) for text in begin[start : start + films]]
-        answers = checkpoint.model.generate(
-            pixels,
-            [question_ids] * len(pixels),
-            max_new_tokens,
-            before=before,
-            answers=count,
-            choose=choose,
-            begin=firsts,
-        )
+        firsts = [checkpoint.encode(text) for text in begin[start : start + films]] if begin else [[]] * len(pixels)
+        rows = [[*model.asked(question_ids), *first] for first in firsts for _ in range(count)]
+        steps = stream(model, pixels.repeat_interleave(count, dim=0), rows, max_new_tokens, choose)
+        answers = whole_answers(steps, model.config.eos)
         texts = [checkpoint.decode(answer) for answer in answers]
         reports += [texts[row : row + count] for row in range(0, len(texts), count)]
         bar.update(len(texts))
@@ -378,11 +430,11 @@ def read_aloud(
     choose: Choose | None = None,
 ) -> Iterator[str]:
     """One image's report as it is written: yields all of its text so far. choose: default greedy."""
-    from model import greedy
+    from generate import greedy, stream
 
-    before, question_ids = question_of(checkpoint, question)
-    pixels, written = pixels_of(checkpoint, [image]), []
-    for ids, _ in checkpoint.model.stream(pixels, [question_ids], max_new_tokens, before, 1, choose or greedy):
+    model, pixels, written = checkpoint.model, pixels_of(checkpoint, [image]), []
+    text = model.asked(question_of(checkpoint, question))
+    for ids, _ in stream(model, pixels, [text], max_new_tokens, choose or greedy):
         written += ids.tolist()
         if written[-1] == checkpoint.model.config.eos:
             written.pop()
@@ -392,15 +444,16 @@ def read_aloud(
     yield checkpoint.decode(written)
 
 
-def question_of(checkpoint: Checkpoint, question: str | None) -> tuple[list[int], list[int]]:
-    """Token ids before the image's patches (Janus-Pro alone has some) and after them. None: the data set's question."""
+def question_of(checkpoint: Checkpoint, question: str | None) -> list[int]:
+    """A question's token ids, as `UniX.asked` takes them. None: the data set's question."""
     import data
+    from checkpoints.janus import JanusPro, janus_chat
 
     question = data.default_question(checkpoint.model.config) if question is None else question
     ids = prompt_ids(checkpoint, question, "--question")
-    if checkpoint.model.config.causal:
-        return data.janus_chat(checkpoint.tokenizer, checkpoint.model.config, question.strip())
-    return [], ids
+    if isinstance(checkpoint.model, JanusPro):
+        return janus_chat(checkpoint.tokenizer, checkpoint.model.config, question.strip())[1]
+    return ids
 
 
 def pixels_of(checkpoint: Checkpoint, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -497,7 +550,7 @@ def parse_args() -> argparse.Namespace:
         type=arguments.sampler_steps,
         default=STEPS,
         help=f"times from noise to picture, both ends counted, at least 2 (default {STEPS}): euler and ab2 evaluate the"
-        " model once less than that, heun and midpoint twice as often",
+        " model once less than that, heun twice as often",
     )
     add(
         "--solver",
@@ -626,7 +679,7 @@ def draw_command(args: argparse.Namespace, checkpoint: Checkpoint, images: Seque
 
 def read_command(args: argparse.Namespace, checkpoint: Checkpoint, images: Sequence[Image.Image]) -> None:
     """Print each image's report, or several of it and what they agree on."""
-    from model import nucleus
+    from generate import nucleus
     from reports.agreement import agreement_lines
 
     count, top_p = args.reports or 1, args.top_p or TOP_P

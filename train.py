@@ -25,10 +25,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import data
-import flow
 from archives.opening import open_source
 from archives.records import Records
 from checkpoints.folders import CHECKPOINT, find_checkpoint
+from checkpoints.presets import PRESETS, init_weights, preset, vae_preset
 from checkpoints.same_run import check_no_run_is_lost, check_same_run
 from checkpoints.training_state import State, name_run, read_state, restore, write_state
 from common import arguments
@@ -43,12 +43,13 @@ from common.training_log import TrainingLog
 from evaluation.progress import show
 from evaluation.validation import Validation, heeding, validation_source
 from judges.raddino import load_raddino
-from losses import Batch, StageLoss
-from model import PRESETS, UniX, preset
+from losses import Batch, RepaProjector
+from model import UniX
 from phantoms.dataset import Phantoms, named
 from speed import cost, cpu
 from speed.feature_cache import FeatureCache
-from vae import VAE, VAEConfig, tiny_vae
+from training.pretraining import EveryStageLoss
+from vae import VAE
 from weights import Checkpoint, load_checkpoint, save_checkpoint
 
 # ---- the recipe: Table 1 -----------------------------------------------------------------------------------------
@@ -132,7 +133,7 @@ def train(args: argparse.Namespace, team: Team) -> int:
     trained, heads, frozen_features = what_trains(args, checkpoint, recipe, source, vocabulary, dtype, team)
     originals = freeze([model, checkpoint.vae], trained, dtype)
     objective = {"repa_weight": recipe.repa_weight, "time_shift": recipe.time_shift}
-    losses = StageLoss(model, checkpoint.vae, heads, frozen_features, train_und=args.train == "both", **objective)
+    losses = EveryStageLoss(model, checkpoint.vae, heads, frozen_features, train_und=args.train == "both", **objective)
     if team.size > 1:
         # What is trained but has no part in the loss (ablation only) must not be waited for.
         unused = args.train == "both"
@@ -146,7 +147,7 @@ def train(args: argparse.Namespace, team: Team) -> int:
     if held_out is not None and team.is_main and not args.profile:  # the others wait at their next sum
         features = FeatureCache(frozen_features.compute, len(held_out))
         examples = make_examples(args, checkpoint, recipe, held_out, vocabulary, seed=0, prompt_dropout=0.0)
-        measured = StageLoss(model, checkpoint.vae, heads, features, **objective)
+        measured = EveryStageLoss(model, checkpoint.vae, heads, features, **objective)
         validation = Validation(checkpoint, measured, examples, micro_batch)
     how = f"batch {recipe.batch} = {team.size} processes x {micro_batch} at a time x {accumulation} accumulated"
     count = sum(parameter.numel() for parameter in trained.values())
@@ -290,7 +291,7 @@ def what_trains(
         if recipe.repa_weight:
             repa_target, target_width = load_repa_target(args, model, dtype, team)
             width = model.config.hidden_size
-            heads["repa"] = flow.RepaProjector(width, target_width, hidden=min(2048, 2 * width))
+            heads["repa"] = RepaProjector(width, target_width, hidden=min(2048, 2 * width))
     heads.to(team.device)
     trained |= {f"heads/{name}": parameter for name, parameter in heads.named_parameters()}
 
@@ -530,8 +531,8 @@ def from_scratch(args: argparse.Namespace, team: Team) -> Checkpoint:
         raise UserError(f"{asked}: {pieces:,} pieces are asked for, {whose} yield {found:,}; give --vocab {found}")
     config = replace(preset(name), vocab_size=pieces, bos=0, eos=1, boi=2, eoi=3)  # ids of train_tokenizer
     torch.manual_seed(args.seed)  # the autoencoder keeps torch's own initialisation
-    vae, model = VAE(VAEConfig() if name == "unix" else tiny_vae()), UniX(config)
-    model.init_weights(torch.Generator().manual_seed(args.seed))
+    vae, model = VAE(vae_preset(name)), UniX(config)
+    init_weights(model, torch.Generator().manual_seed(args.seed))
     return Checkpoint(model.to(team.device), vae.to(team.device), tokenizer)
 
 

@@ -32,17 +32,6 @@ class VAEConfig:
         return 2 ** (len(self.ch_mult) - 1)
 
 
-def tiny_vae() -> VAEConfig:
-    """The presets tiny and small: narrow at full resolution, where width costs most, and wide at the coarser levels."""
-    return VAEConfig(ch=16, ch_mult=(1, 2, 4, 6, 6), num_res_blocks=1, norm_groups=4)
-
-
-def silu(x: torch.Tensor) -> torch.Tensor:
-    """SiLU, in place unless autograd will ask for x: at full resolution every copy counts (128 channels of 512 px are
-    134 MB). Only for an x that nobody else holds."""
-    return F.silu(x, inplace=not torch.is_grad_enabled())
-
-
 class ResnetBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int, groups: int) -> None:
         super().__init__()
@@ -52,8 +41,7 @@ class ResnetBlock(nn.Module):
             self.nin_shortcut = Conv2d(c_in, c_out, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # One expression and a sum in place: no name keeps an activation longer than it is needed.
-        h = self.conv2(silu(self.norm2(self.conv1(silu(self.norm1(x))))))
+        h = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
         h += self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
         return h
 
@@ -141,7 +129,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
         for level in self.down:
             x = level(x)
-        return self.conv_out(silu(self.norm_out(self.mid(x))))
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
 
 class Decoder(nn.Module):
@@ -167,7 +155,7 @@ class Decoder(nn.Module):
         z = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             z = level(z)
-        return self.conv_out(silu(self.norm_out(z)))
+        return self.conv_out(F.silu(self.norm_out(z)))
 
 
 class VAE(nn.Module):
@@ -212,34 +200,3 @@ class VAE(nn.Module):
 def sample_posterior(mean: torch.Tensor, log_variance: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """The reparameterisation trick: mean + sigma * noise, all of one shape."""
     return mean + torch.exp(0.5 * log_variance) * noise
-
-
-def vae_loss(
-    vae: VAE,
-    images: torch.Tensor,
-    noise: torch.Tensor,
-    kl_weight: float = 1e-6,
-    detail_weight: float = 2.0,
-    square_weight: float = 150.0,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """L1 + squares + detail + KL. images: (B, 3, H, W) in [-1, 1]; noise: standard normal, the latent's shape.
-
-    The detail term stands in for latent-diffusion's perceptual and adversarial losses, which need a second network: an
-    L1 on every band of a Laplacian pyramid (Bojanowski et al. 2018). A rib edge or a catheter is a small part of
-    the plain L1 but all of a fine band, so blurring it away becomes expensive. The squares weigh the few pixels of
-    which much is lost: a thin tube at half its contrast costs an L1 as little as grain does.
-    """
-    mean, log_variance = vae.posterior(images)
-    mean, log_variance = mean.float(), log_variance.float()
-    latent = sample_posterior(mean, log_variance, noise)
-    decoded = vae.decoder(vae.post_quant_conv(latent.to(images.dtype))).float()
-    error = decoded - images.float()
-    l1, square = error.abs().mean(), error.square().mean()
-    detail = torch.zeros((), device=images.device)
-    for _ in range(3):  # the pyramid is linear: bands of the error are errors of the bands
-        coarse = F.avg_pool2d(error, 2)
-        detail = detail + (error - F.interpolate(coarse, scale_factor=2, mode="nearest")).abs().mean()
-        error = coarse
-    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3)).mean()
-    loss = l1 + square_weight * square + detail_weight * detail + kl_weight * kl
-    return loss, {"l1": l1.detach(), "square": square.detach(), "detail": detail.detach(), "kl": kl.detach()}

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+import attention
 from layers import Conv2d, LayerNorm, Linear
 
 
@@ -27,15 +28,15 @@ class ViTConfig:
     layers: int = 24
     heads: int = 16
     mlp_width: int = 4096
-    # Grey values of the training set; Janus-Pro's own towers take 0.5 and 0.5.
-    mean: float = 0.555895
-    std: float = 0.336385
-    # How a film becomes a square, of common.images.to_square: UniX's evaluation takes 255 and "shrink".
-    padding: int = 0  # grey value beside it
-    scaling: str = "fit"  # or "shrink", "janus"
-    act: str = "gelu"  # or "gelu_tanh"
+    act: str = "gelu"  # exact, as Janus-Pro's own siglip_vit.py; or "gelu_tanh"
     class_token: bool = False  # DINOv2
     layer_scale: bool = False  # DINOv2
+    # What the films were that it was trained on; UniX's here, and Janus-Pro's own are 0.5 and 0.5.
+    mean: float = 0.555895
+    std: float = 0.336385
+    # How common.images.to_square makes a film square: UniX's evaluation takes 255 and "shrink".
+    padding: int = 0  # grey value beside it
+    scaling: str = "fit"  # or "shrink", "janus"
 
 
 class LayerScale(nn.Module):
@@ -66,7 +67,7 @@ class Block(nn.Module):
         """x: (B, tokens, width) -> the same."""
         B, N, _ = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        attended = attention.attend(q, k, v, None).transpose(1, 2).flatten(2)
         x = x + self.scale1(self.proj(attended))
         return x + self.scale2(self.fc2(F.gelu(self.fc1(self.norm2(x)), approximate=self.approximate)))
 
@@ -75,11 +76,11 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config = config
-        self.checkpoint_activations = False  # as in UniX
+        self.checkpoint_activations = False  # training: keep only each block's input and compute the rest again
         self.side = config.image_size // config.patch_size
         self.patch_embed = Conv2d(3, config.width, config.patch_size, stride=config.patch_size)
         rows = self.side**2 + config.class_token  # the class token's position comes first
-        self.pos_embed = nn.Parameter(torch.zeros(1, rows, config.width))  # a checkpoint or `init_weights` fills it
+        self.pos_embed = nn.Parameter(torch.zeros(1, rows, config.width))  # weights fill it
         if config.class_token:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -91,9 +92,10 @@ class VisionTransformer(nn.Module):
         return x[:, None].expand(-1, 3, -1, -1)
 
     def positions(self, height: int, width: int) -> torch.Tensor:
-        """The table of positions for height x width patches, (1, [1 +] height * width, width).
+        """The table of positions for a grid of height x width patches, (1, [1 +] patches, feature width).
 
-        A grid the table was not made for gets it interpolated: bicubic, in float32, as DINOv2 has it.
+        REPA shows its encoder grids that the table was not made for. It is then interpolated: bicubic, in float32, as
+        DINOv2 has it.
         """
         if (height, width) == (self.side, self.side):
             return self.pos_embed
@@ -111,8 +113,8 @@ class VisionTransformer(nn.Module):
             x = torch.cat([self.cls_token.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
         x = x + positions
         for block in self.blocks:
-            again = self.checkpoint_activations and torch.is_grad_enabled()
-            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+            recompute = self.checkpoint_activations and torch.is_grad_enabled()
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
         return self.norm(x)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:

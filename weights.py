@@ -49,6 +49,7 @@ from checkpoints.configs import (
     vit_config,
 )
 from checkpoints.folders import find_checkpoint, flush_to_disk, read_json
+from checkpoints.janus import JanusPro, janus_chat
 from checkpoints.layouts import (
     BERT,
     DINOV2,
@@ -159,7 +160,9 @@ def load_published(
     autoencoder = None if parity else load_vae(vae or find_vae(folder), device, dtype)
     if autoencoder:
         check_latents(config, autoencoder.config, folder)
-    model = empty(lambda: UniX(config, compute_dtype=dtype), device, dtype)
+    model = empty(lambda: (JanusPro if parity else UniX)(config, compute_dtype=dtype), device, dtype)
+    if parity:
+        model.before, _ = janus_chat(tokenizer, config, "")
     if janus:
         plan = start_from_janus(model, tensors, layout.translate, given)
     else:
@@ -247,7 +250,7 @@ def save_checkpoint(
                 shutil.rmtree(left, ignore_errors=True)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     config = {
-        "model": checkpoint.model.config.to_dict(),
+        "model": asdict(checkpoint.model.config),
         "vae": asdict(checkpoint.vae.config),
         "history": checkpoint.history,
     }

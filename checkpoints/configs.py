@@ -157,7 +157,8 @@ def read_ours(given: dict, path: Path) -> tuple[UniXConfig, VAEConfig]:
         require(name in given, path, f"{name} is missing; is it a config of ours?")
     values = given["model"]
     if isinstance(values, dict) and isinstance(width := values.get("hidden_size", 2048), int):
-        values = before_sizes_had_names(width) | values
+        require(not values.get("causal"), path, "model.causal: a plain Janus-Pro; it is read as published alone")
+        values = before_sizes_had_names(width) | {name: value for name, value in values.items() if name != "causal"}
     model = read_fields(UniXConfig, values, path, "model.")
     require("vit" in given["model"], path, "model.vit is missing; is it a config of ours?")
     model.vit = read_fields(ViTConfig, model.vit, path, "model.vit.")
@@ -286,7 +287,7 @@ def unix_config(tensors: Tensors, layout: Layout, given: dict, parity: bool = Fa
     # sees the squares that it will be judged on.
     config.vit.padding, config.vit.scaling = 255, "shrink"
     if parity:
-        config.causal, config.qk_norm, config.qkv_bias, config.connector_act = True, False, False, "gelu"
+        config.qk_norm, config.qkv_bias, config.connector_act = False, False, "gelu"
         config.wording = "plain"
         config.vit.mean = config.vit.std = 0.5
         config.vit.padding, config.vit.scaling = 127, "janus"  # int(255 * 0.5): image_processing_vlm.py

@@ -9,7 +9,7 @@
   (`evaluation/calibration.py`)
 - editing (--edit): does a picture change as asked, and only so? (`evaluation/editing.py`)
 - why: how much of each finding the autoencoder keeps (`evaluation/autoencoder.py`), and how much the velocity heeds the
-  prompt (`evaluation/prompt_gain.py`)
+  prompt (`studies/prompt_gain.py`)
 
 Every score stands between two others that say what it is worth: a *ceiling*, the same judge on the true reports or
 pictures, and a *control*, the same answers held against the truth of other phantoms. A model that ignores its input
@@ -99,9 +99,10 @@ def phantom_command(args: argparse.Namespace) -> None:
     from PIL import Image
 
     import sample
-    from evaluation import autoencoder, calibration, editing, prompt_gain
+    from evaluation import autoencoder, calibration, editing
     from judges import classifier, trained_classifier
     from judges.features import weights_hash
+    from studies import prompt_gain
 
     print(DISCLAIMER)
     started, timings = time.perf_counter(), {}

@@ -14,10 +14,12 @@ from archives.records import Records
 from common import arguments
 from common.errors import UserError
 from evaluation import metrics
-from losses import Batch, StageLoss, prompt_gain
+from losses import Batch
 from phantoms.dataset import Phantoms, named
 from reports.labeler import POSITIVE, UNCERTAIN, label_reports
 from sample import read
+from studies.prompt_gain import exchanged_prompts
+from training.pretraining import EveryStageLoss
 from weights import Checkpoint
 
 VALIDATION_SEED = 3  # of phantoms that nothing else draws
@@ -34,7 +36,9 @@ class Validation:
     process, so it does not depend on their number.
     """
 
-    def __init__(self, checkpoint: Checkpoint, losses: StageLoss, examples: data.Examples, micro_batch: int) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, losses: EveryStageLoss, examples: data.Examples, micro_batch: int
+    ) -> None:
         """examples: those of the stage, of a source that it does not train on."""
         self.checkpoint, self.losses, self.examples = checkpoint, losses, examples
         self.device = checkpoint.model.vae2llm.weight.device
@@ -109,5 +113,5 @@ def heeding(checkpoint: Checkpoint, source: Phantoms | Records, size: int, count
     texts = [checkpoint.encode(source.text(i)[1])[:room] for i in chosen]
     if len(texts) < 2:
         return {}
-    gains = prompt_gain(checkpoint.model, checkpoint.vae, torch.from_numpy(np.stack(pictures)), texts)
+    gains = exchanged_prompts(checkpoint.model, checkpoint.vae, torch.from_numpy(np.stack(pictures)), texts)
     return {f"prompt_gain_{t}": gain for t, gain in gains.items()}

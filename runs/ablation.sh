@@ -18,13 +18,14 @@ from pathlib import Path
 
 import torch
 
+from checkpoints.presets import init_weights
 from model import UniX
 from weights import load_checkpoint, save_checkpoint
 
 checkpoint = load_checkpoint("assets/tiny")
 learnt = dict(checkpoint.model.und_parameters())  # bit for bit what stage 1 left
 checkpoint.model = UniX(checkpoint.model.config)
-checkpoint.model.init_weights(torch.Generator().manual_seed(0))
+init_weights(checkpoint.model, torch.Generator().manual_seed(0))
 with torch.no_grad():
     for name, parameter in checkpoint.model.und_parameters():
         parameter.copy_(learnt[name])

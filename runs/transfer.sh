@@ -14,12 +14,13 @@ from pathlib import Path
 
 import torch
 
+from checkpoints.presets import init_weights
 from model import UniX
 from weights import load_checkpoint, save_checkpoint
 
 checkpoint = load_checkpoint("assets/tiny")
 checkpoint.model, checkpoint.history = UniX(checkpoint.model.config), []
-checkpoint.model.init_weights(torch.Generator().manual_seed(0))
+init_weights(checkpoint.model, torch.Generator().manual_seed(0))
 save_checkpoint(Path(sys.argv[1]), checkpoint)
 END
 flags=(--data "$DATA" --validate "$DATA" --dtype "${DTYPE:-fast}" --seed "${SEED:-0}" --cache "$OUT/cache" --resume)

@@ -41,18 +41,20 @@ from torch.utils.flop_counter import FlopCounterMode
 import data
 import flow
 import sample
+from checkpoints.presets import init_weights, preset, vae_preset
 from common import arguments
 from common.clock import memory_used
 from common.devices import dtype_name
 from common.errors import UserError, run
 from common.files import SHIPPED
-from losses import Batch, StageLoss
-from model import IGNORE, UniX, UniXConfig, preset
+from generate import generate, stream
+from losses import IGNORE, Batch, RepaProjector, StageLoss, repa_loss
+from model import UniX, UniXConfig
 from phantoms.dataset import Phantoms
 from speed import cost, cpu
 from speed.feature_cache import FeatureCache
 from speed.reference import guided_velocity
-from vae import VAE, AttnBlock, ResnetBlock, Upsample, VAEConfig, sample_posterior, tiny_vae
+from vae import VAE, AttnBlock, ResnetBlock, Upsample, sample_posterior
 from weights import load_checkpoint
 
 
@@ -217,12 +219,13 @@ def reading_rows(theirs: nn.Module, ours: UniX, batch: int, name: str, args: arg
         return found[:, ids.shape[1] :].tolist()
 
     def generate_ours() -> list[list[int]]:
-        return ours.generate(pixels, [AFTER] * batch, tokens, before=BEFORE)
+        return generate(ours, pixels, [AFTER] * batch, tokens)
 
     with torch.inference_mode():
         expected = theirs(input_ids=ids, pixel_values=pixels.to(dtype)).logits[:, -1].float()
-    _, logits = ours.generate(pixels, [AFTER] * batch, 1, before=BEFORE, return_logits=True)
-    agree(logits[:, 0], expected, dtype)
+    ours.before = BEFORE
+    _, logits = next(stream(ours, pixels, [AFTER] * batch))
+    agree(logits, expected, dtype)
     answers = generate_ours()
     if dtype == torch.float32 and answers != generate_theirs():
         raise ValueError(f"{name}: not the same tokens")
@@ -292,7 +295,7 @@ def training(args: argparse.Namespace) -> Iterator[Row]:
 
 def random_unix(config: UniXConfig, dtype: torch.dtype = torch.float32) -> UniX:
     generator, model = torch.Generator().manual_seed(0), UniX(config, dtype)
-    model.init_weights(generator)
+    init_weights(model, generator)
     nn.init.normal_(model.llm2vae.weight, std=0.02, generator=generator)  # at zero, nothing before it has a gradient
     return model.to(dtype)
 
@@ -303,7 +306,7 @@ def training_rows(config: UniXConfig, stage: str, count: int, name: str, args: a
     model = random_unix(config)
     heads = nn.ModuleDict()
     if stage == "2":
-        heads["repa"] = flow.RepaProjector(config.hidden_size, config.vit.width, 512)
+        heads["repa"] = RepaProjector(config.hidden_size, config.vit.width, 512)
     frozen = [p for _, p in (model.und_parameters() if stage == "2" else model.gen_parameters())]
     for parameter in frozen:
         parameter.requires_grad_(False)
@@ -380,17 +383,17 @@ def obvious_draw(losses: StageLoss, batch: Batch) -> torch.Tensor:
     t = flow.training_time(batch.t_normal)
     x_t = flow.interpolate(latents, batch.noise, t)
     v, hidden = model(x_t, t, batch.prompts, return_layer=model.config.repa_layer)
-    repa = flow.repa_loss(losses.heads["repa"](hidden), target)
+    repa = repa_loss(losses.heads["repa"](hidden), target)
     return flow.velocity_error(v, latents, batch.noise).mean() + losses.repa_weight * repa
 
 
 def obvious_read(model: UniX, batch: Batch) -> torch.Tensor:
     """The loss of stage 1, with logits of every token as transformers computes them."""
     image = model.embed_image(model.vit.preprocess(batch.image))
-    x, position_ids, mask = model.prefix(image, batch.text_ids)
+    x, position_ids, mask = model.reading_sequence(image, batch.text_ids)
     hidden, _, _ = model.run_layers(x, None, position_ids, mask)
-    logits = model.lm_head(model.norm["und"](hidden)).float()
-    targets = F.pad(batch.targets, (image.shape[1], 0), value=IGNORE)
+    targets = F.pad(batch.targets, (x.shape[1] - batch.targets.shape[1], 0), value=IGNORE)
+    logits = model.to_logits(hidden)
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
@@ -425,7 +428,7 @@ def vae(args: argparse.Namespace) -> Iterator[Row]:
 
 def random_vae(quick: bool) -> VAE:
     torch.manual_seed(0)
-    return VAE(tiny_vae() if quick else VAEConfig()).eval()
+    return VAE(vae_preset("tiny" if quick else "unix")).eval()
 
 
 def decode_once(way: str, size: str, threads: str, quick: str) -> None:
@@ -493,7 +496,7 @@ def drawing_rows(model: UniX, prompt: list[int], batch: int, name: str, args: ar
     """12 of the 50 times have the same shares of guided and unguided steps, so that a round does not take minutes."""
     config, dtype = model.config, model.compute_dtype
     noise = torch.randn(batch, 16, 16, 16, generator=torch.Generator().manual_seed(0))
-    early, late = flow.split_times(flow.timesteps(12), sample.GUIDED_ABOVE)
+    early, late = sample.split_times(flow.timesteps(12), sample.GUIDED_ABOVE)
 
     def ours() -> torch.Tensor:
         guided, conditional = sample.prompted_velocities(fast, [prompt] * batch, 2.0)
@@ -565,8 +568,8 @@ def solvers(args: argparse.Namespace) -> Iterator[Row]:
 
     def walk(solver: str, steps: int) -> tuple[torch.Tensor, int, int]:
         """(latents, evaluations, passes: an evaluation under guidance is two)."""
-        early, late = flow.split_times(sample.schedule(solver, steps), sample.GUIDED_ABOVE)
-        each = 2 if solver in ("heun", "midpoint") else 1
+        early, late = sample.split_times(sample.schedule(solver, steps), sample.GUIDED_ABOVE)
+        each = 2 if solver == "heun" else 1
         solve = getattr(flow, solver)
         latents = solve(conditional, solve(guided, noise, early), late)
         return latents, each * (steps - 1), each * (2 * (len(early) - 1) + len(late) - 1)
@@ -578,7 +581,6 @@ def solvers(args: argparse.Namespace) -> Iterator[Row]:
         for solver, several in {
             "euler": (13, 25, 50),
             "heun": (7, 13, 25),
-            "midpoint": (7, 13, 25),
             "ab2": (13, 17, 20, 25, 50),
         }.items():
             for steps in several[: 1 if args.quick else None]:

@@ -12,9 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from checkpoints.presets import count_parameters, preset
 from common import arguments
 from common.errors import run
-from model import UniXConfig, count_parameters, preset
+from model import UniXConfig
 
 # Dense bfloat16 peak of one card, FLOP/s, from the vendor's data sheets.
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "A6000": 155e12, "4090": 165e12}

@@ -3,8 +3,9 @@
     cpu.speed_up(model, vae)      the commands call it on a CPU; nothing of this file is met on a GPU
 
 Three layers get another way to compute the same: a product of few rows (decoding reads every weight for one row), and
-the backward passes of RMSNorm and SwiGLU, which compute again what autograd would keep. The process also keeps the
-memory that torch frees. `python -m speed.bench` says what each is worth.
+the backward passes of RMSNorm and SwiGLU, which compute again what autograd would keep. Attention that trains in
+bfloat16 is two plain products. The process also keeps the memory that torch frees. `python -m speed.bench` says what
+each is worth.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import attention
 from layers import MLP, Linear, RMSNorm, cast
 
 
 def speed_up(*modules: nn.Module | None) -> None:
-    """Switch every Linear, RMSNorm and MLP in `modules` to the way of computing below. Parameters stay as they are."""
+    """Switch every Linear, RMSNorm and MLP in `modules`, and this process's attention, to the ways of computing below.
+    Parameters stay as they are."""
     keep_freed_memory()
+    attention.attend = attend
     for module in filter(None, modules):
         for layer in module.modules():
             layer.__class__ = FASTER.get(type(layer), type(layer))
@@ -72,6 +76,24 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
 class FewRowsLinear(Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return linear(x, cast(self.weight, x), cast(self.bias, x))
+
+
+# ---- attention ---------------------------------------------------------------------------------------------------
+
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """`attention.attend` as two products with a softmax between them, where bfloat16 trains on a CPU.
+
+    torch's fused attention avoids the (S, K) table of the softmax. At the sizes that a CPU trains the table is small,
+    and its bfloat16 backward pass takes 2 to 4 times as long as this one's (`speed.bench training`). In float32, and
+    without a gradient, the fused one is as fast.
+    """
+    if not (q.is_cpu and q.dtype == torch.bfloat16 and torch.is_grad_enabled()):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
+    if mask is not None:  # added: the gradient passes a sum as it is
+        scores = scores + torch.zeros(mask.shape, dtype=q.dtype).masked_fill(~mask, -torch.inf)
+    return scores.softmax(dim=-1) @ v
 
 
 # ---- less kept for the backward pass -----------------------------------------------------------------------------

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from checkpoints.configs import unix_config
 from checkpoints.layouts import LLAMA, translate_janus, translate_ours
 from checkpoints.plan import empty, load_tensors, start_from_janus
+from checkpoints.presets import preset
 from checkpoints.tensors import Tensors
-from model import UniX, preset
+from model import UniX
 from weights import JANUS
 
 

@@ -26,21 +26,21 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import data
-import flow
 import sample
 from checkpoints.configs import unix_config
 from checkpoints.layouts import PUBLISHED, translate_unix
 from checkpoints.plan import empty, load_tensors
+from checkpoints.presets import preset, vae_preset
 from checkpoints.tensors import Tensors
 from common import arguments
 from common.devices import dtype_name, pick_device
 from common.errors import run
 from common.files import SHIPPED, write_text
-from losses import Batch, StageLoss
-from model import UniX, preset
+from losses import Batch, RepaProjector, StageLoss
+from model import UniX
 from speed import cost
 from tests.golden.weights_by_rule import state_dict
-from vae import VAE, VAEConfig, tiny_vae
+from vae import VAE
 from weights import Checkpoint, load_checkpoint, read_tokenizer, save_checkpoint
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
@@ -132,7 +132,7 @@ def random_model(bench: Bench, trained: str) -> tuple[UniX, VAE]:
     """Random weights: what trains in float32, the rest in the compute dtype, as `train.py` keeps them."""
     config = preset("tiny" if bench.tiny else "unix")
     model = empty(lambda: UniX(config, compute_dtype=bench.dtype), bench.device, torch.float32)
-    vae = empty(lambda: VAE(tiny_vae() if bench.tiny else VAEConfig()), bench.device, bench.dtype)
+    vae = empty(lambda: VAE(vae_preset("tiny" if bench.tiny else "unix")), bench.device, bench.dtype)
     model.vit.checkpoint_activations = model.checkpoint_activations = False
     for module in (model, vae):
         for name, parameter in module.named_parameters():
@@ -186,7 +186,7 @@ def step_row(bench: Bench, stage: str, size: int, count: int, compiled: bool, ra
     heads = nn.ModuleDict()
     side, width = size // 16, model.config.vit.width
     if stage == "2":
-        heads["repa"] = flow.RepaProjector(model.config.hidden_size, width).to(bench.device)
+        heads["repa"] = RepaProjector(model.config.hidden_size, width).to(bench.device)
     latent = (count, model.config.latent_channels, side, side)
     features = [torch.randn(latent, device=bench.device), torch.full(latent, -5.0, device=bench.device)]
     features.append(torch.randn(count, side * side, width, device=bench.device))

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 import data
+from checkpoints.presets import preset
 from common.images import load_image, to_square
-from model import preset
 from phantoms.dataset import Phantoms
 
 SIZE = 384

@@ -14,7 +14,6 @@ def guided_velocity(
     both: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
     scale: float,
     interval: tuple[float, float] = (0.4, 1.0),
-    renorm: str = "global",
 ) -> Velocity:
     """A velocity guided by `scale` while interval[0] < t <= interval[1], and the conditional one elsewhere.
 
@@ -24,6 +23,6 @@ def guided_velocity(
 
     def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         inside = (t[0] > interval[0]) & (t[0] <= interval[1])
-        return guide(*both(x, t), scale, renorm) if scale != 1.0 and inside else conditional(x, t)
+        return guide(*both(x, t), scale) if scale != 1.0 and inside else conditional(x, t)
 
     return velocity

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -36,7 +37,7 @@ TRAIN = ["--stage", "2", "--data", "phantom:12", "--workers", "0", "--batch", "4
 
 def numbers(checkpoint: object) -> str:
     """A hash of all that a checkpoint computes with."""
-    digest = hashlib.sha256(json.dumps(checkpoint.model.config.to_dict()).encode())
+    digest = hashlib.sha256(json.dumps(asdict(checkpoint.model.config)).encode())
     for module in (checkpoint.model, checkpoint.vae):
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode() + tensor.numpy().tobytes())

@@ -13,10 +13,13 @@ from safetensors.torch import load_file, save_file
 
 import flow
 from checkpoints.configs import unix_config
+from checkpoints.janus import JanusPro
 from checkpoints.layouts import JANUS, translate_janus, translate_unix
 from checkpoints.plan import empty, load_tensors, start_from_janus
 from checkpoints.tensors import Tensors
+from generate import generate, naive_generate, stream
 from golden.weights_by_rule import state_dict
+from losses import token_loss
 from model import UniX, UniXConfig
 from speed.reference import guided_velocity
 from vit import ViTConfig
@@ -90,7 +93,7 @@ def test_velocities(model, expected, time):
     cond = model.velocity(x, t, model.read_prompt([SPEC["prompt_ids"]]))
     uncond = model.velocity(x, t, model.read_prompt([None]))
     close(to_tokens(model(x, t, [SPEC["prompt_ids"]])), expected[f"velocity_cond_t{time}"])  # without a cache
-    guided = flow.guide(cond, uncond, SPEC["generate"]["cfg_scale"], SPEC["generate"]["cfg_renorm"])
+    guided = flow.guide(cond, uncond, SPEC["generate"]["cfg_scale"])
     close(to_tokens(cond), expected[f"velocity_cond_t{time}"])
     close(to_tokens(uncond), expected[f"velocity_uncond_t{time}"])
     close(to_tokens(guided), expected[f"velocity_cfg_t{time}"])
@@ -99,6 +102,7 @@ def test_velocities(model, expected, time):
 @torch.no_grad()
 def test_whole_sampling_run(model, expected):
     settings = SPEC["generate"]
+    assert settings["cfg_renorm"] == "global"  # the one that `flow.guide` has
     alone, paired = model.read_prompt([SPEC["prompt_ids"]]), model.read_prompt([SPEC["prompt_ids"], None])
 
     def both(x, t):
@@ -109,7 +113,6 @@ def test_whole_sampling_run(model, expected):
         both,
         settings["cfg_scale"],
         tuple(settings["cfg_interval"]),
-        settings["cfg_renorm"],
     )
     times = flow.timesteps(settings["num_timesteps"], settings["timestep_shift"])
     latents = flow.euler(velocity, to_image(expected["noise"]), times)
@@ -118,18 +121,20 @@ def test_whole_sampling_run(model, expected):
 
 def test_greedy_decoding(model, expected):
     steps = len(SPEC["greedy_ids"])
-    answers, logits = model.generate(
-        expected["pixels"][None], [SPEC["prompt_ids"]], max_new_tokens=steps, return_logits=True
-    )
-    close(logits[0], expected["greedy_logits"])
-    assert answers == [SPEC["greedy_ids"]]
+    pixels, question = expected["pixels"][None], SPEC["prompt_ids"]
+    logits = [logits for _, logits in stream(model, pixels, [model.asked(question)], steps)]
+    close(torch.stack(logits, dim=1)[0], expected["greedy_logits"])
+    assert generate(model, pixels, [question], steps) == [SPEC["greedy_ids"]]
+    assert naive_generate(model, pixels, question, steps) == SPEC["greedy_ids"]
 
 
 def test_report_loss(model, expected):
     config, answer = model.config, SPEC["answer_ids"]
     text = [config.bos, *SPEC["prompt_ids"], config.eos, config.bos, *answer, config.eos]
     targets = [-100] * (len(text) - len(answer) - 2) + answer + [config.eos, -100]
-    losses = model.report_loss(expected["pixels"][None], torch.tensor([text]), torch.tensor([targets]))
+    losses = token_loss(
+        model, model.text_states(expected["pixels"][None], torch.tensor([text])), torch.tensor([targets])
+    )
     close(losses, expected["train_ce_per_token"])
 
 
@@ -169,15 +174,17 @@ def test_janus_itself(tmp_path):
     }
     tensors = Tensors(tmp_path)
     config = unix_config(tensors, JANUS, given, parity=True)
-    model = empty(lambda: UniX(config), "cpu", torch.float32).eval()
+    model = empty(lambda: JanusPro(config), "cpu", torch.float32).eval()
     counts = start_from_janus(model, tensors, translate_janus, given).counts()
     assert counts["read"] + counts["skipped"] == len(spec["keys"])
 
     pixels, before, after = expected["pixels"][None], spec["ids_before"], spec["ids_after"]
     close(model.vit(pixels)[0], expected["vit_features"])
     close(model.connector(model.vit(pixels))[0], expected["image_embeds"])
-    x, position_ids, mask = model.prefix(model.embed_image(pixels, before), torch.tensor([after]))
+    model.before = before
+    x, position_ids, mask = model.reading_sequence(model.embed_image(pixels), torch.tensor([after]))
     hidden, _, _ = model.run_layers(x, None, position_ids, mask)
-    close(model.lm_head(model.norm["und"](hidden))[0], expected["logits"])
+    close(model.to_logits(hidden)[0], expected["logits"])
     steps = len(spec["greedy_ids"])
-    assert model.generate(pixels, [after], steps, before=before) == [spec["greedy_ids"]]
+    assert generate(model, pixels, [after], steps) == [spec["greedy_ids"]]
+    assert naive_generate(model, pixels, after, steps) == spec["greedy_ids"]

@@ -11,11 +11,13 @@ from safetensors.torch import load_file
 import data
 import test_golden
 import train
-from losses import Batch, StageLoss, prompt_gain
+from checkpoints.presets import init_weights
+from losses import Batch, repa_loss, token_loss
 from model import UniX
 from phantoms.dataset import Phantoms
 from speed.feature_cache import FeatureCache
 from test_golden import SPEC
+from training.pretraining import EveryStageLoss
 from vae import VAE, VAEConfig
 from weights import Checkpoint
 
@@ -48,12 +50,12 @@ def test_one_training_step_has_the_golden_losses(golden_model):
         noise=expected["train_noise"].T.reshape(1, -1, side, side),
         t_normal=expected["train_t_raw"],
     )
-    losses = StageLoss(model, VAE(VAEConfig(ch=32, num_res_blocks=1)), torch.nn.ModuleDict(), Given(latents), 0.0)
+    losses = EveryStageLoss(model, VAE(VAEConfig(ch=32, num_res_blocks=1)), torch.nn.ModuleDict(), Given(latents), 0.0)
     loss, _ = losses({"draw": draw}, {"draw": 1})
     assert loss.item() == pytest.approx(expected["train_mse_per_element"].mean().item(), abs=1e-4)
 
     text_ids, targets = data.pack_answers([SPEC["prompt_ids"]], [SPEC["answer_ids"]], config)
-    per_token = model.report_loss(expected["pixels"][None], text_ids, targets)
+    per_token = token_loss(model, model.text_states(expected["pixels"][None], text_ids), targets)
     torch.testing.assert_close(per_token, expected["train_ce_per_token"], atol=1e-4, rtol=0)
     # Two terms of six: what this process adds to the loss of a batch that others share.
     read = Batch(torch.tensor([0]), torch.zeros(1, 64, 64, dtype=torch.uint8), text_ids, targets)
@@ -77,7 +79,7 @@ def examples_of(micro, stage, batch, size=64, **more):
 
 def test_what_a_report_leaves_uncertain_has_no_part_in_the_loss(micro):
     heads = torch.nn.ModuleDict({"phrases": torch.nn.Linear(64, 3)})
-    losses = StageLoss(micro.model, micro.vae, heads, frozen_features(micro, torch.float32), 0.0)
+    losses = EveryStageLoss(micro.model, micro.vae, heads, frozen_features(micro, torch.float32), 0.0)
     image = torch.zeros(2, 64, 64, dtype=torch.uint8)
     batch = Batch(torch.arange(2), image, phrases=torch.tensor([[1.0, 0.0, torch.nan], [torch.nan, 1.0, 0.0]]))
     probability = losses.phrase_logits(batch).sigmoid().detach().numpy()
@@ -93,7 +95,7 @@ def test_a_shift_of_the_times_is_one_of_their_logits(micro):
     later = Batch(**{**batch.__dict__, "t_normal": batch.t_normal + np.log(2)})
     features = frozen_features(checkpoint, torch.float32)
     shifted, plain = (
-        StageLoss(checkpoint.model, checkpoint.vae, torch.nn.ModuleDict(), features, 0.0, time_shift=shift)
+        EveryStageLoss(checkpoint.model, checkpoint.vae, torch.nn.ModuleDict(), features, 0.0, time_shift=shift)
         for shift in (2.0, 1.0)
     )
     with torch.no_grad():
@@ -104,7 +106,7 @@ def test_a_shift_of_the_times_is_one_of_their_logits(micro):
 
 @pytest.mark.parametrize("stage", ["1", "2"])
 def test_the_order_inside_a_step_changes_its_padding_and_not_its_loss(micro, stage):
-    losses = StageLoss(micro.model, micro.vae, torch.nn.ModuleDict(), frozen_features(micro, torch.float32), 0.0)
+    losses = EveryStageLoss(micro.model, micro.vae, torch.nn.ModuleDict(), frozen_features(micro, torch.float32), 0.0)
     stream, kind = examples_of(micro, stage, 8)[1], data.KINDS[stage]
 
     def loss_and_padded_length(step, order):
@@ -130,7 +132,7 @@ def fresh(micro, seed=0):
         UniX(micro.model.config),
         VAE(VAEConfig(ch=8, ch_mult=(1, 2, 4, 4, 4), num_res_blocks=1, norm_groups=4)),
     )
-    model.init_weights(torch.Generator().manual_seed(seed))
+    init_weights(model, torch.Generator().manual_seed(seed))
     return Checkpoint(model, vae, micro.tokenizer)
 
 
@@ -154,7 +156,7 @@ def test_gradients_of_the_gen_branch_are_the_losss_slope(micro):
     _, stream, _ = examples_of(micro, "2", 4)
     batch = data.Collate(model.config)([stream[i] for i in range(4)])
     features = frozen_features(checkpoint, torch.float64)
-    losses = StageLoss(model, checkpoint.vae, torch.nn.ModuleDict(), features, 0.0)
+    losses = EveryStageLoss(model, checkpoint.vae, torch.nn.ModuleDict(), features, 0.0)
     loss, _ = losses(batch, {"draw": 4})
     loss.backward()
     assert all(parameter.grad is None for _, parameter in model.und_parameters())  # absent, not zero
@@ -186,7 +188,7 @@ def test_each_stage_learns_eight_examples_by_heart(micro, stage, steps, rate, fl
     if stage == "vit":
         heads["phrases"] = torch.nn.Linear(2 * model.config.vit.width, len(vocabulary))
     features = frozen_features(checkpoint, torch.float32)
-    losses = StageLoss(model, vae, heads, features, 0.0)
+    losses = EveryStageLoss(model, vae, heads, features, 0.0)
     part = {"vae": vae.parameters(), "vit": model.vit.parameters()}.get(stage)
     named = model.und_parameters() if stage == "1" else model.gen_parameters()
     parameters = list(part) if part else [parameter for _, parameter in named]
@@ -204,46 +206,8 @@ def test_each_stage_learns_eight_examples_by_heart(micro, stage, steps, rate, fl
     assert sum(history[-5:]) / 5 < floor * history[0], history[::10]
 
 
-class Believes:
-    """Its prompt says what the picture is, and it believes it: of the line from there to x_t, it knows the noise. Its
-    velocity is wrong by `bias` besides."""
-
-    compute_dtype, bias = torch.float32, 0.5
-
-    def __init__(self):
-        self.vae2llm = torch.nn.Linear(1, 1)
-
-    def read_prompt(self, prompts):
-        return torch.tensor(prompts, dtype=torch.float32)[:, :, None, None]
-
-    def velocity(self, x, t, prompt):
-        return (x - prompt) / t[:, None, None, None] + self.bias
-
-
-class OfOneLatent:
-    """An autoencoder of pictures of one grey value: 127.5 + 127.5 z."""
-
-    preprocess = staticmethod(VAE.preprocess)
-
-    def encode(self, pixels):
-        return pixels.mean(dim=(1, 2, 3), keepdim=True)
-
-
-def test_the_prompt_gain_of_a_model_that_believes_its_prompt_is_known():
-    """Half of the pictures are z = 1 and half -1. With another's prompt x_t seems 2 / t more or less noise."""
-    images = torch.tensor([255, 255, 255, 0, 0, 0], dtype=torch.uint8).view(6, 1, 1).expand(6, 16, 16)
-    prompts = [[1], [1], [1], [-1], [-1], [-1]]
-    gains = prompt_gain(Believes(), OfOneLatent(), images, prompts, times=(1.0, 0.5), batch=4)
-    assert gains == {t: pytest.approx((2 / t) ** 2 / Believes.bias**2, rel=1e-4) for t in (1.0, 0.5)}
-
-
-def test_a_model_that_ignores_its_prompt_gains_nothing_and_the_batch_decides_nothing():
-    class Deaf(Believes):
-        def velocity(self, x, t, prompt):
-            return x
-
-    images = torch.randint(0, 256, (5, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    prompts = [[k] for k in range(5)]
-    assert prompt_gain(Deaf(), OfOneLatent(), images, prompts) == {0.9: 0, 0.7: 0, 0.5: 0}
-    one, all_together = (prompt_gain(Believes(), OfOneLatent(), images, prompts, batch=b) for b in (1, 5))
-    assert one == pytest.approx(all_together, rel=1e-5)
+def test_repa_loss_is_the_negative_cosine():
+    x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+    assert repa_loss(x, 3 * x).item() == pytest.approx(-1)
+    assert repa_loss(x, -x).item() == pytest.approx(1)
+    assert repa_loss(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[1.0, 1.0]]])).item() == pytest.approx(-(0.5**0.5))

@@ -2,11 +2,10 @@
 
 from copy import deepcopy
 
-import numpy as np
 import pytest
 import torch
 
-from model import count_parameters, greedy, nucleus, preset
+from checkpoints.presets import count_parameters, preset
 
 PROMPT, LONGER = [17, 230, 45, 99, 8], [120, 5, 77, 301, 64, 18, 222, 90]
 
@@ -61,102 +60,6 @@ def test_velocity_does_not_depend_on_the_other_prompts_in_the_batch(model, noisy
     mixed = model.velocity(x, t, model.read_prompt([None, LONGER]))
     close(mixed[:1], unconditional[:1])
     assert (mixed[1] - unconditional[1]).abs().max() > 1e-3
-
-
-@torch.no_grad()
-def test_cached_decoding_equals_recomputing_from_scratch(model):
-    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
-    config = model.config
-    answers, logits = model.generate(pixels, [PROMPT], max_new_tokens=6, return_logits=True)
-    text = [config.bos, *PROMPT, config.eos, config.bos, *answers[0]]
-    x, position_ids, mask = model.prefix(model.embed_image(pixels), torch.tensor([text]))
-    hidden, _, _ = model.run_layers(x, None, position_ids, mask)
-    start = x.shape[1] - len(text) + len(PROMPT) + 2
-    recomputed = model.lm_head(model.norm["und"](hidden[:, start : start + logits.shape[1]]))
-    close(logits, recomputed)
-
-
-@torch.no_grad()
-def test_answers_do_not_depend_on_the_other_questions_in_the_batch(model):
-    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
-    together, logits = model.generate(pixels, [PROMPT, LONGER], max_new_tokens=6, return_logits=True)
-    for i, question in enumerate([PROMPT, LONGER]):
-        alone, logits_alone = model.generate(pixels[i : i + 1], [question], max_new_tokens=6, return_logits=True)
-        assert together[i] == alone[0]
-        close(logits[i : i + 1, : logits_alone.shape[1]], logits_alone)
-
-
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 0.75), (1.0, 0.3)])
-def test_sampled_tokens_follow_the_softmax_of_the_nucleus(temperature, top_p):
-    logits, rows = np.array([0.3, 2.0, -1.0, 1.0, 1.5]), 20_000
-    p = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
-    held, kept = 0.0, np.zeros(5)
-    for token in np.argsort(-p):  # the definition: the likeliest, until they hold top_p
-        kept[token] = p[token]
-        held += p[token]
-        if held >= top_p:
-            break
-    choose = nucleus(temperature, top_p, range(rows))
-    drawn = np.bincount(choose(torch.tensor(logits).float().expand(rows, -1)), minlength=5) / rows
-    assert (drawn[kept == 0] == 0).all()
-    assert np.abs(drawn - kept / kept.sum()).max() < 4 * np.sqrt(0.25 / rows)
-
-
-def test_a_sampled_answer_belongs_to_its_seed_alone(model):
-    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
-    seeds = [5, 6, 7]
-    choose = nucleus(2.0, 0.9, seeds * 2)
-    together = model.generate(pixels, [PROMPT, LONGER], max_new_tokens=8, answers=3, choose=choose)
-    alone = [
-        model.generate(pixels[i : i + 1], [question], max_new_tokens=8, choose=nucleus(2.0, 0.9, [seed]))[0]
-        for i, question in enumerate([PROMPT, LONGER])
-        for seed in seeds
-    ]
-    assert together == alone
-    assert len({tuple(answer) for answer in together}) == 6
-
-
-def test_an_answer_goes_on_from_how_it_begins(model):
-    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
-    whole = model.generate(pixels, [PROMPT, LONGER], max_new_tokens=8)
-    begin = [whole[0][:2], whole[1][:3]]
-    rest = model.generate(pixels, [PROMPT, LONGER], max_new_tokens=5, begin=begin)
-    assert [[*b, *r] for b, r in zip(begin, rest, strict=True)] == [whole[0][:7], whole[1][:8]]
-    other = model.generate(pixels, [PROMPT, LONGER], max_new_tokens=5, begin=[[9, 9], [9, 9, 9]])
-    assert other != rest
-
-
-def test_what_is_finished_is_computed_no_more_and_changes_no_other_answer(model):
-    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
-    ends = torch.tensor([2, 9, 3, 3, 1, 6])  # of three answers to each of two questions
-
-    def decode(ends):
-        steps = iter(range(10))
-
-        def choose(logits):
-            return greedy(logits).where(ends != next(steps), model.config.eos)
-
-        return choose
-
-    computed = []
-    hook = model.lm_head.register_forward_hook(lambda _module, inputs, _output: computed.append(len(inputs[0])))
-    together = model.generate(pixels, [PROMPT, LONGER], max_new_tokens=10, answers=3, choose=decode(ends))
-    hook.remove()
-    assert computed == [6, 6, 6, 6, 2, 2, 2, 1, 1, 1]
-    for row, end in enumerate(ends):
-        one = pixels[row // 3, None], [PROMPT if row < 3 else LONGER]
-        assert together[row] == model.generate(*one, max_new_tokens=10, choose=decode(end[None]))[0]
-        assert len(together[row]) == end
-
-
-def test_answers_share_the_prefix_and_a_stream_is_what_generate_returns(model):
-    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(4))
-    greedy_answer = model.generate(pixels, [PROMPT], max_new_tokens=6)[0]
-    assert model.generate(pixels, [PROMPT], max_new_tokens=6, answers=2) == [greedy_answer] * 2
-    streamed = [ids.item() for ids, _ in model.stream(pixels, [PROMPT], max_new_tokens=6)]
-    assert streamed[: len(greedy_answer)] == greedy_answer
-    almost_cold = model.generate(pixels, [PROMPT], max_new_tokens=6, choose=nucleus(1e-4, 1.0, [0]))[0]
-    assert almost_cold == greedy_answer
 
 
 def test_every_parameter_belongs_to_one_branch(model):

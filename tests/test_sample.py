@@ -261,9 +261,7 @@ sys.exit("torch" in sys.modules or "numpy" in sys.modules)
 
 def test_the_solvers_that_help_names_are_those_of_flow():
     """A solver is a function of `flow` that takes a velocity, noise and times."""
-    of_flow = [
-        name for name, function in vars(flow).items() if "after_step" in getattr(function, "__annotations__", {})
-    ]
+    of_flow = [name for name, function in vars(flow).items() if "times" in getattr(function, "__annotations__", {})]
     assert list(sample.SOLVERS) == of_flow and sample.SOLVER in of_flow
 
 
@@ -292,7 +290,7 @@ def test_every_solver_draws_the_same_picture_given_many_times(micro):
         return sample.draw(micro, ["Small effusion."], [7], size=32, steps=steps, solver=solver).astype(int)
 
     exact = drawn("heun", 60)
-    for solver, steps in (("euler", 300), ("midpoint", 60), ("ab2", 60)):
+    for solver, steps in (("euler", 300), ("ab2", 60)):
         assert np.abs(drawn(solver, steps) - exact).max() <= 2 < np.abs(drawn(solver, 4) - exact).max()
 
 
@@ -311,11 +309,11 @@ def test_a_film_is_read_as_the_weights_know_it(micro, monkeypatch):
         vit = replace(micro.model.config.vit, padding=padding, scaling=scaling)
         monkeypatch.setattr(micro.model.config, "vit", vit)
 
-        def generate(pixels, *_, key=scaling, vit=vit, **__):
+        def generate(model, pixels, *_, key=scaling, vit=vit, **__):
             seen[key] = (pixels[0, 0] * vit.std + vit.mean) * 255
             return [[5]]
 
-        monkeypatch.setattr(micro.model, "generate", generate)
+        monkeypatch.setattr("generate.generate", generate)
         sample.read(micro, [film])
     for scaling, width, grey in (("shrink", 40, 255), ("fit", 64, 0)):
         inside = (seen[scaling] - 128).abs() < 0.5

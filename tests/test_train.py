@@ -16,10 +16,10 @@ from PIL import Image
 
 import data
 import train
+from checkpoints.presets import count_parameters, preset
 from common.distributed import Team
 from common.errors import UserError
 from common.files import SHIPPED
-from model import count_parameters, preset
 from phantoms.dataset import Phantoms
 from speed.feature_cache import FeatureCache
 from vae import VAE, sample_posterior

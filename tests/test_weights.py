@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 import data
 import sample
 from common.errors import UserError
+from generate import generate
+from model import UniX
 from phantoms.dataset import Phantoms
 from published import as_shards, edit, golden_folder
 from weights import inspect, load_checkpoint, save_checkpoint
@@ -136,16 +138,16 @@ def test_janus_as_transformers_computes_it(hf_janus):
     pixels, before, after = torch.randn(1, 3, 64, 64), [5, 17, 200, 33], [7, 8, 9, 150, 12]
     ids = torch.tensor([[*before, *[IMAGE_TOKEN] * 16, *after]])
     expected = reference(input_ids=ids, pixel_values=pixels).logits[0]
-    x, position_ids, mask = model.prefix(model.embed_image(pixels, before), torch.tensor([after]))
-    hidden, _, _ = model.run_layers(x, None, position_ids, mask)
-    logits = model.lm_head(model.norm["und"](hidden))[0]
+    model.before = before
+    x, position_ids, mask = model.reading_sequence(model.embed_image(pixels), torch.tensor([after]))
+    logits = model.to_logits(model.run_layers(x, None, position_ids, mask)[0])[0]
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
 
     generated = reference.generate(
         input_ids=ids, pixel_values=pixels, generation_mode="text", max_new_tokens=12, do_sample=False
     )[0, ids.shape[1] :].tolist()
     generated = generated[: generated.index(1)] if 1 in generated else generated
-    assert model.generate(pixels, [after], 12, before=before) == [generated]
+    assert generate(model, pixels, [after], 12) == [generated]
     assert len(set(generated)) > 2  # not one token over and over
 
 
@@ -269,7 +271,7 @@ def test_inspect_and_convert_from_the_command_line(janus, tmp_path):
     written = run_weights("convert", janus, tmp_path / "start", "--dtype", "float32")
     assert written.returncode == 0, written.stderr
     started = load_checkpoint(tmp_path / "start").model
-    assert not started.config.causal
+    assert type(started) is UniX
     looked = run_weights("inspect", tmp_path / "start")
     assert "ours: UniX" in looked.stdout and f"read {len(started.state_dict())}, copied 0" in looked.stdout
     refused = run_weights("inspect", tmp_path / "nothing.safetensors")

@@ -126,9 +126,9 @@ def drawing_mask(T, G):
 print(check.drawing_mask(drawing_mask))
 
 # %% [markdown]
-# `UniX.drawing_sequence` makes embeddings, positions and mask of a real drawing; `UniX.prefix` does it for a reading.
-# Here are both, with a small grid of latents so that you can count. Blue tokens use und, orange ones gen. The numbers
-# are rotary positions: **why may all latents share one?**
+# `UniX.drawing_sequence` makes embeddings, positions and mask of a real drawing; `UniX.reading_sequence` those of a
+# reading. Here are both, with a small grid of latents so that you can count. Blue tokens use und, orange ones gen. The
+# numbers are rotary positions: **why may all latents share one?**
 
 
 # %%
@@ -159,7 +159,7 @@ image = torch.zeros(1, 5, model.config.hidden_size)  # BOI, three patches, EOI
 question, answer = "Write the FINDINGS.", "Large effusion."
 text = [model.config.bos, *unix.encode(question), model.config.eos, model.config.bos, *unix.encode(answer)]
 with torch.no_grad():
-    _, positions, mask = model.prefix(image, torch.tensor([text]))
+    _, positions, mask = model.reading_sequence(image, torch.tensor([text]))
 names = ["BOI", *["p"] * 3, "EOI", "BOS", *tokens(question), "EOS", "BOS", *tokens(answer)]
 show_mask(axes[1], mask, names, positions[0].tolist(), len(names), "reading: row looks at column")
 plt.tight_layout()
@@ -317,7 +317,7 @@ plt.show()
 # %%
 from PIL import Image
 
-from evaluation.attention import noised, over, prompt_maps, report_maps, word_maps
+from studies.attention import noised, over, prompt_maps, report_maps, word_maps
 
 film = phantom(1, 42, 256)
 print(film.report)
@@ -367,7 +367,7 @@ print(check.share_inside(share_inside))
 # where such findings usually lie.
 
 # %%
-from evaluation.attention import shares
+from studies.attention import shares
 
 print(f"{'reading, 8 phantoms each':28}{'inside':>8}{'others':>8}{'area':>8}")
 for kind in ("mass", "consolidation", "pneumothorax", "cardiomegaly", "central venous catheter"):

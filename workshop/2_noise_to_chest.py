@@ -147,17 +147,22 @@ def euler(velocity, noise, times):
 print(check.euler(euler))
 
 # %% [markdown]
-# `flow.euler` is the same with a callback: `after_step(x, t)` sees where the walk is. So we can keep the paths.
-# **Question before you run it:** are the paths straight?
+# `flow.euler` is the same. A velocity that notes where it is asked keeps the path of a walk. **Question before you run
+# it:** are the paths straight?
 
 
 # %%
 def walk(velocity, noise, times, solve=flow.euler):
     """All states of a walk, (len(times), B, ...)."""
-    states = [noise]
+    states = []
+
+    def noting(x, t):
+        states.append(x)
+        return velocity(x, t)
+
     with torch.no_grad():
-        solve(velocity, noise, times, lambda x, t: states.append(x))
-    return torch.stack(states)
+        last = solve(noting, noise, times)
+    return torch.stack([*states, last])
 
 
 states = walk(toy, noise, flow.timesteps(41, shift=1.0))
@@ -202,13 +207,13 @@ def start(seeds, side=16):
     return torch.stack([torch.randn(16, side, side, generator=classroom.generator(seed)) for seed in seeds])
 
 
-def follow(velocities, noise, solver="ab2", steps=20, guided_above=GUIDED_ABOVE, after_step=lambda x, t: None):
+def follow(velocities, noise, solver="ab2", steps=20, guided_above=GUIDED_ABOVE):
     """As `sample.draw`: guided down to `guided_above`, then with the prompt alone."""
-    early, late = flow.split_times(schedule(solver, steps), guided_above)
+    early, late = sample.split_times(schedule(solver, steps), guided_above)
     solve = getattr(flow, solver)
     with torch.inference_mode():
-        x = solve(velocities[0], noise, early, after_step) if len(early) > 1 else noise
-        return solve(velocities[1], x, late, after_step) if len(late) > 1 else x
+        x = solve(velocities[0], noise, early) if len(early) > 1 else noise
+        return solve(velocities[1], x, late) if len(late) > 1 else x
 
 
 def decode(latents):
@@ -219,9 +224,15 @@ def decode(latents):
 sentence = "Large left pleural effusion."
 velocities = prompted_velocities(model, [unix.encode(sentence)], guidance=2.0)
 noise = start([4])
-path = [(noise, 1.0)]
-follow(velocities, noise, after_step=lambda x, t: path.append((x, t)))
-chosen = path[:-1:3]
+path = []
+
+
+def noting(velocity):
+    return lambda x, t: path.append((x, t[0].item())) or velocity(x, t)
+
+
+follow([noting(velocity) for velocity in velocities], noise)
+chosen = path[::3]
 guesses = [x - t * velocities[0](x, torch.tensor([t])) for x, t in chosen]
 frames = decode(torch.cat([x for x, _ in chosen] + guesses))
 captions = [f"t = {t:.2f}" for _, t in chosen] + [f"guess at {t:.2f}" for _, t in chosen]
@@ -350,7 +361,7 @@ plt.show()
 # %%
 def change_of_mind(first, then, at, seed=3, scale=2.0):
     """`first` is the prompt above time `at`, `then` below it: (256, 256) uint8."""
-    early, late = flow.split_times(flow.timesteps(12, shift=2.0, through=at), at)
+    early, late = sample.split_times(flow.timesteps(12, shift=2.0, through=at), at)
     x = start([seed])
     with torch.inference_mode():
         for prompt, part in ((first, early), (then, late)):

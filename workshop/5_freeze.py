@@ -24,7 +24,7 @@ from PIL import Image
 import training
 from checks import lesson_5 as check
 from evaluation.phantom import derangement, score_reading
-from evaluation.prompt_gain import prompt_gain
+from studies.prompt_gain import prompt_gain
 from phantoms.dataset import phantom
 from sample import draw, load_model, read
 from weights import load_checkpoint

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from checkpoints.presets import init_weights
 from classroom import ROOT
 from common.errors import UserError
 from common.files import SHIPPED
@@ -47,7 +48,7 @@ def before_drawing() -> Path:
 def fresh_model(trained: Checkpoint) -> UniX:
     """A model of the same sizes that has learnt nothing."""
     fresh = UniX(trained.model.config)
-    fresh.init_weights(torch.Generator().manual_seed(0))
+    init_weights(fresh, torch.Generator().manual_seed(0))
     return fresh
 
 

@@ -9,9 +9,9 @@ from tokenizers import Tokenizer
 
 from checkpoints.configs import read_ours, unix_config
 from checkpoints.layouts import JANUS
+from checkpoints.presets import count_parameters
 from common.errors import UserError
 from common.files import SHIPPED
-from model import count_parameters
 from published import golden_folder
 from weights import load_checkpoint
 

@@ -10,6 +10,7 @@ from checkpoints.layouts import translate_unix
 from checkpoints.plan import load_tensors
 from common.errors import UserError
 from golden.weights_by_rule import state_dict
+from model import UniX
 from weights import load_checkpoint
 
 
@@ -57,7 +58,7 @@ def test_a_unix_that_starts_from_janus(janus, capsys):
         assert torch.equal(tensor, file[f"language_model.model.layers.1.self_attn.{part}_proj.weight"])
     assert (state["llm2vae.weight"] == 0).all() and (state["llm2vae.bias"] == 0).all()
     assert 0.01 < state["vae2llm.weight"].std() < 0.03
-    assert not model.config.causal and model.config.qk_norm and model.config.qkv_bias
+    assert type(model) is UniX and model.config.qk_norm and model.config.qkv_bias
     x = torch.randn(1, 16, 4, 4)
     velocity = model.velocity(x, torch.tensor([0.5]), model.read_prompt([[5, 6]]))
     assert (velocity == 0).all()  # the output projection is zero: training starts without a jump

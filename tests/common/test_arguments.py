@@ -244,8 +244,8 @@ REFUSED = [
     ("-m speed.metrics_speed", f"--repeat {HUGE}", [f"--repeat {HUGE}"]),
     ("-m evaluation.autoencoder", "--n 0", ["--n 0"]),
     ("-m evaluation.autoencoder", "--weights absent", ["--weights absent: no such folder"]),
-    ("-m evaluation.prompt_gain", "--n 1", ["--n 1", "at least 2"]),
-    ("-m evaluation.prompt_gain", "--size 100", ["--size 100"]),
+    ("-m studies.prompt_gain", "--n 1", ["--n 1", "at least 2"]),
+    ("-m studies.prompt_gain", "--size 100", ["--size 100"]),
     ("-m judges.trained_classifier", "--out fifo", ["--out fifo: is a fifo"]),
     ("-m judges.trained_classifier", "--out file", ["--out file: is there and no classifier of ours"]),
 ]  # fmt: skip

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import evaluate
-import losses
 import sample
+import studies.prompt_gain
 from common.observations import OBSERVATIONS
 from evaluation import autoencoder
 from evaluation.phantom import CLASSIFIER_SEED, TRAINING_SEED, derangement, side_accuracy, true_sides
@@ -77,7 +77,7 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setattr(sample, "draw", draw)
     monkeypatch.setattr(autoencoder, "contrast_kept", lambda *_: dict.fromkeys(KINDS, 0.75))
     monkeypatch.setattr(autoencoder, "psnr", lambda vae, images: vae.psnr)
-    monkeypatch.setattr(losses, "prompt_gain", prompt_gain)
+    monkeypatch.setattr(studies.prompt_gain, "exchanged_prompts", prompt_gain)
 
     def command(*extra):
         # Named, the shipped classifier judges even where the code has changed since: no test trains another.

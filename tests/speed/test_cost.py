@@ -7,7 +7,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from model import preset
+from checkpoints.presets import preset
+from losses import token_loss
 from speed import bench, cost, cpu
 
 
@@ -42,7 +43,7 @@ def test_flops_of_a_report(model):
     targets = torch.full((2, 32), -100)
     targets[:, 20:] = 7
     with torch.no_grad():
-        measured = counted(lambda: model.report_loss(torch.randn(2, 3, 64, 64), text, targets))
+        measured = counted(lambda: token_loss(model, model.text_states(torch.randn(2, 3, 64, 64), text), targets))
     assert measured == pytest.approx(2 * cost.report_flops(model.config, 32, 12), rel=1e-3)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-import flow
+import losses
 from checks import NotYet, call, solved
 from model import UniX, UniXConfig
 from vit import ViTConfig
@@ -67,9 +67,9 @@ def repa(answer: Callable) -> str:
         raise NotYet(
             f"Exercise 2: average over the tokens too; a loss is one number, yours has the shape {tuple(given.shape)}"
         )
-    right = flow.repa_loss(a, b)
+    right = losses.repa_loss(a, b)
     if torch.allclose(given, right, atol=1e-5):
-        return "Exercise 2: right. This is `repa_loss` of flow.py."
+        return "Exercise 2: right. This is `repa_loss` of losses.py."
     over_tokens = torch.cosine_similarity(a, b, dim=1).mean()
     mistakes = {
         "the sign: training makes a loss small, so a cosine of 1 must give -1": -right,
@@ -114,7 +114,7 @@ def gain(answer: Callable) -> str:
     each = ((0.5 * right + 0.2) / right).mean()
     a, b = right.mean(), (1.5 * right + 0.2).mean()
     if np.isclose(given, (b - a) / a):
-        return "Exercise 3: right. `losses.prompt_gain` does this at three times."
+        return "Exercise 3: right. `studies.prompt_gain.exchanged_prompts` does this at three times."
     mistakes = {
         "this is the growth itself; give it as a share of the error with the right prompts": b - a,
         "a share of the error with the right prompts, not of the larger one": (b - a) / b,

@@ -14,9 +14,10 @@ import random_weights
 import weights
 from checkpoints.layouts import translate_unix
 from checkpoints.plan import absent_in_janus
+from checkpoints.presets import preset
 from checks import NotYet, call, solved
 from common.errors import UserError
-from model import UniX, preset
+from model import UniX
 
 
 def translate(answer: Callable) -> str:

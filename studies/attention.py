@@ -9,22 +9,25 @@ lies inside the finding, against the share that the same maps have inside other 
 **Attention is no explanation.** A map says which keys a softmax weighed in one layer. What the model would have written
 without them is another question, and many layers mix every token's content long before the word is chosen.
 
-    python -m evaluation.attention                              the number, on phantoms
-    python -m evaluation.attention --image FILE --out out.png   the words of the report, each over the film
-    python -m evaluation.attention --prompt TEXT --out out.png  the words of the prompt, each over the drawing
+    python -m studies.attention                              the number, on phantoms
+    python -m studies.attention --image FILE --out out.png   the words of the report, each over the film
+    python -m studies.attention --prompt TEXT --out out.png  the words of the prompt, each over the drawing
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from PIL import Image
 
+import attention
 import data
 import flow
+from checkpoints.janus import JanusPro
 from common import arguments
 from common.errors import UserError, run
 from common.files import SHIPPED
@@ -55,6 +58,33 @@ NOUNS = {  # kind of finding -> the words that name it in phantoms/wording.py
 # ---- the maps ----------------------------------------------------------------------------------------------------
 
 
+def attention_weights(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """The softmax of Eq. 5 as a tensor: what `attention.attend` multiplies the values by.
+
+    q: (B, heads, S, head_dim), k: (B, heads, K, head_dim), both turned; mask as in `JointAttention` -> (B, heads, S, K)
+    float32; rows sum to 1, 0 where the mask is False.
+    """
+    scores = q.float() @ k.float().transpose(2, 3) / q.shape[-1] ** 0.5
+    return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(dim=-1)
+
+
+@contextlib.contextmanager
+def kept_maps() -> Iterator[list[torch.Tensor]]:
+    """Within, a list gets the `attention_weights` of every layer that runs in this process, one after the other."""
+    maps, attend = [], attention.attend
+
+    def looking(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        if mask is not None:  # the ViT has none: its own attention is another question
+            maps.append(attention_weights(q, k, mask))
+        return attend(q, k, v, mask)
+
+    attention.attend = looking
+    try:
+        yield maps
+    finally:
+        attention.attend = attend
+
+
 def words_of(checkpoint: Checkpoint, text: str) -> tuple[list[int], list[tuple[str, list[int]]]]:
     """Token ids of a text, and its words, each with the places of its pieces among the ids."""
     encoding = checkpoint.tokenizer.encode(text, add_special_tokens=False)
@@ -77,13 +107,15 @@ def report_maps(
     of what `shares` finds is gone. image: 8-bit grey, of any size.
     """
     model, config = checkpoint.model, checkpoint.model.config
-    if config.causal:
+    if isinstance(model, JanusPro):
         raise UserError("these weights are Janus-Pro's, whose sequence has another layout; name a UniX")
     question = data.default_question(config) if question is None else question
     ids, words = words_of(checkpoint, report)
-    before = [config.bos, *prompt_ids(checkpoint, question, "the question"), config.eos, config.bos]
+    before = model.asked(prompt_ids(checkpoint, question, "the question"))
     pixels = pixels_of(checkpoint, [image])
-    _, maps = model.read_forward(pixels, torch.tensor([[*before, *ids]], device=pixels.device), attention_maps=True)
+    with kept_maps() as maps:
+        model.read_forward(pixels, torch.tensor([[*before, *ids]], device=pixels.device))
+    maps = torch.stack(maps)  # (layers, 1, heads, S, S)
     side = config.vit.image_size // config.vit.patch_size
     first = side**2 + 2 + len(before) - 1  # where the report's first piece is predicted
     on_patches = maps[:, 0, :, first:, 1 : 1 + side**2].mean(dim=1).cpu()  # (layers, T, patches); BOI comes first
@@ -105,7 +137,9 @@ def prompt_maps(checkpoint: Checkpoint, prompt: str, x: torch.Tensor, t: float) 
     """
     ids, words = words_of(checkpoint, prompt)
     h, w = x.shape[2:]
-    _, maps = checkpoint.model(x, torch.tensor([t], device=x.device), [ids], attention_maps=True)
+    with kept_maps() as maps:
+        checkpoint.model(x, torch.tensor([t], device=x.device), [ids])
+    maps = torch.stack(maps)  # (layers, 1, heads, S, S)
     on_words = maps[:, 0, :, -h * w :, 1 : 1 + len(ids)].mean(dim=1).cpu()  # (layers, latents, T); BOS comes first
     return [(word, on_words[:, :, pieces].sum(dim=2).unflatten(1, (h, w)).numpy()) for word, pieces in words]
 
@@ -261,7 +295,7 @@ def main() -> None:
     if args.image or args.prompt:
         own_file(args.out)
     checkpoint = load_model(args.weights, "cpu", torch.float32)
-    if checkpoint.model.config.causal:
+    if isinstance(checkpoint.model, JanusPro):
         raise UserError(f"--weights {args.weights}: a Janus-Pro, whose sequence has another layout; name a UniX")
     layers = checkpoint.model.config.num_layers
     if args.layer and args.layer > layers:

@@ -7,16 +7,82 @@ import pytest
 import torch
 from PIL import Image
 
+import attention as core
 from common.files import SHIPPED
-from evaluation import attention
 from phantoms.dataset import phantom
 from phantoms.truth import KINDS, truth
 from sample import load_model
+from studies import attention
 
 
 @pytest.fixture(scope="module")
 def shipped():
     return load_model(SHIPPED, "cpu", torch.float32)
+
+
+PROMPT, LONGER = [17, 230, 45, 99, 8], [120, 5, 77, 301, 64, 18, 222, 90]
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """(values, mixed, mask) of every call of `attend` by the decoder."""
+    calls, attend = [], core.attend
+
+    def spy(q, k, v, mask):
+        mixed = attend(q, k, v, mask)
+        if mask is not None:  # the ViT's has none
+            calls.append((v, mixed, mask))
+        return mixed
+
+    monkeypatch.setattr(core, "attend", spy)
+    return calls
+
+
+def check(maps, used):
+    """Each layer's weights, times its values, are what attention gave."""
+    assert len(maps) == len(used) == 3
+    for weights, (values, mixed, mask) in zip(maps, used, strict=True):
+        torch.testing.assert_close(weights @ values, mixed, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:-1]))
+        assert (weights.masked_select(~mask.expand_as(weights)) == 0).all()
+        assert (~mask).any()
+
+
+@torch.no_grad()
+def test_drawing_maps_are_the_weights_that_were_used_and_change_nothing(micro, used):
+    generator = torch.Generator().manual_seed(1)
+    x, t = torch.randn(2, 16, 4, 3, generator=generator), torch.tensor([0.8, 0.3])
+    with attention.kept_maps() as maps:
+        v = micro.model(x, t, [PROMPT, LONGER])
+    S = len(LONGER) + 2 + 2 + 12
+    assert maps[0].shape == (2, 4, S, S)
+    check(maps, used)
+    assert torch.equal(v, micro.model(x, t, [PROMPT, LONGER])) and len(maps) == 3
+    prompt = slice(0, len(LONGER) + 2)
+    assert all((each[..., prompt, prompt.stop :] == 0).all() for each in maps), "the prompt looks at the block"
+    assert all((each[..., prompt.stop :, :1] > 0).all() for each in maps), "the block does not look at the prompt"
+
+
+@torch.no_grad()
+def test_reading_maps_are_the_weights_that_were_used(micro, used):
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    text = torch.tensor([[0, *PROMPT, 1, 0, *LONGER, 1]] * 2)
+    with attention.kept_maps() as maps:
+        logits = micro.model.read_forward(pixels, text)
+    S = 18 + text.shape[1]
+    assert maps[0].shape == (2, 4, S, S) and logits.shape == (2, text.shape[1], 400)
+    check(maps, used)
+    assert torch.equal(logits, micro.model.read_forward(pixels, text))
+
+
+def test_attention_weights_by_hand():
+    """Two keys, one as long as the query and one across it, head_dim 4: softmax of (1 / 2, 0)."""
+    q = torch.tensor([1.0, 0, 0, 0]).view(1, 1, 1, 4)
+    k = torch.eye(2, 4).view(1, 1, 2, 4)
+    e = torch.tensor(0.5).exp()
+    weights = attention.attention_weights(q, k)
+    torch.testing.assert_close(weights.flatten(), torch.stack([e, torch.tensor(1.0)]) / (e + 1))
+    assert attention.attention_weights(q, k, torch.tensor([[False, True]])).flatten().tolist() == [0, 1]
 
 
 def test_pieces_are_merged_into_words(micro):
@@ -33,12 +99,11 @@ def test_a_map_is_taken_where_the_word_is_predicted(micro, monkeypatch):
     config, question = micro.model.config, [9, 9, 9]
     side, layers, heads = 4, config.num_layers, config.num_heads
 
-    def numbered(pixels, text_ids, attention_maps):
-        S = side**2 + 2 + text_ids.shape[1]
-        maps = 1000.0 * torch.arange(S)[:, None] + torch.arange(S)[None]
-        return None, maps.expand(layers, 1, heads, S, S)
+    def numbered(q, k, mask):
+        S = q.shape[2]
+        return (1000.0 * torch.arange(S)[:, None] + torch.arange(S)[None]).expand(1, heads, S, S)
 
-    monkeypatch.setattr(micro.model, "read_forward", numbered)
+    monkeypatch.setattr(attention, "attention_weights", numbered)
     monkeypatch.setattr(attention, "prompt_ids", lambda *args: question)
     image = Image.fromarray(np.zeros((64, 64), dtype=np.uint8))
     words = attention.report_maps(micro, image, "Large right pneumothorax.")
@@ -53,8 +118,9 @@ def test_a_prompts_maps_are_the_latents_attention_on_it(micro):
     x = torch.randn(1, 16, 3, 2, generator=torch.Generator().manual_seed(0))
     text = "Large right pneumothorax."
     ids = micro.encode(text)
-    with torch.no_grad():
-        _, maps = micro.model(x, torch.tensor([0.7]), [ids], attention_maps=True)
+    with torch.no_grad(), attention.kept_maps() as maps:
+        micro.model(x, torch.tensor([0.7]), [ids])
+    maps = torch.stack(maps)
     latents = maps[:, 0, :, -6:].mean(dim=1)  # (layers, latents, S)
     words = attention.prompt_maps(micro, text, x, 0.7)
     total = sum(np.asarray(maps).reshape(3, 6) for _, maps in words)

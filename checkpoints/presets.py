@@ -1,0 +1,93 @@
+"""The sizes a fresh model may have, its first weights, and how many parameters it has.
+
+python -m checkpoints.presets     the parameters of each size, without allocating anything
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from model import UniX, UniXConfig, latent_position_table
+from vae import VAEConfig
+from vit import ViTConfig
+
+PRESETS = ("tiny", "small", "unix")
+
+
+def preset(name: str) -> UniXConfig:
+    """ "unix": the paper's 1.5B model. "tiny": the same code at a size a laptop trains. "small": a size for a few
+    thousand real films, which two CPU cores train in hours."""
+    if name == "unix":
+        return UniXConfig()
+    alike = {"num_layers": 6, "context_length": 512, "repa_layer": 3, "image_size": 256}
+    alike |= {"bos": 0, "eos": 1, "boi": 2, "eoi": 3, "wording": "plain"}
+    if name == "small":
+        return UniXConfig(
+            hidden_size=320,
+            intermediate_size=896,
+            num_heads=5,
+            vocab_size=2048,
+            recipe="small",
+            **alike,
+            vit=ViTConfig(image_size=224, width=256, layers=6, heads=4, mlp_width=1024),
+        )
+    if name == "tiny":
+        return UniXConfig(
+            hidden_size=256,
+            intermediate_size=704,
+            num_heads=4,
+            vocab_size=768,
+            recipe="tiny",
+            guidance=3.0,  # docs/results.md: it shows more of its prompts than at 2
+            **alike,
+            vit=ViTConfig(image_size=128, width=192, layers=4, heads=4, mlp_width=768),
+        )
+    raise ValueError(f"no preset {name!r}: choose {', '.join(PRESETS)}")
+
+
+def vae_preset(name: str) -> VAEConfig:
+    """The autoencoder of a preset: kl-f16, or one that is narrow at full resolution, where width costs most, and wide
+    at the coarser levels."""
+    if name == "unix":
+        return VAEConfig()
+    return VAEConfig(ch=16, ch_mult=(1, 2, 4, 6, 6), num_res_blocks=1, norm_groups=4)
+
+
+def init_weights(model: UniX, generator: torch.Generator) -> None:
+    """From scratch: normal(0, 0.02), residual outputs scaled down by depth (GPT-2), zero biases and velocity."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            residual_out = name.endswith(("out.weight", "down.weight", "proj.weight", "fc2.weight"))
+            depth = model.config.vit.layers if name.startswith("vit.") else model.config.num_layers
+            std = 0.02 / math.sqrt(2 * depth) if residual_out and "patch_embed" not in name else 0.02
+            nn.init.normal_(parameter, std=std, generator=generator)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    nn.init.zeros_(model.llm2vae.weight)
+    # A ViT that must learn to see from little data should not have to learn where its patches lie as well.
+    side = model.config.vit.image_size // model.config.vit.patch_size
+    table = latent_position_table(side, model.config.vit.width)
+    with torch.no_grad():
+        model.vit.pos_embed.copy_(table.flatten(0, 1)[None])
+
+
+def count_parameters(config: UniXConfig) -> dict[str, int]:
+    """Parameters per part, without allocating them (torch's meta device)."""
+    with torch.device("meta"):
+        model = UniX(config)
+    parts = {"ViT": "vit.", "connector": "connector.", "embedding": "embed_tokens.", "output layer": "lm_head."}
+    counts = {part: sum(p.numel() for n, p in model.named_parameters() if n.startswith(s)) for part, s in parts.items()}
+    gen = sum(p.numel() for _, p in model.gen_parameters())
+    total = sum(p.numel() for p in model.parameters())
+    counts["und layers"] = total - gen - sum(counts.values())
+    return counts | {"gen branch": gen, "total": total}
+
+
+if __name__ == "__main__":
+    columns = {name: count_parameters(preset(name)) for name in PRESETS}
+    print(f"{'parameters':14}" + "".join(f"{name:>16}" for name in columns))
+    for part in columns["tiny"]:
+        print(f"{part:14}" + "".join(f"{counts[part]:16,}" for counts in columns.values()))

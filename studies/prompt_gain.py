@@ -1,0 +1,98 @@
+"""How far the model follows its prompts: a minute on phantoms that it was never trained on, and no judge.
+
+    python -m studies.prompt_gain [--weights DIR] [--n 64] [--size PX]
+
+Eq. 2's loss hides it, so a run logs it while it trains (`exchanged_prompts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+import flow
+from common import arguments
+from common.errors import UserError, run
+from common.files import SHIPPED
+from common.images import to_square
+from model import UniX
+from phantoms.dataset import phantom
+from sample import check_size, load_model
+from vae import VAE
+from weights import Checkpoint
+
+
+@torch.inference_mode()
+def exchanged_prompts(
+    model: UniX,
+    vae: VAE,
+    images: torch.Tensor,
+    prompts: Sequence[Sequence[int]],
+    times: Sequence[float] = (0.9, 0.7, 0.5),
+    seed: int = 0,
+    batch: int = 16,
+) -> dict[float, float]:
+    """By how much of itself the error of Eq. 2 grows when the pictures exchange their prompts, at each time.
+
+    0: the prompt is ignored. Most of a velocity's error no prompt can foretell, so the loss of a model that draws what
+    it is told is hardly below that of one that does not.
+
+    images: (N, S, S) uint8, N at least 2. prompts: token ids of each. The noise depends on `seed` alone, so two models,
+    or one model at two steps, are measured on the same.
+    """
+    device, half = model.vae2llm.weight.device, len(images) // 2
+    others = [*prompts[half:], *prompts[:half]]  # nobody keeps their own
+    pixels = (vae.preprocess(part.to(device)).to(model.compute_dtype) for part in images.split(batch))
+    data = torch.cat([vae.encode(part).float() for part in pixels])
+    noise = torch.randn(data.shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    errors = {t: [0.0, 0.0] for t in times}  # with the right prompt, with another's
+    for start in range(0, len(images), batch):
+        rows = slice(start, start + batch)
+        for which, texts in enumerate((prompts, others)):
+            prompt = model.read_prompt(texts[rows])
+            for time in times:
+                t = torch.full((len(data[rows]),), time, device=device)
+                v = model.velocity(flow.interpolate(data[rows], noise[rows], t), t, prompt)
+                errors[time][which] += flow.velocity_error(v, data[rows], noise[rows]).sum().item()
+    return {time: (other - right) / right for time, (right, other) in errors.items()}
+
+
+def prompt_gain(checkpoint: Checkpoint, seed: int, n: int, size: int) -> dict[float, float]:
+    """Time -> the share by which the velocity's error grows with another phantom's impression.
+
+    Over the first `n` phantoms of a seed, at least 2, rendered at `size` px.
+    """
+    phantoms = [phantom(seed, index, max(256, size)) for index in range(n)]
+    images = np.stack([to_square(Image.fromarray(p.image), size) for p in phantoms])
+    prompts = [checkpoint.encode(p.impression) for p in phantoms]
+    return exchanged_prompts(checkpoint.model, checkpoint.vae, torch.from_numpy(images), prompts)
+
+
+def gain_table(gains: dict[float, float], n: int) -> str:
+    title = f"Prompt gain: by how much the velocity's error grows if {n} phantoms exchange their impressions."
+    return "\n".join([title, "", *(f"at t = {time:<22}{gain:>7.1%}" for time, gain in gains.items())])
+
+
+def main() -> None:
+    parser = arguments.Parser(description="How far a model's velocity follows its prompt, at three noise levels.")
+    add = parser.add_argument
+    weights = "weights folder, or a run's (default: the shipped tiny model)"
+    add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)
+    add("--n", type=arguments.whole(2, 10_000), default=64, help="phantoms of seed 1, at least 2 (default 64)")
+    add("--size", type=arguments.size, help="pixels a side, a multiple of 16; default: what the weights know best")
+    args = parser.parse_args()
+
+    checkpoint = load_model(args.weights, "cpu", torch.float32)
+    config = checkpoint.model.config
+    if checkpoint.vae is None:
+        raise UserError(f"--weights {args.weights}: a Janus-Pro, which draws no X-rays; name a UniX")
+    size = args.size or config.image_size
+    check_size(size, config.max_latent_size)
+    print(gain_table(prompt_gain(checkpoint, 1, args.n, size), args.n))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,86 @@
+"""What stands in for published weights: the losses of stages vae and vit, and of texts alone in stage 1.
+
+The paper starts from kl-f16, SigLIP and a language model. Where nothing can be downloaded, these losses make an
+autoencoder, an eye and a language from nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from losses import Batch, StageLoss, token_loss
+from vae import VAE, sample_posterior
+
+
+class EveryStageLoss(StageLoss):
+    """`StageLoss`, and the losses of the other kinds of example. heads: also "phrases" (stage vit)."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **options)
+        self.loss_of |= {"rebuild": self.rebuild, "see": self.see, "recite": self.recite}
+
+    def rebuild(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """What stands in for the published autoencoder's training."""
+        images = self.vae.preprocess(batch.image).to(self.model.compute_dtype)
+        return vae_loss(self.vae, images, batch.posterior_noise)
+
+    def see(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """What stands in for SigLIP's pretraining: which phrases will the report use? (Joulin et al. 2016)
+
+        A language model that starts from nothing first learns to talk without looking; predicting all phrases at once,
+        from the average and the maximum over the patches, teaches the ViT to see without running a language model.
+        """
+        known = ~batch.phrases.isnan()
+        logits, phrases = self.phrase_logits(batch)[known], batch.phrases[known]
+        loss = F.binary_cross_entropy_with_logits(logits, phrases, reduction="sum")
+        return loss / max(1, batch.terms()), {}
+
+    def phrase_logits(self, batch: Batch) -> torch.Tensor:
+        """(B, phrases) float32."""
+        pixels = self.model.vit.preprocess(batch.image).to(self.model.compute_dtype)
+        patches = self.model.vit(pixels).float()
+        return self.heads["phrases"](torch.cat([patches.mean(dim=1), patches.amax(dim=1)], dim=1))
+
+    def recite(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Language modelling on impressions alone, laid out as the prompts of a drawing.
+
+        The paper's LLM knows language before stage 1; ours starts from nothing, and without these examples it would
+        meet a text that follows no image for the first time when it is frozen.
+        """
+        T = batch.text_ids.shape[1]
+        mask = torch.ones(T, T, dtype=torch.bool, device=batch.text_ids.device).tril()
+        position_ids = torch.arange(T, device=batch.text_ids.device)[None]
+        hidden, _, _ = self.model.run_layers(self.model.embed(batch.text_ids), None, position_ids, mask)
+        return token_loss(self.model, hidden, batch.targets).mean(), {}
+
+
+def vae_loss(
+    vae: VAE,
+    images: torch.Tensor,
+    noise: torch.Tensor,
+    kl_weight: float = 1e-6,
+    detail_weight: float = 2.0,
+    square_weight: float = 150.0,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """L1 + squares + detail + KL. images: (B, 3, H, W) in [-1, 1]; noise: standard normal, the latent's shape.
+
+    The detail term stands in for latent-diffusion's perceptual and adversarial losses, which need a second network: an
+    L1 on every band of a Laplacian pyramid (Bojanowski et al. 2018). A rib edge or a catheter is a small part of
+    the plain L1 but all of a fine band, so blurring it away becomes expensive. The squares weigh the few pixels of
+    which much is lost, such as those of a thin tube at half its contrast, to which an L1 is nearly blind.
+    """
+    mean, log_variance = vae.posterior(images)
+    mean, log_variance = mean.float(), log_variance.float()
+    latent = sample_posterior(mean, log_variance, noise)
+    decoded = vae.decoder(vae.post_quant_conv(latent.to(images.dtype))).float()
+    error = decoded - images.float()
+    l1, square = error.abs().mean(), error.square().mean()
+    detail = torch.zeros((), device=images.device)
+    for _ in range(3):  # the pyramid is linear: bands of the error are errors of the bands
+        coarse = F.avg_pool2d(error, 2)
+        detail = detail + (error - F.interpolate(coarse, scale_factor=2, mode="nearest")).abs().mean()
+        error = coarse
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3)).mean()
+    loss = l1 + square_weight * square + detail_weight * detail + kl_weight * kl
+    return loss, {"l1": l1.detach(), "square": square.detach(), "detail": detail.detach(), "kl": kl.detach()}
