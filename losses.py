@@ -139,7 +139,7 @@ class StageLoss(nn.Module):
         t = flow.training_time(batch.t_normal, self.time_shift)
         x_t = flow.interpolate(latents, batch.noise, t)
         with torch.set_grad_enabled(self.train_und):
-            prompt = model.read_prompt(batch.prompts, multiple=32)
+            prompt = model.read_prompt(batch.prompts)
         v, hidden = model.velocity(x_t, t, prompt, return_layer=model.config.repa_layer)
         mse = flow.velocity_error(v, latents, batch.noise).mean()  # Eq. 2
         if "repa" not in self.heads:

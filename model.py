@@ -153,7 +153,7 @@ def latent_position_table(side: int, width: int) -> torch.Tensor:
 
 def pad(rows: Sequence[Sequence[int]], padding: int, multiple: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of token ids, padded on the right -> (B, T) ids, (B,) lengths. T is the longest length, rounded up to a
-    multiple of `multiple`: a compiled step should meet few shapes."""
+    multiple of `multiple`."""
     T = -(-max(map(len, rows)) // multiple) * multiple
     ids = torch.tensor([[*row, *[padding] * (T - len(row))] for row in rows], dtype=torch.long)
     return ids.view(len(rows), T), torch.tensor([len(row) for row in rows])
@@ -175,6 +175,7 @@ class UniX(nn.Module):
         super().__init__()
         self.config, self.compute_dtype = config, compute_dtype
         self.checkpoint_activations = False  # training: keep only each layer's input and compute the rest again
+        self.pad_to = 1  # prompts are as long as a multiple of this: a compiled step should meet few shapes
         width = config.hidden_size
         # Zeros until weights fill it: torch's own normal draw is slow on the meta device.
         self.embed_tokens = nn.Embedding.from_pretrained(torch.zeros(config.vocab_size, width), freeze=False)
@@ -243,13 +244,11 @@ class UniX(nn.Module):
 
     # ---- drawing -----------------------------------------------------------------------------------------------
 
-    def prompt_ids(
-        self, prompts: Sequence[Sequence[int] | None], multiple: int = 1
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def prompt_ids(self, prompts: Sequence[Sequence[int] | None]) -> tuple[torch.Tensor, torch.Tensor]:
         """[BOS prompt EOS] of each, padded on the right -> (B, T) ids, (B,) lengths."""
         config, device = self.config, self.embed_tokens.weight.device
         rows = [[] if prompt is None else [config.bos, *prompt, config.eos] for prompt in prompts]
-        ids, lengths = pad(rows, config.eos, multiple)
+        ids, lengths = pad(rows, config.eos, self.pad_to)
         return ids.to(device), lengths.to(device)
 
     def padding_mask(self, lengths: torch.Tensor, length: int) -> torch.Tensor:
@@ -313,12 +312,12 @@ class UniX(nn.Module):
         v = self.to_velocity(latents, x.shape)
         return v if return_layer is None else (v, hidden)
 
-    def read_prompt(self, prompts: Sequence[Sequence[int] | None], multiple: int = 1) -> Prompt:
+    def read_prompt(self, prompts: Sequence[Sequence[int] | None]) -> Prompt:
         """Token ids of each prompt, without special tokens -> its keys and values. None in the list: unconditional.
 
         Rows are padded to a multiple of `multiple` tokens (a compiled training step should meet few shapes).
         """
-        ids, lengths = self.prompt_ids(prompts, multiple)
+        ids, lengths = self.prompt_ids(prompts)
         T = ids.shape[1]
         caches = [KVCache(capacity=T) for _ in self.layers]
         if T > 0:

@@ -446,10 +446,10 @@ def read_aloud(
 
 def question_of(checkpoint: Checkpoint, question: str | None) -> list[int]:
     """A question's token ids, as `UniX.asked` takes them. None: the data set's question."""
-    import data
     from checkpoints.janus import JanusPro, janus_chat
+    from reports.questions import default_question
 
-    question = data.default_question(checkpoint.model.config) if question is None else question
+    question = default_question(checkpoint.model.config.wording) if question is None else question
     ids = prompt_ids(checkpoint, question, "--question")
     if isinstance(checkpoint.model, JanusPro):
         return janus_chat(checkpoint.tokenizer, checkpoint.model.config, question.strip())[1]

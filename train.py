@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 import data
 from archives.opening import open_source
-from archives.records import Records
+from archives.records import Records, squares
 from checkpoints.folders import CHECKPOINT, find_checkpoint
 from checkpoints.presets import PRESETS, init_weights, preset, vae_preset
 from checkpoints.same_run import check_no_run_is_lost, check_same_run
@@ -40,15 +40,19 @@ from common.errors import UserError, run
 from common.files import SHIPPED
 from common.ownership import lock_folder, own_folder
 from common.training_log import TrainingLog
+from common.workers import default_workers
 from evaluation.progress import show
 from evaluation.validation import Validation, heeding, validation_source
 from judges.raddino import load_raddino
 from losses import Batch, RepaProjector
 from model import UniX
 from phantoms.dataset import Phantoms, named
+from reports.phrases import common_targets, visible
+from reports.questions import DEFAULT_QUESTION, SHORT_QUESTION
 from speed import cost, cpu
 from speed.feature_cache import FeatureCache
 from training.pretraining import EveryStageLoss
+from training.tokenizer import LEAST_PIECES, train_tokenizer
 from vae import VAE
 from weights import Checkpoint, load_checkpoint, save_checkpoint
 
@@ -244,6 +248,7 @@ def prepare_model(
     if team.device.type == "cpu":
         cpu.speed_up(model, checkpoint.vae)
     if args.compile:
+        model.pad_to = 32
         for block in [*model.layers, *model.vit.blocks]:
             block.compile()
     return model
@@ -307,8 +312,8 @@ def what_trains(
 def phrases_of(args: argparse.Namespace, source: Phantoms | Records) -> list[str]:
     """What the ViT learns to see: what at least one in 500 phantoms shares. Of real films one in 200: a rarer phrase
     would be learnt by heart, not seen."""
-    found = [data.visible(source, i) for i in range(min(len(source), 5000))]
-    vocabulary = data.common_targets(found, least=max(2, len(found) // (200 if isinstance(source, Records) else 500)))
+    found = [visible(source, i) for i in range(min(len(source), 5000))]
+    vocabulary = common_targets(found, least=max(2, len(found) // (200 if isinstance(source, Records) else 500)))
     if not vocabulary:
         raise UserError(
             f"--data {args.data}: its reports say all the same, or each something else; stage vit needs what some films"
@@ -441,7 +446,7 @@ def say_what_is_cut(team: Team, args: argparse.Namespace, checkpoint: Checkpoint
     if args.stage in ("vae", "vit") or not isinstance(source, Records) or not team.is_main:
         return
     context = checkpoint.model.config.context_length
-    beside = 2 + (len(checkpoint.encode(data.DEFAULT_QUESTION)) + 2 if args.stage == "1" else 0)
+    beside = 2 + (len(checkpoint.encode(DEFAULT_QUESTION)) + 2 if args.stage == "1" else 0)
     if cut := data.count_cut(source, checkpoint.encode, context - beside):
         say(team, f"{cut} of {len(source):,} reports are longer than the {context} tokens of the context, and are cut")
 
@@ -461,7 +466,7 @@ def load_batches(
     repeats = data.repeat_factors(source, recipe.balance) if real and recipe.balance > 1 else None
     varied = {"augmented": recipe.augment and real, "repeats": repeats}
     examples = make_examples(args, checkpoint, recipe, source, vocabulary, args.seed, **varied)
-    workers = data.default_workers() if args.workers is None else args.workers
+    workers = default_workers() if args.workers is None else args.workers
     share = data.Share(recipe.batch, micro_batch, team.rank, team.size, first_step, recipe.steps, examples.by_length)
     return data.batches(examples, share, workers, pin=team.device.type == "cuda")
 
@@ -487,7 +492,7 @@ def profile_table(clock: Clock, recipe: Recipe, model: UniX, stage: str, steps: 
 @torch.no_grad()
 def measure_latents(vae: VAE, source: Phantoms | Records, recipe: Recipe, device: torch.device) -> None:
     """Set scale and shift so that normalised latents have mean 0 and variance 1, from 256 training images."""
-    images = torch.from_numpy(np.stack(data.squares(source, 256, recipe.size)[1]))
+    images = torch.from_numpy(np.stack(squares(source, 256, recipe.size)[1]))
     latents = torch.cat([vae.posterior(vae.preprocess(part.to(device)))[0] for part in images.split(32)])
     vae.config.shift_factor, vae.config.scale_factor = latents.mean().item(), 1 / latents.std().item()
     print(f"latents: shift {vae.config.shift_factor:.4f}, scale {vae.config.scale_factor:.4f}")
@@ -524,7 +529,7 @@ def from_scratch(args: argparse.Namespace, team: Team) -> Checkpoint:
         whose = f"the {len(reports):,} different reports of {args.data}"
     say(team, f"starting from scratch: a fresh {name} model, and a tokenizer trained on {whose}")
     pieces = args.vocab or preset(name).vocab_size
-    tokenizer = data.train_tokenizer([*reports, data.DEFAULT_QUESTION, data.SHORT_QUESTION], pieces)
+    tokenizer = train_tokenizer([*reports, DEFAULT_QUESTION, SHORT_QUESTION], pieces)
     # Drawn reports have few words and yield fewer pieces than tiny has room for; the ids above them stay unused.
     if (found := tokenizer.get_vocab_size()) < pieces and (args.vocab or not drawn):
         asked = f"--vocab {pieces}" if args.vocab else f"--preset {name}"
@@ -686,7 +691,7 @@ def parse_args() -> argparse.Namespace:
     add("--init", type=start, help="weights folder to start from, or 'scratch' for a fresh model")
     add("--preset", choices=PRESETS, help="size of a fresh model (default tiny); weights bring their own")
     pieces = "pieces of a fresh model's tokenizer, which is trained on the reports of --data; default: the preset's"
-    add("--vocab", type=arguments.whole(data.LEAST_PIECES, 200_000), metavar="N", help=pieces)
+    add("--vocab", type=arguments.whole(LEAST_PIECES, 200_000), metavar="N", help=pieces)
     add(
         "--data",
         type=arguments.data_set,

@@ -8,7 +8,7 @@ from pathlib import Path
 from archives.labels import read_labels
 from archives.records import NO_SECTIONS, SPLITS, Problems, Record, RowError
 from archives.sections import split_report
-from archives.tables import Listing, find_image, path_inside, plain_or_gzipped, read_table, text_of_bytes
+from archives.tables import Listing, path_inside, plain_or_gzipped, read_table, text_of_bytes
 from common.errors import UserError
 from common.observations import OBSERVATIONS
 
@@ -39,28 +39,28 @@ def read_mimic(root: Path, files: list[Path], problems: Problems, need_images: b
                 raise RowError("bad", "malformed row", name)
             if folder not in reports:  # several images of a study share it
                 reports[folder] = mimic_report(root, folder + ".txt", listing, problems)
-            problem, findings, impression = reports[folder]
-            if problem:
-                raise RowError("bad" if problem != NO_SECTIONS else "dropped", problem, folder + ".txt")
+            findings, impression = reports[folder]
             used += 1
             names = [f"{folder}/{row['dicom_id']}{end}" for end in (".jpg", ".png", ".dcm")]
-            image = find_image(next(filter(listing.has, names), names[0]), listing, need_images)
+            image = listing.find_image(next(filter(listing.has, names), names[0]), need_images)
             yield Record(image, findings, impression, SPLITS[row["split"]], labels.get(study, {}), patient, view)
     if not used and problems.count("bad", "report absent"):
         raise UserError(f"{root}: no reports; unpack mimic-cxr-reports.zip of MIMIC-CXR (not -JPG) beside the images")
 
 
-def mimic_report(root: Path, name: str, listing: Listing, problems: Problems) -> tuple[str, str, str]:
-    """(what is wrong or "", findings, impression)"""
+def mimic_report(root: Path, name: str, listing: Listing, problems: Problems) -> tuple[str, str]:
+    """(findings, impression). Raises RowError for a report without either, and for what is no report."""
     if not listing.has(name):
-        return "report absent", "", ""
+        raise RowError("bad", "report absent", name)
+    if not (root / name).is_file():  # a pipe would be waited for
+        raise RowError("bad", "report not a file", name)
     try:
-        if not (root / name).is_file():  # a pipe would be waited for
-            return "report not a file", "", ""
         text = text_of_bytes((root / name).read_bytes(), name, problems)
-    except OSError:
-        return "report unreadable", "", ""
+    except OSError as error:
+        raise RowError("bad", "report unreadable", name) from error
     if text is None or not text.strip():
-        return "report not text" if text is None else "empty report", "", ""
+        raise RowError("bad", "report not text" if text is None else "empty report", name)
     findings, impression = split_report(text)
-    return "" if findings or impression else NO_SECTIONS, findings, impression
+    if not findings and not impression:
+        raise RowError("dropped", NO_SECTIONS, name)
+    return findings, impression

@@ -31,20 +31,10 @@ def read_openi(root: Path, files: list[Path], problems: Problems, need_images: b
     for table in (path for path in files if path.suffix == ".csv"):
         rows = read_table(table, ("filename", "projection"), problems)
         projections = {key(row["filename"]): row["projection"] for _, row in rows}
-    images: dict[str, str] = {}
-    if need_images:
-        seen = set()
-        for folder, folders, names in os.walk(root, followlinks=True):
-            if os.path.realpath(folder) in seen:  # links may lead round in circles
-                folders.clear()
-                continue
-            seen.add(os.path.realpath(folder))
-            folders.sort()
-            for name in sorted(names):
-                if name.lower().endswith((".png", ".jpg", ".dcm")):
-                    images.setdefault(key(name), Path(folder, name).relative_to(root).as_posix())
-        if not images:
-            raise UserError(f"{root}: no images beside the reports; unpack NLMCXR_png.tgz of Open-i there")
+    paths = image_files(root) if need_images else []
+    images = {key(path.name): path.relative_to(root).as_posix() for path in reversed(paths)}  # the first of a name
+    if need_images and not images:
+        raise UserError(f"{root}: no images beside the reports; unpack NLMCXR_png.tgz of Open-i there")
     for name, data in xml_files([path for path in files if path.suffix != ".csv"]):
         with problems.row():
             tree = parse_xml(data, name, problems)
@@ -72,6 +62,19 @@ def read_openi(root: Path, files: list[Path], problems: Problems, need_images: b
                     if not view:
                         problems.add("note", "projection unknown", id)
                     yield Record(images[key(id)], findings, impression, "train", labels, uid, view, {"mesh": mesh})
+
+
+def image_files(root: Path) -> list[Path]:
+    """The images under `root`, by folder and name. Links are followed, and may lead round in circles."""
+    found, seen = [], set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        if os.path.realpath(folder) in seen:
+            folders.clear()
+        else:
+            seen.add(os.path.realpath(folder))
+            folders.sort()
+            found += [Path(folder, name) for name in sorted(names) if name.lower().endswith((".png", ".jpg", ".dcm"))]
+    return found
 
 
 def xml_files(sources: list[Path]) -> list[tuple[str, bytes]]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -27,11 +26,14 @@ from archives.tables import plain_or_gzipped, read_header
 from common.errors import UserError
 from common.files import source_hash, write_text
 
+READ = {"mimic-cxr": read_mimic, "chexgenbench": read_chexgenbench, "open-i": read_openi}
+READ |= {"own": read_own, "messages": read_own}
+ARCHIVES = (".tgz", ".tar", ".tar.gz")  # of Open-i's reports
+
 
 def open_source(
     path: str | Path,
     split: str = "train",
-    limit_bad: float = 0.05,
     need_images: bool = True,
     cache: Path | None = Path("out/cache"),
     require: str | None = None,
@@ -40,25 +42,22 @@ def open_source(
 
     need_images=False reads the reports alone, whether or not their images are there. require="findings" leaves out the
     reports without that section, as UniX's own data does, and counts them. Raises UserError if the set is of
-    no known format, lacks what it needs, has no such rows, or if its bad rows are at least 20 and more than `limit_bad`
-    of all. The set is read again when its tables or the upper two levels of its folders changed; after other changes
-    delete `cache`.
+    no known format, lacks what it needs, has no such rows, or if its bad rows are at least 20 and more than 5 % of all.
+    A set without bad rows is kept in `cache` until its folder or its tables change.
     """
     path = Path(path)
     split = SPLITS.get(split, split)
     if split != "all" and split not in SPLITS:
         raise UserError(f"--split {split}: no such split; give train, validate, test or all")
     kind, root, files = recognise(path)
-    kept = cache and Path(cache) / f"records-{fingerprint(path, root, files, need_images, Path(cache))}.jsonl"
-    records, problems = (kept and read_cache(kept)) or (None, None)
+    kept = cache and Path(cache) / f"records-{fingerprint(path, [root, *files], need_images)}.json"
+    records, problems = (kept and read_cache(kept)) or (None, Problems())
     if records is None:
-        problems = Problems()
-        read = {"mimic-cxr": read_mimic, "chexgenbench": read_chexgenbench, "open-i": read_openi}.get(kind, read_own)
-        records = list(read(root, files, problems, need_images))
-        if kept:
+        records = list(READ[kind](root, files, problems, need_images))
+        if kept and not problems.count("bad"):
             write_cache(kept, records, problems)
     bad = problems.count("bad")
-    if bad and (not records or (bad >= 20 and bad > limit_bad * (bad + len(records)))):
+    if bad and (not records or (bad >= 20 and bad > 0.05 * (bad + len(records)))):
         share = f"{bad} of {bad + len(records)} rows cannot be used"
         raise UserError(f"{path}: {share}: {'; '.join(problems.lines())}; mend or remove them")
     if require:
@@ -77,23 +76,22 @@ def open_source(
 def recognise(path: Path) -> tuple[str, Path, list[Path]]:
     """(kind, the folder that images are relative to, the files that say what is in the set)."""
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder; name a data set, or leave it out to use drawn phantoms")
-    if not path.is_file() and not path.is_dir():
-        raise UserError(f"{path}: neither a file nor a folder; name a data set")
+        raise UserError(f"{path}: no such file or folder; name a data set, or leave it out to use rendered phantoms")
     name = path.name.lower()
     if path.is_file():
-        if name.endswith((".tgz", ".tar", ".tar.gz")):
+        if name.endswith(ARCHIVES):
             return "open-i", path.parent, [path, *path.parent.glob("indiana_projections.csv")]
         if name.endswith((".csv", ".csv.gz")):
             return "chexgenbench" if "annotated_prompt" in read_header(path) else "own", path.parent, [path]
         if name.endswith((".jsonl", ".json")):
             return "own" if name.endswith("l") else "messages", path.parent, [path]
         raise UserError(f"{path}: no table of a data set; give a .csv, .jsonl or .json file, or a folder")
+    if not path.is_dir():
+        raise UserError(f"{path}: neither a file nor a folder; name a data set")
     tables = {part: plain_or_gzipped(path / MIMIC.format(part)) for part in ("split", "metadata", "chexpert")}
     if tables["split"]:
         return "mimic-cxr", path, [table for table in tables.values() if table]
-    reports = [path / "ecgen-radiology", *(path / f"NLMCXR_reports.{end}" for end in ("tgz", "tar", "tar.gz"))]
-    for source in reports:
+    for source in (path / "ecgen-radiology", *(path / f"NLMCXR_reports{end}" for end in ARCHIVES)):
         if source.exists():
             files = sorted(source.glob("*.xml")) if source.is_dir() else [source]
             return "open-i", path, [*files, *path.glob("indiana_projections.csv")]
@@ -108,43 +106,24 @@ def recognise(path: Path) -> tuple[str, Path, list[Path]]:
     return recognise(found[0])
 
 
-def fingerprint(path: Path, root: Path, files: list[Path], need_images: bool, cache: Path) -> str:
-    """A name for what is in the set: changes with this package's code, the tables, and folders down to two levels."""
-    folders = level = [root]
-    for _ in range(2):
-        level = [folder for parent in level for folder in subfolders(parent)]
-        level = [folder for folder in level if folder.name != cache.name or folder.resolve() != cache.resolve()]
-        folders = folders + level
-    digest = hashlib.sha256(source_hash(Path(__file__).parent).encode())
-    digest.update(f"{path.resolve()} {need_images}".encode())
-    for item in (*files, *folders):
-        status = item.stat()
-        digest.update(f"\n{item.name} {status.st_size if item.is_file() else ''} {status.st_mtime_ns}".encode())
-    return digest.hexdigest()[:20]
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """The folders directly inside of `folder`, by name."""
-    try:
-        return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())
-    except OSError:  # not ours to read, so no image of the set lies there
-        return []
+def fingerprint(path: Path, tables: list[Path], need_images: bool) -> str:
+    """A name for what is in the set: changes with its tables and with this package's code."""
+    state = [(table.name, table.stat().st_size, table.stat().st_mtime_ns) for table in tables]
+    everything = repr((source_hash(Path(__file__).parent), path.resolve(), need_images, state))
+    return hashlib.sha256(everything.encode()).hexdigest()[:20]
 
 
 def write_cache(path: Path, records: list[Record], problems: Problems) -> None:
-    """First line: the number of records and the problems; then a record a line, as a list."""
-    lines = [json.dumps([len(records), problems.found])]
-    lines += [json.dumps([getattr(record, name) for name in Record.__slots__]) for record in records]
-    write_text(path, "\n".join(lines))
+    """The problems, and each record as a list, in one JSON document: it is whole, or it is none."""
+    rows = [[getattr(record, name) for name in Record.__slots__] for record in records]
+    write_text(path, json.dumps([problems.found, rows]))
 
 
 def read_cache(path: Path) -> tuple[list[Record], Problems] | None:
     """None if there is no cache or it is damaged."""
+    problems = Problems()
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-        problems = Problems()
-        count, problems.found = json.loads(lines[0])
-        records = [Record(*fields) for fields in json.loads(f"[{','.join(lines[1:])}]")]
-        return (records, problems) if len(records) == count else None
+        problems.found, rows = json.loads(path.read_text(encoding="utf-8"))
+        return [Record(*fields) for fields in rows], problems
     except (OSError, ValueError, TypeError, RecursionError):
         return None

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from archives.labels import Json, label_value, mesh_labels, named_values, read_labels
 from archives.records import SPLITS, Problems, Record, RowError
 from archives.sections import split_report
-from archives.tables import Listing, find_image, read_json_rows, read_table, whole_characters
+from archives.tables import Listing, one_line, read_header, read_json_rows, read_table, whole_characters
 from common.errors import UserError
 
+TEXTS = ("image", "report", "findings", "impression", "split", "patient", "view", "question")
 WORDS = {  # a label as a report would say it, where its name in small letters would not do
     "Effusion": "pleural effusion",
     "Mass": "lung mass",
@@ -21,25 +22,45 @@ WORDS = {  # a label as a report would say it, where its name in small letters w
 }
 
 
-OWN_COLUMNS = ("image", "report", "findings", "impression", "split", "patient", "view", "question")
-
-
 def read_own(root: Path, files: list[Path], problems: Problems, need_images: bool) -> Iterator[Record]:
-    """The rows of a user's own table, or of UniX's JSON of messages; columns that we do not know are left alone."""
-    path, listing, named = files[0], Listing(root), split_of_name(files[0])
-    columns, from_json = ("image",) if need_images else (), path.suffix.lower() in (".json", ".jsonl")
-    rows = read_json_rows(path, problems) if from_json else read_table(path, columns, problems)
-    for name, row in rows:
-        if not from_json and not {"report", "findings", "impression", "labels", "captions"} & set(row):
+    """The rows of a user's own table, or of UniX's JSON of messages. Raises UserError if no column has a report."""
+    path = files[0]
+    if path.suffix.lower() in (".json", ".jsonl"):
+        rows = read_json_rows(path, problems)
+    else:
+        if not {"report", "findings", "impression", "labels", "captions"} & set(read_header(path)):
             raise UserError(f"{path}: no column report; add it (or findings and impression, or labels, or captions)")
+        rows = read_table(path, ("image",) if need_images else (), problems)
+    return read_rows(rows, root, split_of_name(path), problems, need_images)
+
+
+def read_rows(
+    rows: Iterable[tuple[str, dict[str, Json]]],
+    root: Path,
+    split: str,
+    problems: Problems,
+    need_images: bool,
+    folders: tuple[str, ...] = ("",),
+) -> Iterator[Record]:
+    """(name for messages, row) -> records. A row has the columns of `metadata.csv`; others are the user's own business.
+
+    split: of the rows that name none. folders: where below root an image may lie.
+    """
+    listing = Listing(root)
+    for name, row in rows:
         with problems.row():
-            given, mesh = row.pop("labels", None) or "", mesh_terms(row)
-            captions = read_captions(row.pop("captions", None))
-            row = {key: row[key] for key in OWN_COLUMNS if key in row}  # others are the user's own business
-            if not all(value is None or isinstance(value, (str, int, float)) for value in row.values()):
+            if isinstance(row.get("extra"), dict):  # as `data.py clean` writes them
+                row = row["extra"] | row
+            given, mesh, captions = (
+                row.get("labels") or "",
+                mesh_terms(row.get("mesh")),
+                read_captions(row.get("captions")),
+            )
+            values = {key: row[key] for key in TEXTS if row.get(key) is not None}
+            if not all(isinstance(value, (str, int, float)) for value in values.values()):
                 raise RowError("bad", "malformed row", name)
-            text = {key: whole_characters(str(value)) for key, value in row.items() if value is not None}
-            cell = {key: " ".join(value.split()) for key, value in text.items()}
+            text = {key: whole_characters(str(value)) for key, value in values.items()}
+            cell = {key: one_line(value) for key, value in text.items()}
             findings, impression = split_report(text.get("report", ""), last_paragraph=False)
             if not findings and not impression:
                 findings = cell.get("report", "")
@@ -52,28 +73,24 @@ def read_own(root: Path, files: list[Path], problems: Problems, need_images: boo
                     problems.add("note", "report made from labels", name)
             if not findings and not impression:
                 raise RowError("bad", "empty report", cell.get("image", name))
-            split = SPLITS.get((cell.get("split") or named).lower())
-            if split is None:
+            part = SPLITS.get((cell.get("split") or split).lower())
+            if part is None:
                 raise RowError("bad", "unknown split", cell["split"])
-            image = find_image(text.get("image", ""), listing, need_images)
+            image = listing.find_image(text.get("image", ""), need_images, folders)
             extra = {"question": text["question"].replace("<image>", "").strip()} if "question" in text else {}
             if extra and "report" in text:  # the reference word by word, with whatever sections it has
                 extra["reference"] = text["report"].strip()
-            if captions:
-                extra["captions"] = captions
-            extra |= {"mesh": mesh} if mesh else {}
+            extra |= {name: found for name, found in (("captions", captions), ("mesh", mesh)) if found}
             labels = read_labels(given, name, problems) or mesh_labels(mesh)
-            patient, view = cell.get("patient", ""), cell.get("view", "")
-            yield Record(image, findings, impression, split, labels, patient, view, extra)
+            yield Record(
+                image, findings, impression, part, labels, cell.get("patient", ""), cell.get("view", ""), extra
+            )
 
 
-def mesh_terms(row: dict[str, Json]) -> list[str]:
-    """The MeSH codes of a row, as Open-i has them: a column "Opacity/lung|Normal", a list, or what `data.py clean` has
-    kept in "extra"."""
-    extra = row.get("extra")
-    given = row.get("mesh") or (extra.get("mesh") if isinstance(extra, dict) else None) or ""
-    terms = given if isinstance(given, list) else str(given).split("|")
-    return [" ".join(whole_characters(term).split()) for term in terms if isinstance(term, str) and term.strip()]
+def mesh_terms(given: Json) -> list[str]:
+    """MeSH codes as Open-i has them: "Opacity/lung|Normal", or a list."""
+    terms = given if isinstance(given, list) else str(given or "").split("|")
+    return [one_line(term) for term in terms if isinstance(term, str) and term.strip()]
 
 
 def read_captions(given: Json) -> list[str]:
@@ -86,7 +103,7 @@ def read_captions(given: Json) -> list[str]:
     texts = given.values() if isinstance(given, dict) else given if isinstance(given, list) else []
     if not all(isinstance(text, str) for text in texts):
         raise RowError("bad", "captions are no texts", str(given))
-    return [text for text in (" ".join(whole_characters(text).split()) for text in texts) if text]
+    return [text for text in map(one_line, texts) if text]
 
 
 def report_of_labels(labels: dict[str, Json]) -> tuple[str, str]:

@@ -1,19 +1,18 @@
-"""What every archive is read into: records, and a count of what could not be used.
-
-`Records` has the methods of `phantoms.dataset.Phantoms` (len, text, image), so training takes either.
-"""
+"""What every archive is read into: records, and a count of what could not be used."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+from PIL import Image
 
 from common.errors import UserError
-from common.images import MAX_PIXELS, load_image
+from common.images import MAX_PIXELS, load_image, to_square
 
 NO_SECTIONS = "no findings or impression"
 SPLITS = {"val": "validate", "valid": "validate", "validation": "validate", "dev": "validate", "training": "train"}
@@ -31,7 +30,7 @@ class Record:
     labels: dict[str, int] = field(default_factory=dict)  # observation -> 1 positive, 0 negative, -1 uncertain
     patient: str = ""
     view: str = ""
-    extra: dict = field(default_factory=dict)  # "mesh": [...], "annotated_prompt", "question", as the set has them
+    extra: dict = field(default_factory=dict)  # "mesh": [...], "captions": [...], "question", "reference"
 
 
 class RowError(Exception):
@@ -77,18 +76,41 @@ class Problems:
         return "\n".join(self.lines()) or "no problems"
 
 
-class Records:
-    """A data set with the interface of phantoms.dataset.Phantoms. `counts`: rows of each split in the whole set.
+class Source(Protocol):
+    """What everything that takes films and reports asks of them; `Records` and `phantoms.dataset.Phantoms` have it.
 
-    size: px that the longer side of an image will be resized to, so that a JPEG may be decoded at reduced scale.
+    text: (report, impression). image: (height, width) uint8, or UserError. extra: `Record.extra`, or {}.
     """
 
-    size: int | None = None
+    def __len__(self) -> int: ...
+    def text(self, index: int) -> tuple[str, str]: ...
+    def image(self, index: int) -> np.ndarray: ...
+    def extra(self, index: int) -> dict: ...
 
-    def __init__(
-        self, root: Path, kind: str, records: list[Record], problems: Problems, counts: dict[str, int]
-    ) -> None:
-        self.root, self.kind, self.records, self.problems, self.counts = root, kind, records, problems, counts
+
+def squares(source: Source, count: int, size: int) -> tuple[list[int], list[np.ndarray]]:
+    """Indices and square pictures, (size, size) uint8, of up to `count` examples that are spread over the set.
+
+    What cannot be opened is left out.
+    """
+    indices, pictures = [], []
+    for index in np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)).tolist():
+        with suppress(UserError):
+            pictures.append(to_square(Image.fromarray(source.image(index)), size))
+            indices.append(index)
+    return indices, pictures
+
+
+@dataclass
+class Records:
+    """A `Source` that was read from a disk."""
+
+    root: Path
+    kind: str
+    records: list[Record]
+    problems: Problems
+    counts: dict[str, int]  # rows of each split in the whole set
+    size: int | None = None  # px that the longer side of an image will be resized to: a JPEG may be decoded smaller
 
     def __len__(self) -> int:
         return len(self.records)
@@ -101,6 +123,9 @@ class Records:
         record = self.records[index]
         sections = (("FINDINGS", record.findings), ("IMPRESSION", record.impression))
         return " ".join(f"{name}: {text}" for name, text in sections if text), record.impression or record.findings
+
+    def extra(self, index: int) -> dict:
+        return self.records[index].extra
 
     def image(self, index: int) -> np.ndarray:
         """(height, width) uint8. Raises UserError naming the file."""

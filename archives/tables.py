@@ -16,8 +16,7 @@ from pathlib import Path
 from archives.records import Problems, RowError
 from common.errors import UserError
 
-MAX_FIELD = 2**20  # characters; a report has 3,000, Python's own limit is 131,072
-csv.field_size_limit(MAX_FIELD)
+csv.field_size_limit(2**31 - 1)  # a quote that is not closed is found at the end of the file, and named by its line
 
 
 class Listing:
@@ -35,6 +34,17 @@ class Listing:
                 self.folders[folder] = frozenset()
         return file in self.folders[folder]
 
+    def find_image(self, name: str, needed: bool, folders: tuple[str, ...] = ("",)) -> str:
+        """Where image `name` lies below the data folder, in one of `folders`. Raises RowError, if `needed` also for an
+        image that is not there."""
+        inside = path_inside(name) if name.strip() else ""
+        if inside is None:
+            raise RowError("bad", "path outside of the data folder", name)
+        found = next((folder + inside for folder in folders if inside and self.has(folder + inside)), None)
+        if found is None and needed:
+            raise RowError("bad", "image absent", name or "(no name)")
+        return found or inside
+
 
 def path_inside(name: str) -> str | None:
     """The path below the data folder that `name` means, or None if it is absolute or climbs out."""
@@ -43,20 +53,14 @@ def path_inside(name: str) -> str | None:
     return None if outside else name
 
 
-def find_image(name: str, listing: Listing, need_images: bool, folders: tuple[str, ...] = ("",)) -> str:
-    """Where image `name` lies below the data folder, in one of `folders`. Raises RowError."""
-    inside = path_inside(name) if name.strip() else ""
-    if inside is None:
-        raise RowError("bad", "path outside of the data folder", name)
-    found = next((folder + inside for folder in folders if inside and listing.has(folder + inside)), None)
-    if found is None and need_images:
-        raise RowError("bad", "image absent", name or "(no name)")
-    return found or inside
-
-
 def whole_characters(text: str) -> str:
     """`text` with "?" for half a character (a lone surrogate), which JSON can hold and no tokenizer takes."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def one_line(text: str) -> str:
+    """`text` with whole characters and single spaces."""
+    return " ".join(whole_characters(text).split())
 
 
 def plain_or_gzipped(path: Path) -> Path | None:
@@ -89,13 +93,7 @@ def read_text(path: Path, problems: Problems) -> str:
 
 def read_header(path: Path) -> list[str]:
     """The column names in the first line of a CSV file. Raises UserError if it cannot be read."""
-    try:
-        with (gzip.open if path.suffix.lower() == ".gz" else open)(
-            path, "rt", encoding="utf-8-sig", errors="replace"
-        ) as file:
-            return [name.strip() for name in next(csv.reader([file.readline(65536)]), [])]
-    except (OSError, EOFError, zlib.error, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read ({error}); fetch it again") from error
+    return [name.strip() for name in next(csv.reader(read_text(path, Problems()).split("\n", 1)[:1]), [])]
 
 
 def read_table(path: Path, columns: tuple[str, ...], problems: Problems) -> Iterator[tuple[str, dict[str, str]]]:
@@ -114,11 +112,7 @@ def read_table(path: Path, columns: tuple[str, ...], problems: Problems) -> Iter
         except StopIteration:
             return
         except csv.Error as error:
-            long = "field larger" in str(error)
-            if long and reader.line_num == started:  # a quoted field would go on over more lines
-                problems.add("bad", f"field of more than {MAX_FIELD:,} characters", f"{path.name} line {started}")
-                continue
-            if long or "unexpected end" in str(error):
+            if "unexpected end" in str(error):
                 raise UserError(f"{path}: line {started}: a quote is opened but not closed; close it") from error
             problems.add("bad", "malformed row", f"{path.name} line {started}")
             continue

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import data
 from archives.opening import open_source
+from archives.records import squares
 from common import arguments
 from common.errors import UserError, run
 from common.files import SHIPPED
@@ -163,7 +163,7 @@ def main() -> None:
         print(autoencoder_table(measure(vae, seed=1, count=args.n or 4)))
         return
     own_file(args.out)
-    images = np.stack(data.squares(open_source(args.data, split=args.split), args.n or 64, args.size)[1])
+    images = np.stack(squares(open_source(args.data, split=args.split), args.n or 64, args.size)[1])
     print("{} films at {} px: PSNR {psnr:.2f} dB, SSIM {ssim:.4f}".format(*images.shape[:2], **real_films(vae, images)))
     rows = [images[:8], *(rebuild(vae, image[None]).round().clip(0, 255).astype(np.uint8) for image in images[:8])]
     save_png(grid([*rows[0], *np.concatenate(rows[1:])], columns=len(images[:8])), args.out)

@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from common.observations import OBSERVATIONS
-from data import NAMES_QUESTION, name_observations
 from evaluation import metrics
 from evaluation.baselines import findings_of
+from reports.questions import NAMES_QUESTION, name_observations
 from sample import TEMPERATURE, TOP_P, read_often
 from weights import Checkpoint
 

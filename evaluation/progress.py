@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-import data
-from archives.records import Records
+from archives.records import Records, squares
 from common.pictures import curves, grid, save_png
 from phantoms.dataset import Phantoms
 from sample import draw, read
@@ -22,7 +21,7 @@ def show(stage: str, checkpoint: Checkpoint, source: Phantoms | Records, size: i
     save_png(loss_curve(stage, log), out / "loss.png")
     vae, step = checkpoint.vae, log[-1]["step"]
     path = out / "samples" / f"step-{step:06d}.png"
-    chosen, originals = data.squares(source, 8, size)
+    chosen, originals = squares(source, 8, size)
     if stage == "vae":
         images = vae.preprocess(torch.from_numpy(np.stack(originals))).to(next(vae.parameters()).device)
         with torch.no_grad():

@@ -27,7 +27,7 @@ class Protocol:
     name: str = ""
     # Reports.
     squares: tuple[int, str] | None = None  # ViTConfig's padding and scaling that count as the protocol's
-    wordings: bool = False  # a question that a row does not bring is drawn from data.QUESTIONS, not our own one
+    wordings: bool = False  # a question that a row does not bring is one of reports.questions.QUESTIONS, not our own
     max_new_tokens: int = 256
     nltk_words: bool = False  # for BLEU: cased, with punctuation; else words and numbers in lower case
     bleu_weights: tuple[float, ...] = (1, 1 / 2, 1 / 3, 1 / 4)

@@ -168,6 +168,7 @@ def write_reports(
     import sample
     from evaluation.consensus import read_consensus
     from judges.features import weights_hash
+    from reports import questions
 
     checkpoint = sample.load_model(args.weights, team.device, getattr(torch, args.dtype))
     source, config = report_source(args, checkpoint), checkpoint.model.config
@@ -187,13 +188,13 @@ def write_reports(
     mine = [index for index in range(team.rank, count, team.size) if index not in known]
     section = ("report", "impression").index(args.section)
     words = baselines.literature_words if args.literature_bleu else metrics.tokenize
-    default = data.default_question(config, section == 1)
+    default = questions.default_question(config.wording, section == 1)
     asked: dict[str, list[int]] = {}  # a batch has one question
     for index in mine:
-        question = args.question or data.own_question(source, index)
+        question = args.question or source.extra(index).get("question")
         if not question and protocol.wordings and section == 0:
-            wording = data.position_rng(0, 0, index).integers(len(data.QUESTIONS))
-            question = data.question_for(source.text(index)[0], int(wording))
+            wording = data.position_rng(0, 0, index).integers(len(questions.QUESTIONS))
+            question = questions.question_for(source.text(index)[0], int(wording))
         asked.setdefault(question or default, []).append(index)
     size = args.batch or 32
     films = max(1, size // args.consensus) if args.consensus else size  # at a time
@@ -208,7 +209,8 @@ def write_reports(
                     texts = read_consensus(checkpoint, images, seeds, question, words, protocol.max_new_tokens)
                 else:
                     texts = sample.read(checkpoint, images, question, protocol.max_new_tokens, batch=len(batch))
-                    texts = [data.split_observations(text)[1] or text for text in texts]  # prose, where there is any
+                    # Prose, where there is any.
+                    texts = [questions.split_observations(text)[1] or text for text in texts]
                 for index, text in zip(batch, texts, strict=True):
                     row = {"index": index, "image": file_of(source, index), "truth": truth_of(source, index, section)}
                     file.write(json.dumps(row | {"generated": text}) + "\n")
@@ -237,8 +239,7 @@ def report_source(args: argparse.Namespace, checkpoint: Checkpoint) -> Records |
 
 def truth_of(source: Records | Phantoms, index: int, section: int) -> str:
     """The true report (section 0) or impression (1); the reference of UniX's own files word by word."""
-    records = getattr(source, "records", None)
-    reference = records[index].extra.get("reference") if records and section == 0 else None
+    reference = source.extra(index).get("reference") if section == 0 else None
     return reference or source.text(index)[section]
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 import data
 from archives.opening import open_source
-from archives.records import Records
+from archives.records import Records, squares
 from common import arguments
 from common.errors import UserError
 from evaluation import metrics
@@ -77,7 +77,7 @@ class Validation:
         return "auc", float(np.nanmean(areas)) if not np.isnan(areas).all() else 0.5
 
     def f1(self, batches: list[dict[str, Batch]]) -> tuple[str, float]:
-        chosen, pictures = data.squares(self.examples.source, MOST_JUDGED, self.checkpoint.model.config.vit.image_size)
+        chosen, pictures = squares(self.examples.source, MOST_JUDGED, self.checkpoint.model.config.vit.image_size)
         images = [Image.fromarray(picture) for picture in pictures]
         written = label_reports(read(self.checkpoint, images, max_new_tokens=160, batch=len(images)))
         truth = label_reports([self.examples.source.text(i)[0] for i in chosen])
@@ -109,7 +109,7 @@ def heeding(checkpoint: Checkpoint, source: Phantoms | Records, size: int, count
     """The prompt gain on the first training examples, as it is logged: it says more than the loss does of whether a
     drawing will show what it is asked for."""
     room = checkpoint.model.config.context_length - 2
-    chosen, pictures = data.squares(source, count, size)
+    chosen, pictures = squares(source, count, size)
     texts = [checkpoint.encode(source.text(i)[1])[:room] for i in chosen]
     if len(texts) < 2:
         return {}

@@ -22,7 +22,6 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-import data
 from archives.opening import open_source, recognise
 from archives.records import SPLITS, Records
 from checkpoints.folders import find_checkpoint
@@ -30,6 +29,7 @@ from common.errors import UserError
 from common.files import SHIPPED, write_atomically
 from common.images import load_image, to_square
 from common.observations import OBSERVATIONS
+from common.workers import default_workers
 from judges.raddino import load_raddino
 from reports.labeler import label_reports
 from weights import load_checkpoint
@@ -134,7 +134,7 @@ def features(
     A file in `cache` keeps them; its name is a hash of the bytes of every image and of the extractor. Raises UserError
     naming an image that cannot be read.
     """
-    with ThreadPoolExecutor(data.default_workers()) as pool:  # Pillow and hashlib let other threads run
+    with ThreadPoolExecutor(default_workers()) as pool:  # Pillow and hashlib let other threads run
         if cache is not None:
             digest = hashlib.sha256(f"{extractor.name} {extractor.version}".encode())
             for one in pool.map(file_hash, images.files):

@@ -1,4 +1,4 @@
-"""Phantoms as a data set: drawn chest X-rays with their reports, each made once and kept.
+"""Phantoms as a data set: rendered chest X-rays with their reports, each made once and kept.
 
 A phantom is made in three steps. Each has its own random stream, so a change to one leaves the others as they are:
 
@@ -21,11 +21,11 @@ from phantoms.drawing import draw
 from phantoms.truth import Finding, labels_of, streams, truth
 from phantoms.wording import write_report
 
-TRAIN_SEED = 0  # phantoms of this seed are for training; evaluate.py draws others
+TRAIN_SEED = 0  # phantoms of this seed are for training; evaluate.py renders others
 
 
 class Phantoms:
-    """Drawn chest X-rays with their reports, indices 0..count-1. Each is drawn once and kept in `cache`.
+    """Rendered chest X-rays with their reports, indices 0..count-1. Each is rendered once and kept in `cache`.
 
     The cache is a sparse file of raw pictures, named by the seed, the size and the code of this package, so that a
     change of the code never meets old pictures. It may be deleted at any time.
@@ -46,16 +46,20 @@ class Phantoms:
         return self.count
 
     def text(self, index: int) -> tuple[str, str]:
-        """(report, impression), written without drawing."""
+        """(report, impression), written without the picture."""
         index = self.indices[index]
         return write_report(truth(self.seed, index), streams(self.seed, index)[2])
+
+    def extra(self, index: int) -> dict:
+        """Nothing: a phantom brings no question and no captions."""
+        return {}
 
     def image(self, index: int) -> np.ndarray:
         """(size, size) uint8."""
         if self._file is None:
             return phantom(self.seed, self.indices[index], self.size).image
         row = self._open()[index]
-        if row[-1] == 0:  # the flag behind each picture is set last, by whichever worker drew it
+        if row[-1] == 0:  # the flag behind each picture is set last, by whichever worker rendered it
             row[:-1] = phantom(self.seed, self.indices[index], self.size).image.reshape(-1)
             row[-1] = 1
         return row[:-1].reshape(self.size, self.size)
@@ -110,7 +114,7 @@ class Phantom:
 
 
 def phantom(seed: int, index: int, size: int = 256) -> Phantom:
-    """Sample `index` of `seed`, drawn at (size, size), with its report. About 15 ms on one core."""
+    """Sample `index` of `seed`, rendered at (size, size), with its report. About 15 ms on one core."""
     _, drawing, wording = streams(seed, index)
     patient = truth(seed, index)
     report, impression = write_report(patient, wording)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-import data
 from checkpoints.presets import preset
 from common.images import load_image, to_square
 from phantoms.dataset import Phantoms
+from vit import VisionTransformer
 
 SIZE = 384
 
@@ -36,6 +36,8 @@ def main() -> None:
 
     torch.set_num_threads(1)
     config = preset("unix")
+    with torch.device("meta"):  # without its weights
+        vit = VisionTransformer(config.vit)
     theirs = v2.Compose(
         [
             v2.PILToTensor(),
@@ -54,7 +56,7 @@ def main() -> None:
 
     def ours(path: Path) -> torch.Tensor:
         square = to_square(load_image(path, size=SIZE), SIZE)
-        return data.vit_pixels(torch.from_numpy(square)[None], config)
+        return vit.preprocess(torch.from_numpy(square)[None])
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)

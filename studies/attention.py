@@ -25,7 +25,6 @@ import torch
 from PIL import Image
 
 import attention
-import data
 import flow
 from checkpoints.janus import JanusPro
 from common import arguments
@@ -38,6 +37,7 @@ from evaluation.autoencoder import OWN, with_and_without
 from evaluation.phantom import derangement
 from phantoms.dataset import phantom
 from phantoms.truth import KINDS
+from reports.questions import default_question
 from sample import DISCLAIMER, draw, load_model, pixels_of, prompt_ids, read
 from weights import Checkpoint
 
@@ -109,7 +109,7 @@ def report_maps(
     model, config = checkpoint.model, checkpoint.model.config
     if isinstance(model, JanusPro):
         raise UserError("these weights are Janus-Pro's, whose sequence has another layout; name a UniX")
-    question = data.default_question(config) if question is None else question
+    question = default_question(config.wording) if question is None else question
     ids, words = words_of(checkpoint, report)
     before = model.asked(prompt_ids(checkpoint, question, "the question"))
     pixels = pixels_of(checkpoint, [image])

@@ -2,9 +2,9 @@
 
 import torch
 
-import data
 from model import UniX, UniXConfig
 from phantoms.dataset import Phantoms
+from training.tokenizer import train_tokenizer
 from vae import VAE, VAEConfig
 from vit import ViTConfig
 from weights import Checkpoint
@@ -43,5 +43,5 @@ def micro_checkpoint():
                 torch.randn_like(parameter) * scale + (1.0 if "norm" in name and "bias" not in name else 0.0)
             )
     source = Phantoms(200)
-    tokenizer = data.train_tokenizer([source.text(i)[0] for i in range(200)], config.vocab_size)
+    tokenizer = train_tokenizer([source.text(i)[0] for i in range(200)], config.vocab_size)
     return Checkpoint(model.eval(), vae.eval(), tokenizer)

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-import data
 from golden.weights_by_rule import state_dict
 from phantoms.dataset import Phantoms
+from training.tokenizer import train_tokenizer
 
 
 def edit(path, change):
@@ -32,7 +32,7 @@ def golden_folder(folder, name, micro, **given):
     (folder / "vae").mkdir()
     save_file(state_dict("vae_tiny"), folder / "vae" / "kl-f16.safetensors")
     source = Phantoms(50)
-    data.train_tokenizer([source.text(i)[0] for i in range(50)], 300).save(str(folder / "tokenizer.json"))
+    train_tokenizer([source.text(i)[0] for i in range(50)], 300).save(str(folder / "tokenizer.json"))
     config = {"language_config": {"num_attention_heads": 4}, "vision_config": {"params": {"heads": 4}}} | given
     (folder / "config.json").write_text(json.dumps(config))
     return folder

@@ -1,4 +1,4 @@
-"""Images of every kind become squares, text survives the tokenizer, and examples belong to their position."""
+"""Examples belong to their position, a run's share to no process, and what is packed is what is learnt."""
 
 import math
 from dataclasses import replace
@@ -7,62 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import data
 from archives.records import Problems, Record, Records
 from common.errors import UserError
-from common.images import load_image, to_square
 from micro import micro_config
 from phantoms.dataset import Phantoms
+from reports.questions import DEFAULT_QUESTION, NAMES_QUESTION, SHORT_QUESTION, question_for
 from vae import VAE
 from vit import VisionTransformer
-
-GRADIENT = np.linspace(0, 1, 64)[None].repeat(40, axis=0)
-
-
-@pytest.mark.parametrize("kind", ["8 bit", "16 bit", "float", "RGB", "RGBA", "palette", "1 bit"])
-def test_any_image_becomes_8_bit_grey(tmp_path, kind):
-    eight = Image.fromarray((GRADIENT * 255).astype(np.uint8))
-    image = {
-        "8 bit": lambda: eight,
-        "16 bit": lambda: Image.fromarray((GRADIENT * 40000).astype(np.uint16)),
-        "float": lambda: Image.fromarray(GRADIENT.astype(np.float32)),
-        "RGB": lambda: eight.convert("RGB"),
-        "RGBA": lambda: eight.convert("RGBA"),
-        "palette": lambda: eight.quantize(64),
-        "1 bit": lambda: eight.convert("1"),
-    }[kind]()
-    path = tmp_path / ("image.tiff" if kind == "float" else "image.png")
-    image.save(path)
-    grey = load_image(path)
-    assert grey.mode == "L" and grey.size == (64, 40)
-    values = np.asarray(grey).astype(int)
-    assert values[:, :8].mean() < 40 and values[:, -8:].mean() > 215
-
-
-@pytest.mark.parametrize("size", [(1, 1), (20000, 3), (3, 500), (128, 128)])
-def test_squares_keep_the_aspect_and_pad_with_black(size):
-    square = to_square(Image.new("L", size, 200), 64)
-    assert square.shape == (64, 64)
-    width, height = (max(1, round(side * 64 / max(size))) for side in size)
-    assert (square == 200).sum() == width * height and (square == 0).sum() == 64 * 64 - width * height
-
-
-@pytest.mark.parametrize("kind", ["absent", "text", "truncated", "empty", "folder"])
-def test_a_file_that_is_no_image_is_named(tmp_path, kind):
-    path = tmp_path / "image.png"
-    if kind == "text":
-        path.write_text("FINDINGS: none")
-    elif kind == "truncated":
-        Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(path)
-        path.write_bytes(path.read_bytes()[:2000])
-    elif kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "folder":
-        path.mkdir()
-    with pytest.raises(UserError, match=r"image\.png"):
-        load_image(path)
 
 
 def test_pixels_are_normalised_per_tower():
@@ -72,16 +25,6 @@ def test_pixels_are_normalised_per_tower():
     expected = [(0 - 0.555895) / 0.336385, (1 - 0.555895) / 0.336385]  # DESIGN: SigLIP's grey values
     assert VisionTransformer(config.vit).preprocess(images)[0, 2, 0].tolist() == pytest.approx(expected)
     assert VAE.postprocess(VAE.preprocess(images)).tolist() == images.tolist()
-
-
-def test_a_jpeg_decoded_at_reduced_scale_looks_the_same(tmp_path):
-    drawn = Image.fromarray(Phantoms(1, 512).image(0)).resize((1900, 1500), Image.Resampling.BICUBIC)
-    noise = np.random.default_rng(0).normal(0, 4, (1500, 1900))
-    Image.fromarray((np.asarray(drawn) + noise).clip(0, 255).astype(np.uint8)).save(tmp_path / "x.jpg", quality=92)
-    reduced, whole = load_image(tmp_path / "x.jpg", size=384), load_image(tmp_path / "x.jpg")
-    assert reduced.size == (475, 375) and whole.size == (1900, 1500)
-    squares = [to_square(image, 384).astype(int) for image in (reduced, whole)]
-    assert np.abs(squares[0] - squares[1]).max() <= 3
 
 
 def test_a_broken_image_is_said_and_another_takes_its_place(micro, monkeypatch, capsys):
@@ -102,24 +45,6 @@ def test_a_broken_image_is_said_and_another_takes_its_place(micro, monkeypatch, 
         stream[0]
 
 
-def test_a_film_is_varied_a_little_and_never_flipped():
-    """By the moments of what is bright: a wedge that is heavy on the left stays so."""
-    film = np.zeros((64, 64), np.uint8)
-    film[16:48, 8:40] = 220 - 5 * np.arange(32)
-    rng = np.random.default_rng(0)
-    varied = [data.augment(film, rng) for _ in range(200)]
-    assert len({each.tobytes() for each in varied}) == 200
-    heavy = []
-    for each in varied:
-        inside = np.flatnonzero(each.max(axis=0) > 20)
-        centre = (each.sum(axis=0) * np.arange(64)).sum() / each.sum()
-        heavy.append((inside[0] + inside[-1]) / 2 - centre)
-        assert each[[0, -1], [0, -1]].max() == 0  # black around the film stays black
-        assert 0.7 < (each > 20).sum() / (film > 20).sum() < 1.3
-    assert min(heavy) > 0
-    assert np.array_equal(data.augment(film, np.random.default_rng(1)), data.augment(film, np.random.default_rng(1)))
-
-
 def test_only_what_is_read_is_varied(micro):
     for stage in ("vae", "vit", "1", "2"):
         plain, varied = (
@@ -127,13 +52,6 @@ def test_only_what_is_read_is_varied(micro):
             for augmented in (False, True)
         )
         assert np.array_equal(plain["image"], varied["image"]) == (stage in ("vae", "2"))
-
-
-def test_any_text_encodes_and_comes_back(micro):
-    for text in ("Small left pleural effusion.", "Épanchement pleural gauche minime.", "右側胸水。 🫁", "<|eos|>"):
-        ids = micro.encode(text)
-        assert not {0, 1, 2, 3} & set(ids)  # no special token can be typed
-        assert micro.decode(ids) == text
 
 
 def examples(micro, stage, size=64, mix=(0, 1)):
@@ -241,41 +159,6 @@ def test_a_tenth_of_the_prompts_is_dropped(micro, monkeypatch):
     assert dropped == pytest.approx(0.1, abs=0.02)  # three standard deviations
 
 
-def test_a_share_of_the_patients_is_held_out_and_no_patient_is_on_both_sides():
-    records = [Record(f"{i}.png", "Clear.", "", patient=str(i // 2)) for i in range(400)]
-    split = data.hold_out(records, 0.2)
-    sides = {name: {r.patient for r in split if r.split == name} for name in ("train", "validate")}
-    assert not sides["train"] & sides["validate"] and len(sides["train"] | sides["validate"]) == 200
-    assert 25 < len(sides["validate"]) < 55  # 40 expected, three deviations of 5.7
-    assert data.hold_out(split, 0.5) == split  # a set that has a split keeps it
-    with pytest.raises(UserError, match=r"--hold-out 0.2: leaves 0 reports to train on"):
-        data.hold_out([replace(record, split="test") for record in records], 0.2)
-
-
-def test_phrases_are_runs_of_words_inside_a_sentence():
-    text = "Small left effusion. No edema."
-    assert data.phrases(text) == {
-        *("small", "left", "effusion", "small left", "left effusion", "small left effusion", "no", "edema", "no edema")
-    }
-
-
-def test_what_only_some_examples_share_is_learnt():
-    found = [{"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 1}, {"a": 1, "b": np.nan}, {"a": 1, "d": 1}]
-    assert data.common_targets(found, least=2) == ["b"]  # a says nothing of an example, c and d are rare
-
-
-def test_a_real_report_is_seen_by_labels_codes_and_what_it_affirms(tmp_path):
-    report = "Small left pleural effusion. No pneumothorax. Possible pneumonia."
-    mesh = ["Pleural Effusion/left/small"]
-    records = Records(tmp_path, "own", [Record("a.png", report, "", extra={"mesh": mesh})], Problems(), {})
-    seen = data.visible(records, 0)
-    assert {"small left pleural", "label: Pleural Effusion", "label: Pleural Effusion, left"} < set(seen)
-    assert {"mesh: pleural effusion", "mesh: pleural effusion/left", "mesh: pleural effusion/left/small"} < set(seen)
-    assert np.isnan(seen["label: Pneumonia"]) and "label: Pleural Effusion, right" not in seen
-    assert not any("pneumothorax" in name.lower() for name in seen)
-    assert data.visible(Phantoms(3), 1).keys() == data.phrases(Phantoms(3).text(1)[1])
-
-
 def test_targets_are_the_answer_and_its_end(micro):
     config = micro_config()
     text_ids, targets = data.pack_answers([[10, 11], [12]], [[20, 21, 22], [23]], config, multiple=8)
@@ -285,7 +168,7 @@ def test_targets_are_the_answer_and_its_end(micro):
 
 
 def test_a_text_alone_is_predicted_from_its_start(micro):
-    text_ids, targets = data.pack_texts([[10, 11, 12], [13]], micro_config())
+    text_ids, targets = data.pack_answers([None, None], [[10, 11, 12], [13]], micro_config())
     n = data.IGNORE
     assert text_ids.tolist() == [[0, 10, 11, 12, 1, 1, 1, 1], [0, 13, 1, 1, 1, 1, 1, 1]]
     assert targets.tolist() == [[10, 11, 12, 1, n, n, n, n], [13, 1, n, n, n, n, n, n]]
@@ -309,13 +192,6 @@ def test_crops_reach_the_border_as_often_as_the_middle(micro, monkeypatch):
     assert [share[0], share[127], share[-1]] == pytest.approx([0.25, 0.75, 0.25], abs=0.06)
 
 
-def test_kept_pictures_are_the_drawn_ones(tmp_path):
-    kept, drawn = Phantoms(5, cache=tmp_path), Phantoms(5)
-    for _ in range(2):  # drawn, then read back
-        assert np.array_equal(kept.image(3), drawn.image(3))
-    assert np.array_equal(Phantoms(5, cache=tmp_path).image(3), drawn.image(3))
-
-
 def test_what_the_vit_sees_is_squared_as_its_weights_know_it_and_what_is_drawn_is_not():
     config = micro_config()
     config.vit.padding, config.vit.scaling = 255, "shrink"
@@ -335,7 +211,10 @@ class Rows(Phantoms):
 
     def __init__(self, count, **extra):
         super().__init__(count)
-        self.records = [Record("", "x", "y", extra=extra) for _ in range(count)]
+        self.brought = extra
+
+    def extra(self, index):
+        return self.brought
 
     def image(self, index):
         return np.zeros((64, 64), np.uint8)
@@ -354,33 +233,22 @@ def decoded(micro, source, stage, count=60, wording="plain", **more):
 
 def test_full_size_is_asked_in_ten_wordings_and_the_tiny_recipe_keeps_its_own(micro):
     full = decoded(micro, Rows(8), "1", wording="published")
-    assert {row["question"] for row in full} == {data.question_for("FINDINGS: IMPRESSION:", i) for i in range(10)}
+    assert {row["question"] for row in full} == {question_for("FINDINGS: IMPRESSION:", i) for i in range(10)}
     assert {row["answer"] for row in full} == {"FINDINGS: Clear. IMPRESSION: Normal."}  # always the whole report
     tiny = decoded(micro, Rows(8), "1")
     asked = [row["question"] for row in tiny]
-    assert asked.count(data.SHORT_QUESTION) == 2 * asked.count(data.DEFAULT_QUESTION) == 40
-    assert data.default_question(micro.model.config) == data.DEFAULT_QUESTION
+    assert asked.count(SHORT_QUESTION) == 2 * asked.count(DEFAULT_QUESTION) == 40
 
 
 def test_names_come_first_and_are_asked_for_alone_in_a_step_of_three(micro):
     rows = decoded(micro, Rows(8), "1", count=12, observations="first")  # steps of 4
     names, report = "OBSERVATIONS: No Finding.", "FINDINGS: Clear. IMPRESSION: Normal."
-    assert rows[:4] == [{"question": data.DEFAULT_QUESTION, "answer": f"{names} {report}"}] * 4
-    assert rows[4:8] == [{"question": data.NAMES_QUESTION, "answer": names}] * 4
-    assert rows[8:] == [{"question": data.SHORT_QUESTION, "answer": "Normal."}] * 4
+    assert rows[:4] == [{"question": DEFAULT_QUESTION, "answer": f"{names} {report}"}] * 4
+    assert rows[4:8] == [{"question": NAMES_QUESTION, "answer": names}] * 4
+    assert rows[8:] == [{"question": SHORT_QUESTION, "answer": "Normal."}] * 4
     assert decoded(micro, Rows(8), "1", count=12, observations="only") == rows[4:8] * 3
     own = decoded(micro, Rows(8, question="What is seen?"), "1", count=12, observations="first")
     assert own == [{"question": "What is seen?", "answer": report}] * 12
-
-
-def test_names_are_what_a_report_affirms_or_suspects_and_are_split_from_it_again():
-    report = "FINDINGS: Cardiomegaly. Possible edema. No effusion. IMPRESSION: Big heart."
-    names = data.observations_of(report)
-    assert names == "OBSERVATIONS: Cardiomegaly, Edema."
-    assert data.split_observations(f"{names} {report}") == (names, report)
-    assert data.split_observations(report) == ("", report)
-    assert data.split_observations(names) == (names, "")
-    assert data.observations_of("FINDINGS: Scoliosis of the spine.") == "OBSERVATIONS: Other Finding."
 
 
 def test_a_rows_own_question_is_asked_and_its_captions_are_drawn_from(micro):

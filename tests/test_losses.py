@@ -15,6 +15,7 @@ from checkpoints.presets import init_weights
 from losses import Batch, repa_loss, token_loss
 from model import UniX
 from phantoms.dataset import Phantoms
+from reports.phrases import common_targets, visible
 from speed.feature_cache import FeatureCache
 from test_golden import SPEC
 from training.pretraining import EveryStageLoss
@@ -72,7 +73,7 @@ def frozen_features(checkpoint, dtype):
 
 def examples_of(micro, stage, batch, size=64, **more):
     source = Phantoms(8, size if stage == "vae" else 256)  # the autoencoder's eight: whole pictures, no crops
-    vocabulary = data.common_targets([data.visible(source, i) for i in range(8)], least=1)
+    vocabulary = common_targets([visible(source, i) for i in range(8)], least=1)
     stream = data.Examples(source, stage, size, 0, micro.encode, micro.model.config, 16, batch, vocabulary, **more)
     return source, stream, vocabulary
 

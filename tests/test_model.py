@@ -48,10 +48,12 @@ def test_prompt_does_not_see_the_noise_but_boi_and_eoi_do(model, noisy):
 
 
 @torch.no_grad()
-def test_velocity_does_not_depend_on_the_other_prompts_in_the_batch(model, noisy):
+def test_velocity_does_not_depend_on_the_other_prompts_in_the_batch(model, noisy, monkeypatch):
     x, t = noisy
     together = model.velocity(x, t, model.read_prompt([PROMPT, LONGER]))
-    padded = model.velocity(x, t, model.read_prompt([PROMPT, LONGER], multiple=16))
+    monkeypatch.setattr(model, "pad_to", 16)
+    padded = model.velocity(x, t, model.read_prompt([PROMPT, LONGER]))
+    monkeypatch.undo()
     for i, prompt in enumerate([PROMPT, LONGER]):
         alone = model.velocity(x[i : i + 1], t[i : i + 1], model.read_prompt([prompt]))
         close(together[i : i + 1], alone)

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-import data
 import train
+from archives.records import squares
 from checkpoints.presets import count_parameters, preset
 from common.distributed import Team
 from common.errors import UserError
@@ -137,7 +137,7 @@ def test_profile_prints_where_a_steps_time_goes_and_writes_nothing(micro_folder,
 @pytest.mark.slow
 def test_latents_are_normalised_by_what_was_measured(trained):
     checkpoint = load_checkpoint(trained / "out/stage-vae")
-    images = torch.tensor(np.stack(data.squares(Phantoms(12), 12, 64)[1]))
+    images = torch.tensor(np.stack(squares(Phantoms(12), 12, 64)[1]))
     with torch.no_grad():
         latents = checkpoint.vae.encode(VAE.preprocess(images))
     assert latents.mean().item() == pytest.approx(0, abs=1e-3)
@@ -240,7 +240,7 @@ def test_kept_posteriors_are_the_computed_ones(micro):
         return tuple(part.to(torch.bfloat16) for part in vae.posterior(vae.preprocess(images)))
 
     features = FeatureCache(posterior, 12)
-    images = torch.tensor(np.stack(data.squares(Phantoms(12), 4, 64)[1]))
+    images = torch.tensor(np.stack(squares(Phantoms(12), 4, 64)[1]))
     index = torch.tensor([7, 3, 11, 0])
     computed, kept = features(index, images), features(index.flip(0), images * 0)
     assert calls == [4]

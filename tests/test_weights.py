@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import data
 import sample
 from common.errors import UserError
 from generate import generate
 from model import UniX
 from phantoms.dataset import Phantoms
 from published import as_shards, edit, golden_folder
+from training.tokenizer import train_tokenizer
 from weights import inspect, load_checkpoint, save_checkpoint
 
 
@@ -127,7 +127,7 @@ def hf_janus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hf") / "janus"
     reference.save_pretrained(folder)
     source = Phantoms(50)
-    data.train_tokenizer([source.text(i)[0] for i in range(50)], 300).save(str(folder / "tokenizer.json"))
+    train_tokenizer([source.text(i)[0] for i in range(50)], 300).save(str(folder / "tokenizer.json"))
     return reference, folder
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-import training
+import experiments
 from checks import lesson_4 as check
 from evaluation.phantom import derangement, score_reading
 from studies.prompt_gain import prompt_gain
@@ -39,7 +39,7 @@ classroom.show([p.image for p in unseen[:4]], [p.impression.replace(". ", ".\n")
 # ## Two starts
 #
 # Stage 1 keeps the eye of the shipped model, its ViT, as the paper keeps SigLIP's. The language model starts from
-# random numbers: it knows no word. `training.before_reading` makes that start.
+# random numbers: it knows no word. `experiments.before_reading` makes that start.
 #
 # Stage 2 begins with a gen branch that is a *copy* of the und branch ("inherited LLM backbone", section 3).
 #
@@ -73,8 +73,8 @@ print(check.start(start))
 # **Before you run it, guess:** which comes first, to talk like a report, or to look at the film?
 
 # %%
-reading = ["--stage", 1, "--init", training.before_reading(), "--data", "phantom:240", "--steps", 80, "--batch", 8]
-logs = training.train({"reading": reading + ["--sample-every", 80]})
+reading = ["--stage", 1, "--init", experiments.before_reading(), "--data", "phantom:240", "--steps", 80, "--batch", 8]
+logs = experiments.train({"reading": reading + ["--sample-every", 80]})
 
 plt.figure(figsize=(6, 2.6))
 plt.plot([line["step"] for line in logs["reading"]], [line["loss"] for line in logs["reading"]])
@@ -89,7 +89,7 @@ plt.show()
 # is left when nobody looks.
 
 # %%
-reader = load_model(training.run_folder("reading"), "cpu", torch.float32)
+reader = load_model(experiments.run_folder("reading"), "cpu", torch.float32)
 reports = read(reader, [Image.fromarray(p.image) for p in unseen], max_new_tokens=80)
 for p, report in list(zip(unseen, reports))[:5]:
     print(f"truth:  {p.impression}\nreport: {report}\n")
@@ -147,13 +147,13 @@ print(check.gain(gain))
 # **Before you run it, guess:** will REPA help within 960 pictures? In the loss, in the pictures, or in the prompt gain?
 
 # %%
-drawing = ["--stage", 2, "--init", training.before_drawing(), "--data", "phantom:240", "--steps", 120, "--batch", 8]
+drawing = ["--stage", 2, "--init", experiments.before_drawing(), "--data", "phantom:240", "--steps", 120, "--batch", 8]
 runs = {
     f"{name}, seed {seed}": drawing + ["--repa-weight", weight, "--seed", seed, "--sample-every", 120]
     for seed in (0, 1)
     for name, weight in (("REPA", 0.5), ("without", 0))
 }
-logs = training.train(runs)
+logs = experiments.train(runs)
 
 # %%
 plt.figure(figsize=(6.5, 3))
@@ -179,7 +179,7 @@ plt.show()
 # %%
 prompts = ["No acute cardiopulmonary process.", "Severe cardiomegaly.", "Large left pleural effusion."]
 for name in runs:
-    drawer = load_model(training.run_folder(name), "cpu", torch.float32)
+    drawer = load_model(experiments.run_folder(name), "cpu", torch.float32)
     pictures = draw(drawer, prompts, seeds=[5, 5, 5], size=128, steps=12)
     classroom.show(pictures, [f"{name}:\n{prompt}" for prompt in prompts], inches=2)
 
@@ -191,7 +191,7 @@ for name in runs:
 print(f"{'':18}{'error, last 20 steps':>22}{'prompt gain at t = 0.9':>24}{'0.7':>8}{'0.5':>8}")
 for name, log in logs.items():
     error = np.mean([line.get("mse", line["loss"]) for line in log[-20:]])
-    gains = prompt_gain(load_checkpoint(training.run_folder(name)), seed=1, n=32, size=128)
+    gains = prompt_gain(load_checkpoint(experiments.run_folder(name)), seed=1, n=32, size=128)
     print(f"{name:18}{error:22.3f}{gains[0.9]:24.1%}{gains[0.7]:8.1%}{gains[0.5]:8.1%}")
 
 # %% [markdown]
@@ -216,4 +216,4 @@ for name, log in logs.items():
 # you found, also if it is nothing.
 
 # %%
-# training.train({"REPA 2, seed 0": drawing + ["--repa-weight", 2, "--seed", 0, "--sample-every", 120]})
+# experiments.train({"REPA 2, seed 0": drawing + ["--repa-weight", 2, "--seed", 0, "--sample-every", 120]})

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-import training
+import experiments
 from checks import lesson_5 as check
 from evaluation.phantom import derangement, score_reading
 from studies.prompt_gain import prompt_gain
@@ -38,7 +38,7 @@ from weights import load_checkpoint
 # %%
 unseen = [phantom(1, index) for index in range(32)]
 films = [Image.fromarray(p.image) for p in unseen]
-beginning = training.before_drawing()
+beginning = experiments.before_drawing()
 before = read(load_model(beginning, "cpu", torch.float32), films)
 looked_at = (0, 1, 9, 12)
 classroom.show(
@@ -102,12 +102,12 @@ runs = {
     "both, 1:1": common + ["--train", "both", "--mix", "1:1", "--batch", batch_for("1:1", 8)],
     "both, 0:1": common + ["--train", "both", "--mix", "0:1", "--batch", batch_for("0:1", 8)],
 }
-logs = training.train(runs)
+logs = experiments.train(runs)
 
 # %%
 start_model = load_checkpoint(beginning).model
 for name in runs:
-    changed = moved(start_model, load_checkpoint(training.run_folder(name)).model)
+    changed = moved(start_model, load_checkpoint(experiments.run_folder(name)).model)
     und = {parameter for parameter, _ in start_model.und_parameters()}
     print(f"{name}: {len(changed & und)} of {len(und)} parameters of the und branch moved, {len(changed - und)} of gen")
 
@@ -119,7 +119,7 @@ for name in runs:
 # %%
 written = {"before": before}
 for name in runs:
-    written[name] = read(load_model(training.run_folder(name), "cpu", torch.float32), films, max_new_tokens=80)
+    written[name] = read(load_model(experiments.run_folder(name), "cpu", torch.float32), films, max_new_tokens=80)
 for i in looked_at[1:]:
     print("TRUTH     ", unseen[i].impression)
     for name, reports in written.items():
@@ -142,14 +142,14 @@ for name, reports in written.items():
     line = f"{name:12}{scores['generated']['micro']:19.2f}{scores['control']['micro']:9.2f}"
     if name in logs:
         error = np.mean([record["mse"] for record in logs[name][-10:]])
-        gain = prompt_gain(load_checkpoint(training.run_folder(name)), seed=1, n=32, size=128)[0.7]
+        gain = prompt_gain(load_checkpoint(experiments.run_folder(name)), seed=1, n=32, size=128)[0.7]
         line += f"{error:22.3f}{gain:20.1%}"
     print(line)
 
 # %%
 prompt, noise = "Severe cardiomegaly. Large left pleural effusion.", 5
 pictures = [
-    draw(load_model(training.run_folder(name), "cpu", torch.float32), [prompt], [noise], 128, 12)[0] for name in runs
+    draw(load_model(experiments.run_folder(name), "cpu", torch.float32), [prompt], [noise], 128, 12)[0] for name in runs
 ]
 classroom.show(pictures, list(runs), inches=2.2)
 
@@ -175,5 +175,5 @@ classroom.show(pictures, list(runs), inches=2.2)
 # beside another und branch?
 
 # %%
-again = ["--stage", 1, "--init", training.run_folder("both, 0:1"), "--data", "phantom:240", "--batch", 8]
-# training.train({"brought back": again + ["--steps", 20, "--sample-every", 20]})
+again = ["--stage", 1, "--init", experiments.run_folder("both, 0:1"), "--data", "phantom:240", "--batch", 8]
+# experiments.train({"brought back": again + ["--steps", 20, "--sample-every", 20]})

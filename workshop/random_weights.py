@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-import data
 from phantoms.dataset import Phantoms
+from training.tokenizer import train_tokenizer
 from vae import VAE, VAEConfig
 
 LAYERS, WIDTH, MLP_WIDTH, HEADS = 2, 64, 96, 4
@@ -107,7 +107,7 @@ def write(
     heads = {"language_config": {"num_attention_heads": HEADS}, "vision_config": {"params": {"heads": 4}}}
     (folder / "config.json").write_text(json.dumps(heads), encoding="utf-8")
     reports = Phantoms(50)
-    data.train_tokenizer([reports.text(i)[0] for i in range(50)], 300).save(str(folder / "tokenizer.json"))
+    train_tokenizer([reports.text(i)[0] for i in range(50)], 300).save(str(folder / "tokenizer.json"))
     with torch.random.fork_rng():  # kl-f16's names are the names of our own autoencoder
         torch.manual_seed(seed)
         save_file(VAE(VAEConfig(ch=32, num_res_blocks=1)).state_dict(), folder / "vae" / "kl-f16.safetensors")

@@ -7,8 +7,8 @@ import tarfile
 
 from PIL import Image
 
+from archives.command import open_and_discard
 from common.observations import OBSERVATIONS
-from data import open_and_discard
 
 
 def picture(path, value=100):

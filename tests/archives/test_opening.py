@@ -1,7 +1,5 @@
 """A set is recognised, refused in one line if it cannot be used, and not read again while it is the same."""
 
-import os
-
 import pytest
 from archive_files import broken, mimic, own, picture, table
 
@@ -20,7 +18,6 @@ def test_too_many_bad_rows_stop_the_set_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"20 of 100 rows cannot be used: bad: 20 image absent \(0\.png") as caught:
         open_source(root)
     assert "\n" not in str(caught.value)
-    assert len(open_source(root, limit_bad=0.2)) == 80
 
 
 @pytest.mark.parametrize(
@@ -73,7 +70,7 @@ def test_the_cache_is_used_and_equal(tmp_path, monkeypatch):
     root, cache = mimic(tmp_path / "mimic"), tmp_path / "cache"
     first = open_source(root, split="all", cache=cache)
     with monkeypatch.context() as patch:
-        patch.setattr(opening, "read_mimic", None)  # reading again would fail
+        patch.setitem(opening.READ, "mimic-cxr", None)  # reading again would fail
         again = open_source(root, split="all", cache=cache)
         assert len(open_source(root, cache=cache)) == 2  # the same file serves every split
     assert again.records == first.records and again.problems.found == first.problems.found
@@ -99,8 +96,7 @@ def test_the_cache_notices_changes(tmp_path):
     assert open_source(root, cache=cache).text(0)[1] == "Hazy."
     table(root / "metadata.csv", [("image", "report"), ("a.png", "Clear."), ("images/x/c.png", "Clear.")])
     assert len(open_source(root, cache=cache)) == 1
-    picture(root / "images/x/c.png")
-    os.utime(root / "images/x", (1, 1))  # clocks of file systems may be too coarse to see the change
+    picture(root / "images/x/c.png")  # a set with a bad row is read again: the row may be mended by now
     assert len(open_source(root, cache=cache)) == 2
 
 
@@ -115,7 +111,7 @@ def test_a_set_is_read_again_when_the_code_changes(tmp_path, monkeypatch):
     root, cache = own(tmp_path / "own", [("a.png", "Clear.")]), tmp_path / "cache"
     open_source(root, cache=cache)
     reads = []
-    monkeypatch.setattr(opening, "read_own", lambda *arguments: reads.append(1) or read_own(*arguments))
+    monkeypatch.setitem(opening.READ, "own", lambda *arguments: reads.append(1) or read_own(*arguments))
     open_source(root, cache=cache)
     assert reads == []
     monkeypatch.setattr(opening, "source_hash", lambda *_: "other code")

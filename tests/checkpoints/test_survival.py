@@ -19,7 +19,6 @@ import train
 from checkpoints.folders import find_checkpoint
 from common.distributed import Team
 from common.errors import UserError
-from data import unbroken
 from weights import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -222,20 +221,6 @@ def test_between_the_two_renames_of_a_save_the_older_checkpoint_is_found(micro, 
     (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
     assert find_checkpoint(tmp_path) == tmp_path / "checkpoint.old"
     assert load_checkpoint(tmp_path).model.config == micro.model.config
-
-
-def test_trouble_in_a_loading_process_is_one_line():
-    def broken(error):
-        raise error
-        yield
-
-    worker = UserError("Caught UserError in worker 0.\nTraceback ...\nerrors.UserError: x.png: broken image (cut off)")
-    with pytest.raises(UserError, match=r"^x\.png: broken image \(cut off\)$"):
-        next(unbroken(broken(worker)))
-    with pytest.raises(UserError, match="a data loading process died"):
-        next(unbroken(broken(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."))))
-    with pytest.raises(RuntimeError, match="something else"):
-        next(unbroken(broken(RuntimeError("something else"))))
 
 
 def test_the_batch_is_divided_so_that_it_comes_out_even(monkeypatch):

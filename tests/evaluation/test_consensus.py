@@ -3,10 +3,10 @@
 from nltk.translate.bleu_score import corpus_bleu
 from PIL import Image
 
-import data
 from evaluation import consensus as decoding
 from evaluation.consensus import consensus, vote
 from evaluation.metrics import tokenize
+from reports.questions import NAMES_QUESTION
 from sample import TEMPERATURE
 
 REPORTS = [
@@ -54,5 +54,5 @@ def test_reports_go_on_from_the_names_where_the_model_puts_names_first(micro, mo
         assert decoding.read_consensus(micro, films, seeds, "Q", tokenize) == ["FINDINGS: Seen."] * 2
         # Each seed once: half of the reports sampled carefully, half as the model has them.
         reports = [("Q", begin, TEMPERATURE, [[0, 2], [3, 5]]), ("Q", begin, 1.0, [[1], [4]])]
-        listed = [(data.NAMES_QUESTION, None, 1.0, [[0, 1, 2], [3, 4, 5]])] if history else []
+        listed = [(NAMES_QUESTION, None, 1.0, [[0, 1, 2], [3, 4, 5]])] if history else []
         assert asked == listed + reports

@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-import data
 import evaluate
 import sample
 from common.errors import UserError
@@ -24,6 +23,7 @@ from judges import biovil, chexbert, features
 from phantoms.dataset import phantom
 from published import golden_folder
 from reports.labeler import Label
+from reports.questions import question_for
 from weights import load_checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
@@ -158,7 +158,7 @@ def test_where_no_row_brings_a_question_one_of_ten_is_asked_that_names_its_secti
     monkeypatch.setattr(sample, "read", read)
     flags = ("--weights", micro_folder, "--data", "phantom:40", "--out", tmp_path / "out", "--cache", tmp_path)
     command(monkeypatch, "report", "--protocol", "unix", *flags)
-    known = [data.question_for("FINDINGS: x IMPRESSION: y", number) for number in range(10)]
+    known = [question_for("FINDINGS: x IMPRESSION: y", number) for number in range(10)]
     assert set(asked) <= set(known) and len(set(asked)) > 5
     results = json.loads((tmp_path / "out/results.json").read_text())
     for reason in ("squares films otherwise", "the films are drawn"):
@@ -167,13 +167,11 @@ def test_where_no_row_brings_a_question_one_of_ten_is_asked_that_names_its_secti
 
 def test_the_questions_are_those_of_their_file():
     """20 in all: ten wordings, for both sections or for the findings alone."""
-    asked = {
-        data.question_for(report, number) for report in ("FINDINGS: IMPRESSION:", "FINDINGS:") for number in range(10)
-    }
+    asked = {question_for(report, number) for report in ("FINDINGS: IMPRESSION:", "FINDINGS:") for number in range(10)}
     assert len(asked) == 20
     assert {question.removeprefix("<image>") for question in QUESTIONS} <= asked
     assert "Review this X-ray and provide a detailed FINDINGS and IMPRESSION." in asked
-    assert data.question_for("IMPRESSION: Normal.", 7) == "Provide the IMPRESSION for this chest X-ray."
+    assert question_for("IMPRESSION: Normal.", 7) == "Provide the IMPRESSION for this chest X-ray."
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def test_truth_and_report_of_one_sample_are_those_on_record():
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "7b16de97691a4a3d"
 
 
-def test_even_phantoms_show_rare_findings_oftener():
+def test_even_phantoms_show_rare_findings_more_often():
     def frequency(phantoms):
         kinds = [{f.kind for f in truth.truth(0, index).findings} for index in phantoms.indices]
         return {kind: sum(kind in one for one in kinds) / len(kinds) for kind in truth.KINDS}
@@ -40,18 +40,18 @@ def test_an_even_phantom_is_the_one_of_its_index():
     assert phantoms.text(3) == (one.report, one.impression) and np.array_equal(phantoms.image(3), one.image)
 
 
-def test_a_picture_is_drawn_once_and_again_when_the_code_changes(tmp_path, monkeypatch):
-    drawn = []
+def test_a_picture_is_rendered_once_and_again_when_the_code_changes(tmp_path, monkeypatch):
+    rendered = []
 
     def counted(*arguments):
-        drawn.append(arguments)
+        rendered.append(arguments)
         return phantom(*arguments)
 
     monkeypatch.setattr(dataset, "phantom", counted)
     first = Phantoms(3, 32, cache=tmp_path).image(1)
     again = Phantoms(3, 32, cache=tmp_path).image(1)
     assert np.array_equal(first, again) and np.array_equal(first, phantom(0, 1, 32).image)
-    assert drawn == [(0, 1, 32)] and len(list(tmp_path.iterdir())) == 1
+    assert rendered == [(0, 1, 32)] and len(list(tmp_path.iterdir())) == 1
     monkeypatch.setattr(dataset, "source_hash", lambda *_: "other code")
     assert np.array_equal(Phantoms(3, 32, cache=tmp_path).image(1), first)
-    assert len(drawn) == 2 and len(list(tmp_path.iterdir())) == 2
+    assert len(rendered) == 2 and len(list(tmp_path.iterdir())) == 2

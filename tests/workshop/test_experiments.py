@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 
 import torch
 
-import training
+import experiments
 from common.errors import UserError
 from common.files import SHIPPED
 from weights import load_checkpoint
@@ -21,12 +21,12 @@ from weights import load_checkpoint
 
 @pytest.fixture(autouse=True)
 def out(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "OUT", tmp_path / "workshop")
+    monkeypatch.setattr(experiments, "OUT", tmp_path / "workshop")
     return tmp_path / "workshop"
 
 
 def test_before_drawing_reads_as_the_shipped_model_and_has_never_drawn():
-    start, shipped = load_checkpoint(training.before_drawing()), load_checkpoint(SHIPPED)
+    start, shipped = load_checkpoint(experiments.before_drawing()), load_checkpoint(SHIPPED)
     ours = dict(start.model.named_parameters())
     assert all(torch.equal(ours[name], parameter) for name, parameter in shipped.model.und_parameters())
     twins = [name for name, _ in start.model.gen_parameters() if ".gen." in name]
@@ -40,7 +40,7 @@ def test_before_drawing_reads_as_the_shipped_model_and_has_never_drawn():
 
 
 def test_before_reading_keeps_the_eye_alone():
-    start, shipped = load_checkpoint(training.before_reading()), load_checkpoint(SHIPPED)
+    start, shipped = load_checkpoint(experiments.before_reading()), load_checkpoint(SHIPPED)
     same = {name for name, p in start.model.named_parameters() if torch.equal(p, shipped.model.get_parameter(name))}
     assert same == {name for name, _ in shipped.model.named_parameters() if name.startswith("vit.")}
 
@@ -49,16 +49,16 @@ def test_before_reading_keeps_the_eye_alone():
 def test_runs_are_logged_step_by_step_and_not_run_twice(micro_folder, out, capsys):
     flags = ["--stage", 2, "--init", micro_folder, "--data", "phantom:4", "--batch", 2, "--size", 64, "--steps", 2]
     runs = {"a": flags, "b": [*flags, "--repa-weight", 0]}
-    logs = training.train(runs)
+    logs = experiments.train(runs)
     assert [[line["step"] for line in log] for log in logs.values()] == [[1, 2], [1, 2]]
     assert "repa" in logs["a"][0] and "repa" not in logs["b"][0]
     assert logs["a"][0]["mse"] == pytest.approx(logs["b"][0]["loss"])  # one start, the same examples
-    weights = (training.run_folder("a") / "checkpoint" / "model.safetensors").read_bytes()
-    assert training.train(runs) == logs
-    assert (training.run_folder("a") / "checkpoint" / "model.safetensors").read_bytes() == weights
+    weights = (experiments.run_folder("a") / "checkpoint" / "model.safetensors").read_bytes()
+    assert experiments.train(runs) == logs
+    assert (experiments.run_folder("a") / "checkpoint" / "model.safetensors").read_bytes() == weights
 
 
 @pytest.mark.slow
 def test_a_run_that_fails_says_why(micro_folder):
     with pytest.raises(UserError, match=r"a: error: --size 100: must be a multiple of 16"):
-        training.train({"a": ["--stage", 2, "--init", micro_folder, "--size", 100]})
+        experiments.train({"a": ["--stage", 2, "--init", micro_folder, "--size", 100]})

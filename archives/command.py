@@ -1,0 +1,161 @@
+"""`python data.py stats|check|clean`: look at a data set of films and reports, and clean its reports.
+
+`main` is handed the function that reads a tokenizer, since no file here knows a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from archives.openi import image_files
+from archives.opening import ARCHIVES, open_source, recognise
+from archives.records import Record, Records, squares
+from common import arguments
+from common.errors import UserError
+from common.files import SHIPPED
+from common.observations import OBSERVATIONS
+from common.ownership import own_file
+from common.pictures import grid, save_png
+from common.workers import default_workers
+from reports import cleaning
+
+EDGES = [0, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1 << 30]  # of the histogram of lengths, tokens
+
+
+def stats(source: Records, out: Path, tokenizer: Tokenizer, tokenizer_file: Path) -> None:
+    """Print counts, the table of labels and the lengths of reports; write a contact sheet of 24 pictures."""
+    records = source.records
+    print(f"{source.kind}: {len(source):,} examples")
+    for what in ("split", "view"):
+        counts = Counter(getattr(record, what) or "-" for record in records)
+        print(f"{what:8}" + ", ".join(f"{name} {count:,}" for name, count in counts.most_common()))
+    with_findings = Counter(record.split for record in records if record.findings)
+    counts = (f"{name} {with_findings[name]:,}" for name in Counter(record.split for record in records))
+    print(f"with findings: {with_findings.total():,} of {len(source):,} ({', '.join(counts)})")
+    print(f"patients {len({record.patient for record in records} - {''}):,}")
+    print(f"\n{'label':28}{'positive':>10}{'uncertain':>10}{'negative':>10}")
+    for name in OBSERVATIONS:
+        values = Counter(record.labels.get(name) for record in records)
+        print(f"{name:28}{values[1]:10,}{values[-1]:10,}{values[0]:10,}")
+    reports = [source.text(i)[0] for i in range(len(source))]
+    lengths = np.array([len(encoding.ids) for encoding in tokenizer.encode_batch(reports)])
+    print(f"\ntokens of a report ({tokenizer_file}): median {np.median(lengths):.0f}, longest {lengths.max()}")
+    for low, high, count in zip(EDGES, EDGES[1:], np.histogram(lengths, EDGES)[0], strict=False):
+        label = f"{low}-{high - 1}" if high < 1 << 30 else f"{low}-"
+        print(f"{label:>8} {count:8,} {'#' * round(50 * count / len(lengths))}")
+    print("\n" + source.problems.summary())
+    chosen, pictures = squares(source, 24, 256)
+    if not chosen:
+        print("no picture could be opened: no contact sheet")
+        return
+    save_png(grid(pictures, [reports[i] for i in chosen], columns=6), out)
+    print(f"{out}: {len(chosen)} of them")
+
+
+def check(source: Records, workers: int) -> int:
+    """Open every image in parallel, print the bad ones and how many there are. Returns that number."""
+    began, bad = time.time(), 0
+    indices = [index for index, record in enumerate(source.records) if record.image]
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = pool.map(partial(open_and_discard, source), indices, chunksize=32)
+        for problem in tqdm(found, total=len(indices), unit="image", desc="checking", dynamic_ncols=True):
+            if problem:
+                bad += 1
+                tqdm.write(problem)
+    print(source.problems.summary())
+    print(f"{len(source):,} reports read, {len(indices):,} images opened in {time.time() - began:.0f} s, {bad} bad")
+    return bad
+
+
+def open_and_discard(source: Records, index: int) -> str | None:
+    """What is wrong with an example's image, None if nothing."""
+    try:
+        source.image(index)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def hold_out(records: list[Record], share: float) -> list[Record]:
+    """`share` of the patients as a validation split, the same on every machine; a set that has one keeps it.
+
+    Raises UserError if that leaves nothing to train on, or nothing to validate on.
+    """
+    if any(record.split == "validate" for record in records):
+        print("--hold-out: the set has a validation split, which stays as it is")
+        return records
+
+    def held_out(record: Record) -> bool:
+        digest = hashlib.sha256((record.patient or record.image or record.findings + record.impression).encode())
+        return record.split == "train" and int(digest.hexdigest()[:8], 16) < share * 2**32
+
+    split = [replace(record, split="validate") if held_out(record) else record for record in records]
+    counts = Counter(record.split for record in split)
+    if not counts["validate"] or not counts["train"]:
+        raise UserError(
+            f"--hold-out {share}: leaves {counts['train']} reports to train on and {counts['validate']} to validate on;"
+            " give another share, or more reports"
+        )
+    print(f"--hold-out: {counts['validate']:,} reports to validate on, {counts['train']:,} to train on")
+    return split
+
+
+def main(read_tokenizer: Callable[[Path], Tokenizer]) -> None:
+    parser = arguments.Parser(
+        description="Look at a data set of chest X-rays and reports, and clean its reports. A data set is whatever"
+        " train.py --data takes: MIMIC-CXR-JPG, a CheXGenBench CSV, Open-i, a folder with metadata.csv or .jsonl.",
+        epilog="examples: python data.py stats DATA; python data.py clean DATA --out cleaned.jsonl",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    command = commands.add_parser("stats", help="counts, labels, lengths of reports, and a contact sheet")
+    sheet = "contact sheet (default stats.png)"
+    command.add_argument("--out", type=arguments.output_file, default="stats.png", help=sheet)
+    shipped, whose = SHIPPED / "tokenizer.json", "default: the shipped tiny model's"
+    command.add_argument("--tokenizer", type=arguments.existing_file, default=shipped, help=whose)
+    command = commands.add_parser("check", help="open every image and list the bad ones (exit code 2 if there are any)")
+    workers = arguments.whole(1, arguments.MOST_WORKERS)
+    command.add_argument("--workers", type=workers, default=default_workers(), help="processes; default: one a core")
+    command = commands.add_parser("clean", help="rewrite the reports without what no image shows")
+    cleaning.add_arguments(command)
+    share = "make a validation split of this share of the patients, where the set has none"
+    command.add_argument("--hold-out", type=arguments.number(0, 0.9, above=True), metavar="SHARE", help=share)
+    for command in commands.choices.values():
+        command.add_argument("source", type=arguments.existing, metavar="SRC", help="the data set")
+        command.add_argument("--split", default="all", help="train, validate, test or all (default)")
+        command.add_argument("--require", choices=["findings"], help="leave out reports without this section")
+    args = parser.parse_args()
+
+    kind, root, files = recognise(args.source)
+    if args.command == "clean":
+        cleaning.check_target(args.out, [args.source, *files])
+    # Open-i's reports name films by number; to be trained on, the cleaned ones must name files.
+    films = kind == "open-i" and image_files(root)
+    needed = args.command == "check" or (args.command == "clean" and films)
+    # Reports can be counted and cleaned before their images are there; an archive holds reports alone.
+    needed = bool(needed) and not args.source.name.endswith(ARCHIVES)
+    source = open_source(args.source, split=args.split, need_images=needed, require=args.require)
+    if args.command == "stats":
+        own_file(args.out)
+        if args.out.resolve() in {(source.root / record.image).resolve() for record in source.records}:
+            raise UserError(f"--out {args.out}: is a picture of the set; name another file")
+        stats(source, args.out, read_tokenizer(args.tokenizer), args.tokenizer)
+    elif args.command == "check":
+        if check(source, args.workers):
+            sys.exit(2)
+    else:
+        records = hold_out(source.records, args.hold_out) if args.hold_out else source.records
+        cleaning.run(args, (asdict(record) for record in records))
+        print(f"to train on it: --data {source.root / args.out.name}, where the paths of its images begin")

@@ -1,0 +1,50 @@
+"""Processes that load data: how many, what they ignore, how they end, and what is said when one does not end well."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+from common.errors import UserError
+
+
+def default_workers() -> int:
+    """One process a core, at most 8."""
+    return min(8, os.cpu_count() or 1)
+
+
+def ignore_signals(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach every process; whether and when to stop is the training process's decision."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def stop_workers(iterator: Iterator) -> None:
+    """End the loading processes of a DataLoader's iterator, also one that is stuck.
+
+    They ignore SIGTERM, with which Python ends them at exit before it waits for them: an error would wait for ever.
+    """
+    if workers := getattr(iterator, "_workers", None):
+        iterator._shutdown_workers()  # asks each to leave and waits 5 s for it
+        for worker in workers:
+            if worker.is_alive():
+                worker.kill()
+
+
+def unbroken(batches: Iterator) -> Iterator:
+    """The batches, with what goes wrong in a loading process said in one line."""
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except UserError as error:  # of a worker: torch puts a traceback into the message
+            raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from error
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                "a data loading process died (out of memory?); go on with --resume, and fewer --workers"
+            ) from error
+        yield batch
