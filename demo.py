@@ -32,7 +32,7 @@ from common.files import SHIPPED
 from common.images import load_image, to_square
 from common.pictures import difference
 from evaluation import page
-from evaluation.phantom import derangement
+from evaluation.metrics import derangement
 from phantoms.dataset import phantom
 from reports.agreement import agreement
 from reports.labeler import POSITIVE, label_report

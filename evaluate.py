@@ -1,159 +1,129 @@
 """How well does a model read and draw? Tables 2, 3 and 4 of the paper, from any data set and any model.
 
-    python evaluate.py phantom --n 500                       the tiny model on drawn X-rays, whose truth is known
+    python evaluate.py phantom --n 500                       the tiny model on rendered X-rays, whose truth is known
     python evaluate.py report --weights DIR --data SRC       writes reports and scores them (Table 2)
     python evaluate.py report --predictions FILE             scores reports that somebody else wrote
     python evaluate.py image --real SRC --weights DIR        draws from the prompts of SRC and scores (Tables 3 and 4)
     python evaluate.py image --real SRC --fake SRC           scores pictures that somebody else drew
 
-Each is a file of `evaluation/` and leaves results.json and report.html in --out. The measures are in
-`evaluation/metrics.py`, the judges in `judges/` and `reports/labeler.py`.
-Where the published judges' weights are not given, our own step in, and every heading says so: such numbers compare with
-nothing outside this repository.
+Each leaves results.json and report.html in --out. Where the published judges' weights are not given, our own step in,
+and every heading says so: such numbers compare with nothing outside this repository.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from common import arguments
-from common.errors import run
+from common.errors import UserError, run
 from common.files import SHIPPED
 from sample import DISCLAIMER, SOLVER, SOLVERS, STEPS, STRENGTH, TEMPERATURE, TOP_P
 
+# Filled in once it is known which flags were typed. The sampler's are left to --protocol.
+DEFAULTS = {"data": "phantom:200", "split": "test", "section": "report", "seed": 0, "dtype": "float32"}
+DEFAULTS |= {"temperature": TEMPERATURE, "top_p": TOP_P, "strength": STRENGTH, "cache": arguments.path("out/cache")}
+
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = arguments.Parser(
-        description="Score a model's reading and drawing: the paper's Tables 2, 3 and 4.", epilog=DISCLAIMER
-    )
+    """Raises UserError for a flag that would do nothing beside the others."""
+    parser = arguments.Parser(description="Score a model's reading and drawing, as the paper does.", epilog=DISCLAIMER)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    folder, result = arguments.weights_folder, arguments.output_folder
-    examples = arguments.whole(2, arguments.MOST_EXAMPLES)  # a score needs two
+    file, folder, result, whole = arguments.existing, arguments.weights_folder, arguments.output_folder, arguments.whole
 
-    phantom = commands.add_parser(
-        "phantom",
-        help="on drawn chest X-rays the model was never trained on",
-        description="Read and draw phantoms the model was never trained on, and compare with what they really show. "
-        "The classifier that judges drawings ships with this code; where phantoms/ or the classifier was changed, the "
-        "first run trains another (eight minutes on one core).",
-        epilog="example: python evaluate.py phantom --n 100   # a quick look. " + DISCLAIMER,
-    )
+    phantom = commands.add_parser("phantom", help="phantoms that the model was never trained on", epilog=DISCLAIMER)
     add = phantom.add_argument
-    add("--n", type=examples, default=500, help="phantoms to read and impressions to draw, at least 2 (default 500)")
-    add("--weights", type=folder, default=SHIPPED, help="weights folder, or a run's (default: the shipped tiny model)")
-    seed = "which phantoms; not 0 (trained on) nor 2 (the classifier's) (default 1)"
-    add("--seed", type=arguments.seed, default=1, help=seed)
-    add(
-        "--classifier",
-        "--probe",
-        type=arguments.output_file,
-        metavar="FILE",
-        help="the classifier's weights, trained anew if absent; default: the shipped one",
-    )
-    doubt = "also sample N reports of each phantom: is the share that affirms a finding as often right as it says?"
-    add("--reports", type=arguments.whole(2, 1000), metavar="N", help=doubt)
-    temperature = f"of sampled reports (default {TEMPERATURE})"
-    add("--temperature", type=arguments.number(0, 100, above=True), default=TEMPERATURE, help=temperature)
-    add("--top-p", type=arguments.top_p, default=TOP_P, help=f"of sampled reports (default {TOP_P})")
-    editing = "also remove and add a finding in N phantoms of each kind: did it change as asked, and nothing else?"
-    add("--edit", type=arguments.whole(1, 1000), metavar="N", help=editing)
-    add("--strength", type=arguments.strength, default=STRENGTH, help=f"of an edit (default {STRENGTH})")
-    add("--out", type=result, default="out/evaluate", help="folder for the results (default out/evaluate)")
+    add("--n", type=whole(2, arguments.MOST_EXAMPLES), default=500, help="phantoms to read and draw (default 500)")
+    add("--seed", type=arguments.seed, default=1, help="not 0 (trained on) nor 2 (the classifier's) (default 1)")
+    add("--classifier", "--probe", type=arguments.output_file, metavar="FILE", help="its weights, trained if absent")
+    add("--reports", type=whole(2, 1000), metavar="N", help="also sample N reports of each: how sure is it?")
+    add("--temperature", type=arguments.number(0, 100, above=True), help=f"of these (default {TEMPERATURE})")
+    add("--top-p", type=arguments.top_p, help=f"of these (default {TOP_P})")
+    add("--edit", type=whole(1, 1000), metavar="N", help="also remove and add each kind of finding in N phantoms")
+    add("--strength", type=arguments.strength, help=f"of an edit (default {STRENGTH})")
 
-    report = commands.add_parser(
-        "report",
-        help="reports: Table 2, on any data set",
-        description="Write a report for every image of a data set and compare it with the true one; or compare reports "
-        "that are there already. Under torchrun every process takes its share.",
-        epilog="example: torchrun --nproc_per_node=8 evaluate.py report --weights weights/UniX --data MIMIC --device "
-        "cuda --chexbert weights/chexbert. " + DISCLAIMER,
-    )
+    report = commands.add_parser("report", help="reports (Table 2), on any data set", epilog=DISCLAIMER)
     add = report.add_argument
-    add("--weights", type=folder, default=SHIPPED, help="weights folder (default: the shipped tiny model)")
-    source = "a data set (see python data.py --help), or phantom:COUNT (default)"
-    add("--data", type=arguments.data_set, default="phantom:200", help=source)
-    add("--split", default="test", help="train, validate, test (default) or all")
-    predictions = "score this: JSON lines (truth, generated), or UniX's CSV"
-    add("--predictions", type=arguments.existing_file, metavar="FILE", help=predictions)
-    add("--section", choices=["report", "impression"], default="report", help="what to write (default: the report)")
-    question = "what to ask; default: the data set's own, or what the model was trained on"
-    add("--question", type=arguments.text, help=question)
-    consensus = "of N sampled reports of a film the one that agrees best with all; default: one report, greedily"
-    add("--consensus", type=arguments.whole(2, 1000), metavar="N", help=consensus)
+    add("--data", type=arguments.data_set, help="a data set (see python data.py --help), or phantom:COUNT (default)")
+    add("--predictions", type=arguments.existing_file, metavar="FILE", help="to score: JSON lines, or UniX's CSV")
+    add("--section", choices=["report", "impression"], help="what to write (default: the report)")
+    add("--question", type=arguments.text, help="default: the data set's own, or what the model was trained on")
+    add("--consensus", type=whole(2, 1000), metavar="N", help="of N sampled reports the one that agrees best with all")
     add("--chexbert", type=folder, metavar="FOLDER", help="CheXbert; default: the rule-based labeler judges")
-    literature = "count the findings' words as the literature of the Indiana University set: corpus BLEU, lower case"
-    add("--literature-bleu", action="store_true", help=literature)
-    train = "training reports, to choose one text for every film and the nearest film from; default: of --data, if any"
-    add("--train", type=arguments.existing, metavar="SRC", help=train)
-    add("--n", type=examples, help="only the first N")
-    add("--out", type=result, default="out/report", help="folder for the results (default out/report)")
+    add("--literature-bleu", action="store_true", help="count words as the Indiana set's literature")
+    add("--train", type=file, metavar="SRC", help="training reports, to compare with; default: of --data, if any")
+    add("--require", choices=["findings"], help="leave out reports without this section")
 
-    image = commands.add_parser(
-        "image",
-        help="pictures: Tables 3 and 4, on any data set",
-        description="Compare generated pictures with real ones, as sets. With --weights they are drawn first, from the "
-        "texts of the real ones.",
-        epilog="example: python evaluate.py image --real test.csv --weights weights/UniX --raddino weights/rad-dino "
-        "--train train.csv. " + DISCLAIMER,
-    )
+    image = commands.add_parser("image", help="pictures (Tables 3 and 4), on any data set", epilog=DISCLAIMER)
     add = image.add_argument
-    add("--real", type=arguments.existing, required=True, metavar="SRC", help="folder of images, table, or data set")
-    fake = "generated pictures: a folder, or CheXGenBench's table of them"
-    add("--fake", type=arguments.existing, metavar="SRC", help=fake)
-    add("--weights", type=folder, help="a model that draws them first, into OUT/generated")
-    add("--split", default="test", help="of --real, if it is a data set: train, validate, test (default) or all")
-    train = "training images: has the model memorised one of them?"
-    add("--train", type=arguments.existing, metavar="SRC", help=train)
+    add("--real", type=file, required=True, metavar="SRC", help="folder of images, table, or data set")
+    add("--fake", type=file, metavar="SRC", help="generated pictures: a folder, or CheXGenBench's table of them")
+    add("--train", type=file, metavar="SRC", help="training images: has the model memorised one of them?")
     add("--raddino", type=folder, metavar="FOLDER", help="RadDino; default: the tiny ViT, which compares with nothing")
-    vit = "weights whose ViT judges where RadDino is absent: one trained on real films"
-    add("--vit", type=folder, metavar="FOLDER", help=vit)
+    add("--vit", type=folder, metavar="FOLDER", help="weights whose ViT judges in RadDino's place")
     add("--aligner", type=folder, metavar="FOLDER", help="BioViL or BioViL-T, for the alignment; default: left out")
-    noise = "of the first picture's noise; the others count up (default 0)"
-    add("--seed", type=arguments.seed, default=0, help=noise)
-    add("--n", type=examples, help="only the first N real images")
-    add("--out", type=result, default="out/image", help="folder for the results (default out/image)")
+    add("--seed", type=arguments.seed, help="of the first picture's noise; the others count up (default 0)")
 
-    for command in (phantom, image):
+    for add in (phantom.add_argument, image.add_argument):
+        add("--steps", type=arguments.sampler_steps, help=f"times the sampler visits, at least 2 (default {STEPS})")
+        add("--solver", choices=SOLVERS, help=f"default {SOLVER}; euler with 50 steps was published")
+        add("--guidance", type=arguments.guidance, help="1: off; default: what the weights draw best with")
+        add("--size", type=arguments.size, help="pixels a side, a multiple of 16; default: what the weights know best")
+    for add in (report.add_argument, image.add_argument):
+        add("--split", help="train, validate, test (default) or all")
+        add("--n", type=whole(2, arguments.MOST_EXAMPLES), help="only the first N")
+        add("--protocol", choices=["unix"], help="score as the authors' public code does; docs/protocol.md")
+        add("--cache", type=result, help="where indexes and features are kept (default out/cache)")
+    for command, out in ((phantom, "out/evaluate"), (report, "out/report"), (image, "out/image")):
         add = command.add_argument
-        steps = f"times the sampler visits, at least 2 (default {STEPS})"
-        add("--steps", type=arguments.sampler_steps, default=STEPS, help=steps)
-        add("--solver", choices=SOLVERS, default=SOLVER, help=f"default {SOLVER}; euler with 50 steps was published")
-        guidance = "how hard to follow the prompt; 1: off; default: what the weights draw best with"
-        add("--guidance", type=arguments.guidance, help=guidance)
-        size = "pixels a side to draw, a multiple of 16; default: what the weights know best"
-        add("--size", type=arguments.size, help=size)
-    report.add_argument("--require", choices=["findings"], help="leave out reports without this section")
-    for command in (report, image):
-        protocol = "unix: score as the authors' public code does, for numbers beside the paper's; docs/protocol.md"
-        command.add_argument("--protocol", choices=["unix"], help=protocol)
-    for command in (phantom, report, image):
-        add = command.add_argument
+        add("--weights", type=folder, help="the model that reads and draws; default, but to image: the shipped one")
+        add("--out", type=result, default=out, help=f"folder for the results (default {out})")
         add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
-        add("--dtype", choices=arguments.DTYPES, default="float32", help=arguments.DTYPES_HELP)
-        batch = "images (sampled reports) at a time; default: 32 to read, what is fastest on the device to draw"
-        add("--batch", type=arguments.batch, help=batch)
-        add("--cache", type=result, default="out/cache", help="where indexes and features are kept")
-        add("--resume", action="store_true", help="keep what an earlier, equal run has already generated in --out")
-    return parser.parse_args(argv)
+        add("--dtype", choices=arguments.DTYPES, help=arguments.DTYPES_HELP)
+        add("--batch", type=arguments.batch, help="examples at a time; default: 32 to read, what is fastest to draw")
+        add("--resume", action="store_true", help="keep what an equal run has already made in --out")
+    args = parser.parse_args(argv)
+    typed = {name for name, value in vars(args).items() if value is not None and value is not False}
+    for flags, why in idle_flags(args):
+        for flag in sorted(typed.intersection(flags.split())):
+            raise UserError(f"--{flag.replace('_', '-')}: {why}")
+    defaults = DEFAULTS if args.command == "image" else DEFAULTS | {"weights": SHIPPED}
+    for name in vars(args).keys() & defaults.keys():
+        setattr(args, name, defaults[name] if getattr(args, name) is None else getattr(args, name))
+    return args
+
+
+def idle_flags(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """The flags that do nothing beside those that were typed, and what they are for."""
+    if args.command == "phantom" and not args.reports:
+        yield "temperature top_p", "is for sampled reports; add --reports N"
+    if args.command == "phantom" and not args.edit:
+        yield "strength", "is for edits; add --edit N"
+    if args.command == "report" and args.predictions:
+        yield "weights data split question consensus dtype batch resume", "is for a model; leave --predictions out"
+        yield "" if args.train else "require cache", "is for a data set; add --train SRC"
+    elif args.command == "report" and arguments.names_phantoms(args.data or DEFAULTS["data"]):
+        yield "split require train", "is for a data set of files; name one, --data SRC"
+    if args.command == "report" and args.section == "impression":
+        yield "consensus literature_bleu", "is for findings; leave --section impression out"
+    if args.command == "image" and args.fake:
+        yield "seed steps solver guidance size dtype resume", "is for a model that draws; leave --fake out"
+    if args.command == "image" and args.raddino:
+        yield "vit", "--raddino judges already; leave one of them out"
 
 
 def main() -> None:
     args = parse_args()
     # Imported where it is used: --help and a mistyped flag do not wait for torch.
-    if args.command == "phantom":
-        from evaluation.phantom import phantom_command as command
-    elif args.command == "report":
-        from evaluation.report import report_command as command
-    else:
-        from evaluation.image import image_command as command
     from common.devices import dtype_name, pick_device, pick_dtype
     from common.ownership import lock_folder
+    from evaluation import image, phantom, report
 
     device = pick_device(args.device)
     args.device, args.dtype = str(device), dtype_name(pick_dtype(args.dtype, device))
+    commands = {"phantom": phantom.phantom_command, "report": report.report_command, "image": image.image_command}
     with lock_folder(args.out):
-        command(args)
+        commands[args.command](args)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The processes that share a run, and the signals that ask it to stop.
 
-`join_team` gives every command the same `Team`, under torchrun and alone; nobody asks torch.distributed again.
+`joined_team` gives every command the same `Team`, under torchrun and alone; nobody asks torch.distributed again.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ class Team:
         """Whether this process writes the files and prints."""
         return self.rank == 0
 
+    def say(self, text: str) -> None:
+        if self.is_main:
+            print(text, flush=True)
+
     def sum(self, values: list[float]) -> list[float]:
         """Sums over the team, in float64; every process gets the same."""
         if self.size == 1:
@@ -39,6 +43,10 @@ class Team:
         dist.all_reduce(total)
         return total.tolist()
 
+    def total(self, values: dict[str, float]) -> dict[str, float]:
+        """`sum` of named values."""
+        return dict(zip(values, self.sum([*values.values()]), strict=True))
+
 
 def join_team(device: torch.device) -> Team:
     """Under torchrun: NCCL with one GPU a process, or Gloo on CPUs. Otherwise a team of one."""
@@ -46,11 +54,9 @@ def join_team(device: torch.device) -> Team:
         return Team(0, 1, device)
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        if device.index >= torch.cuda.device_count():
-            raise UserError(
-                f"torchrun asks for {os.environ['LOCAL_WORLD_SIZE']} processes, this machine has"
-                f" {torch.cuda.device_count()} GPUs; lower --nproc_per_node, or train with --device cpu"
-            )
+        if device.index >= (count := torch.cuda.device_count()):
+            mend = "lower --nproc_per_node, or give --device cpu"
+            raise UserError(f"torchrun asks for more processes than the {count} GPUs of this machine; {mend}")
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Team(dist.get_rank(), dist.get_world_size(), device)
@@ -69,7 +75,8 @@ def joined_team(device: torch.device) -> Iterator[Team]:
         if team.size > 1:
             dist.barrier()
     except RuntimeError as error:
-        if team.size > 1 and is_lost_contact(error):
+        # Only the death of a peer or of the network makes NCCL or Gloo raise.
+        if team.size > 1 and (isinstance(error, dist.DistBackendError) or "gloo" in str(error).lower()):
             raise UserError(
                 f"process {team.rank} of {team.size} has lost another one, which was killed or failed (out of memory?);"
                 " if it could still speak, its own line says why; go on with --resume"
@@ -80,21 +87,15 @@ def joined_team(device: torch.device) -> Iterator[Team]:
             dist.destroy_process_group()
 
 
-def is_lost_contact(error: RuntimeError) -> bool:
-    """Whether NCCL or Gloo raised the error: only the death of a peer or of the network makes them."""
-    return isinstance(error, dist.DistBackendError) or "gloo" in str(error).lower()
-
-
 class StopSignal:
-    """`asked` becomes True at SIGTERM (schedulers, torchrun) or SIGINT (Ctrl-C); the loop then saves and leaves.
-
-    A second SIGINT raises KeyboardInterrupt at once.
-    """
+    """`asked` becomes True at SIGTERM (schedulers, torchrun), SIGHUP (the terminal is closed) or SIGINT (Ctrl-C); the
+    loop then saves and leaves. A second SIGINT raises KeyboardInterrupt at once."""
 
     def __init__(self) -> None:
         self.asked, self.number = False, signal.SIGTERM  # where another process was asked, as if by a scheduler
-        signal.signal(signal.SIGTERM, self._ask)
-        signal.signal(signal.SIGINT, self._ask)
+        for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+            if hasattr(signal, name):  # Windows has no SIGHUP
+                signal.signal(getattr(signal, name), self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:

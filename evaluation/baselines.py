@@ -25,26 +25,23 @@ from archives.records import Records
 from archives.sections import split_report
 from common.errors import UserError
 from common.observations import OBSERVATIONS
-from evaluation import metrics, page
-from evaluation.phantom import derangement
+from evaluation import metrics
+from evaluation.metrics import derangement
 from evaluation.results import Scored, scored
+from evaluation.tables import Table
 from judges.features import features, load_feature_extractor, of_records
 from phantoms.dataset import Phantoms
 
 LabelReports = Callable[[Sequence[str]], np.ndarray]  # N texts -> (N, 14): 1, 0, -1 and nan
 Claims = Callable[[Sequence[str]], np.ndarray]  # N texts -> (N, 14) bool, uncertain as positive
 LEAST_POSITIVES = 10  # of an observation, to count in the macro F1: with fewer it is chance
-WORDS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l")
+WORDS = {"bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4": "BLEU-4", "rouge_l": "ROUGE-L"}
 SCORES = {  # of a row, and what stands above its column
     "f1": "F1 macro",
     "f1_below": "below this run",
     "set_f1": "F1 by the set's labels",
     "set_f1_below": "below this run",
-    "bleu_1": "BLEU-1",
-    "bleu_2": "BLEU-2",
-    "bleu_3": "BLEU-3",
-    "bleu_4": "BLEU-4",
-    "rouge_l": "ROUGE-L",
+    **WORDS,
 }
 PUBLISHED = {  # BLEU-1, -2, -3, -4, ROUGE-L on the Indiana University set
     "R2Gen (Chen et al. 2020)": (0.470, 0.304, 0.219, 0.165, 0.371),
@@ -180,29 +177,27 @@ def compare(
     Each: {"title", "literature", "rows": [{"name", and the keys of SCORES}], "constant", "notes"}.
     rows: `truth`, `generated` and `index`, the example of `source`, of each answer. label: the judge.
     """
-    claims = judged_once(label)
-    train, nearest, notes = training_films(args, source), None, []
+    claims, train, notes = judged_once(label), training_films(args, source), []
     examples = [] if train is None else [train.text(i)[args.section == "impression"] for i in range(len(train))]
+    texts = {"truth": [row["truth"] for row in rows], "this run": [row["generated"] for row in rows]}
     if isinstance(source, Records) and isinstance(train, Records):
         try:
             neighbours = nearest_films(args, source, train)
-            nearest = [examples[neighbours[row["index"]]] for row in rows]
+            texts["nearest training film"] = [examples[neighbours[row["index"]]] for row in rows]
         except UserError as error:  # a broken film among the training films must not cost the other scores
             notes.append(f"The nearest film is left out: {error}")
     own = own_labels(source, rows)
-    truths, written = [row["truth"] for row in rows], [row["generated"] for row in rows]
     whole = args.section == "report" and source is not None
     title = "findings and impression" if whole else "the texts given" if source is None else "impression"
     literature = args.literature_bleu and source is None  # somebody's predictions are taken for what they are
-    tables = [table_of(title, literature, claims, truths, written, examples, nearest, own)]
-    told = [k for k, text in enumerate(truths) if findings_of(text)]
+    tables = [table_of(title, literature, claims, texts, examples, own)]
+    told = [k for k, text in enumerate(texts["truth"]) if findings_of(text)]
     if whole and len(told) > 1:
-
-        def findings(texts: Sequence[str] | None) -> list[str] | None:
-            return None if texts is None else [findings_of(texts[k]) for k in told]
-
-        parts = findings(truths), findings(written), list(map(findings_of, examples)), findings(nearest)
-        tables.append(table_of("findings", args.literature_bleu, claims, *parts, None if own is None else own[told]))
+        parts = {name: [findings_of(each[k]) for k in told] for name, each in texts.items()}
+        findings = [*map(findings_of, examples)]
+        tables.append(
+            table_of("findings", args.literature_bleu, claims, parts, findings, None if own is None else own[told])
+        )
         if len(told) < len(rows):
             tables[1]["notes"].append(f"{len(rows) - len(told)} reports have no findings and are left out.")
     for table in tables:
@@ -232,31 +227,38 @@ def table_of(
     title: str,
     literature: bool,
     claims: Claims,
-    truths: Sequence[str],
-    written: Sequence[str],
+    texts: dict[str, Sequence[str]],
     examples: Sequence[str],
-    nearest: Sequence[str] | None,
     own: np.ndarray | None,
 ) -> dict:
-    """One table of `compare`. examples: texts of the training split."""
-    answers, notes, constant = {"this run": written}, [], None
-    if any(examples):
-        words = literature_words if literature else metrics.tokenize
-        examples = [text for text in examples if text]
+    """One table of `compare`: a row of scores for each kind of answer, the model's first.
+
+    texts: "truth", "this run" and what else there is. examples: texts of the training split. own: (N, 14) bool, a
+    second truth. "f1_below" and "set_f1_below": how far a row's F1 lies below the model's.
+    """
+    truths, written, rows, notes, constant = texts["truth"], texts["this run"], [], [], None
+    words = literature_words if literature else metrics.tokenize
+    answers, truth = {"this run": written}, claims(truths)
+    if examples := [text for text in examples if text]:
         constant = constant_text(examples, words)
         answers["one text for every film"] = [constant] * len(truths)
     else:
         notes.append("No training split here, so no constant text: add --train SRC.")
-    if nearest is not None:
-        answers["nearest training film"] = nearest
+    answers |= {name: each for name, each in texts.items() if name != "truth"}
     answers["this run, shuffled"] = shuffled(written)
     if constant:
         usual = usual_texts(examples, claims(examples), words)
-        answers["true labels, usual words"] = [usual.get(claim.tobytes(), constant) for claim in claims(truths)]
-    table = score_answers(truths, answers, claims, own, literature)
+        answers["true labels, usual words"] = [usual.get(claim.tobytes(), constant) for claim in truth]
+    ours = claims(written)
+    for name, said in answers.items():
+        claimed, row = claims(said), {"name": name}
+        for key, labels in (("f1", truth), ("set_f1", own)):
+            row[key] = None if labels is None else macro_f1(labels, claimed)
+            row[f"{key}_below"] = None if labels is None or not rows else macro_f1(labels, ours, less=claimed)
+        rows.append(row | dict(zip(WORDS, word_scores(truths, said, literature), strict=True)))
     if literature:
-        table += [{"name": name, **dict(zip(WORDS, values, strict=True))} for name, values in PUBLISHED.items()]
-    return {"title": title, "literature": literature, "rows": table, "constant": constant, "notes": notes}
+        rows += [{"name": name, **dict(zip(WORDS, values, strict=True))} for name, values in PUBLISHED.items()]
+    return {"title": title, "literature": literature, "rows": rows, "constant": constant, "notes": notes}
 
 
 def own_labels(source: Records | Phantoms | None, rows: Sequence[dict]) -> np.ndarray | None:
@@ -268,59 +270,17 @@ def own_labels(source: Records | Phantoms | None, rows: Sequence[dict]) -> np.nd
     return found if found.any() else None
 
 
-def score_answers(
-    truths: Sequence[str],
-    answers: dict[str, Sequence[str]],
-    claims: Claims,
-    own: np.ndarray | None,
-    literature: bool,
-) -> list[dict]:
-    """A row of scores for each kind of answer, the model's first. own: (N, 14) bool, a second truth.
-
-    "f1_below" and "set_f1_below": how far a row's F1 lies below the model's.
-    """
-    truth, table = claims(truths), []
-    ours = claims(next(iter(answers.values())))
-    for number, (name, written) in enumerate(answers.items()):
-        claimed, row = claims(written), {"name": name}
-        for key, labels in (("f1", truth), ("set_f1", own)):
-            row[key] = None if labels is None else macro_f1(labels, claimed)
-            row[f"{key}_below"] = None if labels is None or not number else macro_f1(labels, ours, less=claimed)
-        table.append(row | dict(zip(WORDS, word_scores(truths, written, literature), strict=True)))
-    return table
-
-
-def title_of(table: dict) -> str:
-    how = "corpus BLEU as in this set's literature" if table["literature"] else "BLEU is the mean over reports"
-    return f"Beside what costs nothing: {table['title']} ({how})"
-
-
-def comparison_text(tables: Sequence[dict]) -> str:
-    """For the terminal."""
-    lines, shown = [], ("f1", "set_f1", *WORDS)
-    headers = "".join(f"{name:>9}" for name in ("F1", "set's F1", *(SCORES[name] for name in WORDS)))
-    for table in tables:
-        lines += ["", title_of(table), f"{'':<42}{headers}"]
-        for row in table["rows"]:
-            numbers = [value[0] if isinstance(value, tuple) else value for value in map(row.get, shown)]
-            line = "".join(f"{'-' if number is None else format(number, '.3f'):>9}" for number in numbers)
-            lines.append(f"{row['name'][:41]:<42}{line}")
-        lines += [f"The one text: {table['constant']}"] * bool(table["constant"]) + table["notes"]
-    return "\n".join(lines)
-
-
-def comparison_blocks(tables: Sequence[dict]) -> list[str]:
-    """For report.html."""
+def comparison(tables: Sequence[dict]) -> list[Table]:
+    """What is printed, and shown on the page."""
     blocks = []
     for table in tables:
+        how = "corpus BLEU as in this set's literature" if table["literature"] else "BLEU is the mean over reports"
         note = f"F1: macro, over the observations with {LEAST_POSITIVES} positives or more, uncertain as positive."
         note += " Below this run: by how much, with the interval of the difference over the same draws of films."
         if table["constant"]:
             note += " True labels, usual words: of the training reports with a film's true labels the one that agrees"
             note += f" best with all of them. The one text: {table['constant']}"
         rows = [[row["name"], *map(row.get, SCORES)] for row in table["rows"]]
-        blocks += [
-            page.heading(title_of(table)),
-            page.table(["", *SCORES.values()], rows, note=" ".join([note, *table["notes"]]), highlight=[0], decimals=3),
-        ]
+        title = f"Beside what costs nothing: {table['title']} ({how})"
+        blocks.append(Table(["", *SCORES.values()], rows, title, " ".join([note, *table["notes"]]), ours=[0]))
     return blocks

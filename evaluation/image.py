@@ -8,38 +8,31 @@ pictures have been memorised. Without RadDino's weights the tiny model's ViT ste
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
 
+import sample
+from archives.chexgenbench import write_generated
+from common.distributed import Team
 from common.errors import UserError
-from common.files import SHIPPED, write_text
+from common.files import SHIPPED
 from common.observations import OBSERVATIONS
 from common.ownership import own_folder
-from common.pictures import grid, save_png
 from evaluation import metrics, page
-from evaluation.protocol import NOT_THEIRS, OURS, UNIX, Protocol, heading, image_sets, set_drawing_flags
-from evaluation.results import (
-    OURS_ONLY,
-    Scored,
-    footer,
-    mean_and_interval,
-    paper_table,
-    thumbnail,
-    together,
-    write_results,
-)
-from sample import DISCLAIMER
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from common.distributed import Team
-    from judges.features import Images
+from evaluation.generated import draw_pictures
+from evaluation.protocol import OURS, Protocol, heading, image_sets, named, set_drawing_flags, whose
+from evaluation.results import OURS_ONLY, Scored, beside_paper, mean_and_interval, paper, publish, thumbnail, together
+from evaluation.tables import Cell, Paragraph, Table, value_of
+from judges import biovil
+from judges import features as judges
+from judges.features import Images, open_images, weights_hash
+from reports.labeler import label_reports
+from studies.shown import score_shown
 
 NEIGHBOURS = 5  # k of precision, recall, density and coverage, as CheXGenBench has it
 TABLE3 = ("fd", "kd", "alignment", "precision", "recall", "density", "coverage")
@@ -48,13 +41,9 @@ TABLE3 = ("fd", "kd", "alignment", "precision", "recall", "density", "coverage")
 def image_command(args: argparse.Namespace) -> None:
     """`evaluate.py image`: draw if asked to, score, and write results.json and report.html."""
     own_folder(args.out)
-    from judges.features import features, load_feature_extractor, open_images
-
-    if args.vit and args.raddino:
-        raise UserError(f"--vit {args.vit}: --raddino judges already; leave one of them out")
     if (args.fake is None) == (args.weights is None):
         raise UserError("give either --fake, pictures to score, or --weights, a model to draw them first")
-    protocol = UNIX if args.protocol == UNIX.name else OURS
+    protocol = named(args.protocol)
     lacks = set_drawing_flags(protocol, args) if args.weights else []
     real = one_a_prompt(open_images(args.real, args.split, args.cache))
     if args.n:
@@ -75,10 +64,15 @@ def image_command(args: argparse.Namespace) -> None:
     for flag, images in (("--real", real), ("--fake", fake)):
         if len(images) < least:
             raise UserError(f"{flag} {images.name}: {len(images)} images; at least {least} are needed")
-    extractor = load_feature_extractor(args.raddino, args.device, args.vit or SHIPPED)
+    extractor = judges.load_feature_extractor(args.raddino, args.device, args.vit or SHIPPED)
+
+    def features(images: Images) -> np.ndarray:
+        return judges.features(images, extractor, args.cache, args.batch or 32, progress=True)
+
     took = time.perf_counter()
-    sets = [features(images, extractor, args.cache, args.batch or 32, progress=True) for images in (real, fake)]
-    results = {"extractor": extractor.name, "comparable": extractor.comparable, **score_images(*sets, real, fake)}
+    sets = [features(real), features(fake)]
+    results = {"extractor": extractor.name, "comparable": extractor.comparable}
+    results |= {"table_3": table_3(*sets), "per_class": per_class(*sets, real, fake)}
     if protocol.shards > 1:
         results["shards"] = score_shards(*sets, protocol.shards)
     results["alignment"], pairs, results["aligner"] = alignment(args, fake)
@@ -86,7 +80,7 @@ def image_command(args: argparse.Namespace) -> None:
     train, closest = None, None
     if args.train:
         train = open_images(args.train, "train", args.cache)
-        of_train = features(train, extractor, args.cache, args.batch or 32, progress=True)
+        of_train = features(train)
         closest = memorisation(*sets, of_train)
         results["memorisation"] = {k: v for k, v in closest.items() if isinstance(v, float)}
         results["floor"] = floor_of(sets[0], of_train, len(fake))
@@ -99,17 +93,12 @@ def image_command(args: argparse.Namespace) -> None:
         "protocol": heading(protocol, image_sets(protocol, bool(weights)) if protocol is not OURS else [], lacks),
         "seconds": {"scoring": time.perf_counter() - took},
     }
-    write_results(args.out, {**about, **results})
-    blocks = image_page(results, about)
-    if args.weights and any(fake.texts):
-        save_png(side_by_side(real, fake), args.out / "sheet.png")
-        blocks.append(page.text("sheet.png: drawings of sixteen prompts, each beside the real film."))
+    results = {**about, **results}
+    blocks = image_blocks(results)
     blocks += cases_of_images(real, fake, *sets, pairs)
     if closest:
-        blocks += memorisation_page(fake, train, closest)
-    write_text(args.out / "report.html", page.page("Drawing chest X-rays", blocks, footer=footer(about)))
-    print(image_text(results, about), DISCLAIMER, sep="\n\n")
-    print(f"\n{args.out}: results.json, report.html")
+        blocks += memorisation_blocks(fake, train, closest)
+    publish(args.out, "Drawing chest X-rays", blocks, results, "", weights)
 
 
 def one_a_prompt(real: Images) -> Images:
@@ -121,55 +110,20 @@ def one_a_prompt(real: Images) -> Images:
 
 
 def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Path | None, str | None]:
-    """A picture for every different text of `real`, each process its share: OUT/generated, as CheXGenBench reads it.
-
-    A picture's noise belongs to --seed and its number alone; --resume draws only what is not there yet.
-    """
-    import torch
-    from PIL import Image
-    from tqdm import tqdm
-
-    import sample
-    from archives.chexgenbench import write_generated
-    from common.pictures import save_png
-    from judges.features import weights_hash
-
+    """A picture for every different text of `real`, each process its share: OUT/generated, as CheXGenBench reads it."""
     prompts = list(dict.fromkeys(text for text in real.texts if text))
     if not prompts:
         raise UserError(f"--real {args.real}: has no texts to draw from; give a data set with reports, or --fake")
     checkpoint = sample.load_model(args.weights, team.device, getattr(torch, args.dtype))
-    version = weights_hash(args.weights)
-    room = checkpoint.model.config.context_length - 2
+    version, config = weights_hash(args.weights), checkpoint.model.config
+    room = config.context_length - 2
     fitting = [prompt for prompt in prompts if len(checkpoint.encode(prompt)) <= room]
     if team.is_main and len(fitting) < len(prompts):
         print(f"{len(prompts) - len(fitting)} of {len(prompts)} prompts are too long for the model; left out")
-    settings = {name: getattr(args, name) for name in ("seed", "steps", "solver", "size", "dtype")}
-    settings["guidance"] = sample.chosen_guidance(checkpoint.model.config, args.guidance)
-    digest = hashlib.sha256("\n".join(fitting).encode()).hexdigest()[:12]
-    settings = json.dumps({**settings, "weights": version, "prompts": digest})
-    folder, names = args.out / "generated", [f"{index:06d}.png" for index in range(len(fitting))]
-    if team.is_main:
-        own_folder(folder)
-        stamp = folder / "settings.json"
-        if not (args.resume and stamp.is_file() and stamp.read_text() == settings):
-            for file in folder.glob("*.png"):
-                file.unlink()
-        write_text(stamp, settings)
-    team.sum([0.0])
-    mine = [index for index in range(team.rank, len(fitting), team.size) if not (folder / names[index]).is_file()]
-    batch = args.batch or 16
-    with tqdm(total=len(mine), unit="image", desc="drawing", disable=not team.is_main) as bar:
-        for start in range(0, len(mine), batch):
-            rows = mine[start : start + batch]
-            seeds = [args.seed + index for index in rows]
-            chosen = [fitting[index] for index in rows]
-            drawn = sample.draw(
-                checkpoint, chosen, seeds, args.size, args.steps, args.guidance, args.batch, solver=args.solver
-            )
-            for index, picture in zip(rows, drawn, strict=True):
-                save_png(Image.fromarray(picture), folder / names[index])
-            bar.update(len(rows))
-    team.sum([0.0])
+    how = {"size": args.size, "steps": args.steps, "solver": args.solver}
+    how["guidance"] = sample.chosen_guidance(config, args.guidance)
+    settings, folder = {"dtype": args.dtype, "weights": version}, args.out / "generated"
+    names = draw_pictures(checkpoint, folder, fitting, args.seed, how, settings, args.batch, team, args.resume)
     if not team.is_main:
         return None, None
     return write_generated(folder, names, fitting), f"{args.weights} ({version})"
@@ -182,20 +136,16 @@ def table_3(real: np.ndarray, fake: np.ndarray) -> dict[str, float | Scored]:
     return scores | {name: mean_and_interval(values) for name, values in each.items()}
 
 
-def score_images(real: np.ndarray, fake: np.ndarray, real_set: Images, fake_set: Images) -> dict:
-    """Tables 3 and 4, of features (N, width) and (M, width)."""
-    scores = table_3(real, fake)
-    per_class = {}
+def per_class(real: np.ndarray, fake: np.ndarray, real_set: Images, fake_set: Images) -> dict[str, dict]:
+    """Table 4, of features (N, width) and (M, width): observation -> how many of both sets, and their distance."""
+    if real_set.labels is None or fake_set.labels is None:
+        return {}
+    found = {}
     for k, name in enumerate(OBSERVATIONS):
-        if real_set.labels is None or fake_set.labels is None:
-            break
         a, b = real[real_set.labels[:, k]], fake[fake_set.labels[:, k]]
-        per_class[name] = {
-            "real": len(a),
-            "fake": len(b),
-            "fd": metrics.frechet_distance(a, b) if min(len(a), len(b)) >= 2 else None,
-        }
-    return {"table_3": scores, "per_class": per_class}
+        distance = metrics.frechet_distance(a, b) if min(len(a), len(b)) >= 2 else None
+        found[name] = {"real": len(a), "fake": len(b), "fd": distance}
+    return found
 
 
 def floor_of(real: np.ndarray, train: np.ndarray, count: int) -> dict[str, float | Scored]:
@@ -210,26 +160,11 @@ def floor_of(real: np.ndarray, train: np.ndarray, count: int) -> dict[str, float
 def shown_by_prompts(
     sets: list[np.ndarray], of_train: np.ndarray, real: Images, fake: Images, train: Images
 ) -> dict | None:
-    """`shown.score_shown`, where training films and texts have labels; a drawing should show what its prompt says."""
-    from evaluation import shown
-    from reports.labeler import label_reports
-
+    """`score_shown`, where training films and texts have labels; a drawing should show what its prompt says."""
     if train.labels is None or real.labels is None or not all(fake.texts):
         return None
     prompted = label_reports(fake.texts) == 1
-    return shown.score_shown((of_train, train.labels), (sets[0], real.labels), (sets[1], prompted))
-
-
-def side_by_side(real: Images, fake: Images, count: int = 16) -> Image.Image:
-    """A sheet of `count` drawings spread over the set, each to the right of the real film with its prompt."""
-    of_prompt = {text: i for i, text in enumerate(real.texts) if text}
-    chosen = [i for i in range(len(fake)) if fake.texts[i] in of_prompt]
-    chosen = [chosen[k] for k in np.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().astype(int)]
-    pictures, captions = [], []
-    for i in chosen:
-        pictures += [thumbnail(real.load(of_prompt[fake.texts[i]])), thumbnail(fake.load(i))]
-        captions += [f"real: {fake.texts[i]}"[:120], "drawn"]
-    return grid(pictures, captions, columns=8)
+    return score_shown((of_train, train.labels), (sets[0], real.labels), (sets[1], prompted))
 
 
 def score_shards(real: np.ndarray, fake: np.ndarray, shards: int) -> dict[str, float]:
@@ -238,12 +173,8 @@ def score_shards(real: np.ndarray, fake: np.ndarray, shards: int) -> dict[str, f
     The Fréchet distance grows as the sets shrink, so this is another number than that of the whole.
     """
     parts = zip(np.array_split(real, shards), np.array_split(fake, shards), strict=True)
-    rows = []
-    for a, b in parts:
-        each = metrics.prdc_samples(a, b, NEIGHBOURS)
-        row = {"fd": metrics.frechet_distance(a, b), "kd": metrics.kernel_distance(a, b)}
-        rows.append(row | {name: float(np.mean(values)) for name, values in each.items()})
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    rows = [table_3(*part) for part in parts]
+    return {name: float(np.mean([value_of(row[name]) for row in rows])) for name in rows[0]}
 
 
 def scoring_lacks(protocol: Protocol, real: Images, results: dict) -> list[str]:
@@ -263,12 +194,7 @@ def alignment(args: argparse.Namespace, fake: Images) -> tuple[Scored | None, np
     """
     if args.aligner is None or not all(fake.texts):
         return None, None, ""
-    from PIL import Image
-    from tqdm import tqdm
-
-    from judges.biovil import load_aligner
-
-    aligner, each, batch = load_aligner(args.aligner, args.device), [], args.batch or 32
+    aligner, each, batch = biovil.load_aligner(args.aligner, args.device), [], args.batch or 32
     for start in tqdm(range(0, len(fake), batch), unit="batch", desc="alignment"):
         rows = range(start, min(start + batch, len(fake)))
         each += aligner([Image.fromarray(fake.load(i)) for i in rows], [fake.texts[i] for i in rows]).tolist()
@@ -300,132 +226,59 @@ def memorisation(real: np.ndarray, fake: np.ndarray, train: np.ndarray) -> dict:
     }
 
 
-def image_heading(results: dict) -> str:
+def image_blocks(results: dict) -> list[Table | Paragraph | str]:
+    """What is printed, and shown on the page."""
     note = "" if results["comparable"] else f"; {OURS_ONLY}"
     aligned = f"; alignment by {results['aligner']}" if results["aligner"] else ""
-    return f"features of {results['extractor']}{note}{aligned}"
-
-
-def image_text(results: dict, about: dict) -> str:
-    """For the terminal: our row above the paper's."""
-    paper, ours = page.paper_table(3), table3_cells(results)
-    names = ("FD", "KD", "alignment", "precision", "recall", "density", "coverage")
-    lines = [
-        f"real: {about['real']}, fake: {about['fake']}; {image_heading(results)}",
-        f"Protocol: {about['protocol']}.\n",
-        f"{'':<26}" + "".join(f"{name:>11}" for name in names),
-        f"{'this run':<26}" + "".join(cell(value) for value in ours),
-    ]
+    judged = f"features of {results['extractor']}{note}{aligned}"
+    ours = {"this run": table_3_cells(results, results["table_3"])}
     if "shards" in results:
-        lines.append(f"{'this run, mean of parts':<26}" + "".join(cell(value) for value in shard_cells(results)))
+        ours["this run, mean of parts"] = table_3_cells(results, results["shards"])
+    note = "Paper: RadDino on the test split of MIMIC-CXR. FD and KD also depend on the number of pictures. The"
+    note += " others have intervals, on the page: 95 %, by bootstrap over pictures, which would bias FD and KD."
     if "floor" in results:
-        lines.append(f"{'real training films':<26}" + "".join(cell(value) for value in floor_cells(results)))
-    for entry in paper["rows"]:
-        label = f"paper: {entry['model']} {entry['resolution']}"
-        lines.append(f"{label:<26}" + "".join(cell(value) for value in entry["values"]))
-    if results["per_class"]:
-        lines.append(f"\n{'':<28}{'real':>7}{'fake':>7}{'FD':>11}")
-        for name, row in results["per_class"].items():
-            lines.append(f"{name:<28}{row['real']:>7}{row['fake']:>7}{cell(row['fd'])}")
-    if results.get("shown"):
-        lines += ["", SHOWN, f"{'':<28}{'prompts':>9}{'drawn':>9}{'shuffled':>10}{'real':>9}"]
-        lines += [
-            f"{row[0]:<28}" + "".join(f"{shown_cell(v):>{w}}" for v, w in zip(row[1:], (9, 9, 10, 9), strict=True))
-            for row in shown_rows(results["shown"])
-        ]
-    if about["train"]:
-        lines.append(
-            "\nmemorisation: {share_nearer:.1%} of the drawn pictures are nearer to a training image than 99 % of the"
-            " real ones are\n(median distance {median_drawn:.3f}, of real ones {median_unseen:.3f})".format(
-                **results["memorisation"]
-            )
-        )
-    return "\n".join(lines)
-
-
-SHOWN = (
-    "Do drawings show what was asked for? Area under the ROC curve of a linear judge trained on the training films:\n"
-    "drawings against their prompts, against exchanged prompts (0.5), and unseen real films (the ceiling)."
-)
-
-
-def shown_rows(shown: dict) -> list[list]:
-    mean = [shown["mean"][name] for name in ("drawn", "shuffled", "real")]
-    rows = [
-        [name, row["positives"], *(row[column] for column in ("drawn", "shuffled", "real"))]
-        for name, row in shown["each"].items()
-    ]
-    return [["mean", None, *mean], *rows]
-
-
-def shown_cell(value: int | float | Scored | None) -> str:
-    number = value[0] if isinstance(value, tuple) else value
-    return "" if number is None else f"{number:.3f}" if isinstance(number, float) else str(number)
-
-
-def cell(value: float | Scored | None) -> str:
-    number = value[0] if isinstance(value, tuple) else value
-    return f"{'-' if number is None else format(number, '.3f'):>11}"
-
-
-def table3_cells(results: dict) -> list[float | Scored | None]:
-    return [{**results["table_3"], "alignment": results["alignment"]}[name] for name in TABLE3]
-
-
-def floor_cells(results: dict) -> list[float | Scored | None]:
-    """As `table3_cells`, of training films in the place of drawings; they have no prompts to agree with."""
-    return [results["floor"].get(name) for name in TABLE3]
-
-
-def shard_cells(results: dict) -> list[float | Scored | None]:
-    """As `table3_cells`, of the parts' mean; the alignment is that of the whole, as theirs is."""
-    return [{**results["shards"], "alignment": results["alignment"]}[name] for name in TABLE3]
-
-
-def image_page(results: dict, about: dict) -> list[str]:
-    judged = f"Real: {about['real']}. Generated: {about['fake']}. {image_heading(results)}."
-    theirs = "the authors' protocol" if about["protocol"].startswith("the") else NOT_THEIRS
+        ours["real training films"] = [results["floor"].get(name) for name in TABLE3]  # they have no prompts
+        note += " Real training films: as many of them in the place of the drawings, the floor of both distances."
+    title = "Fidelity and diversity (Table 3)"
     blocks = [
-        page.text([judged, f"Protocol: {about['protocol']}.", DISCLAIMER]),
-        page.heading("Fidelity and diversity (Table 3)"),
-        paper_table(
-            3,
-            table3_cells(results),
-            f"{image_heading(results)}; {theirs}",
-            "resolution",
-            parts=shard_cells(results) if "shards" in results else None,
-            note="Paper: RadDino on the test split of MIMIC-CXR. FD and KD also depend on the number of pictures. Small"
-            " numbers: 95 % intervals by bootstrap over the pictures; FD and KD have none, since drawing with"
-            " replacement would bias them.",
-        ),
+        Paragraph(f"Real: {results['real']}. Generated: {results['fake']}. Judge: {judged}."),
+        Paragraph(f"Protocol: {results['protocol']}."),
+        Paragraph(sample.DISCLAIMER),
+        beside_paper(3, title, ours, f"{judged}; {whose(results['protocol'])}", "resolution", note),
     ]
-    if "floor" in results:
-        rows = [["this run", *table3_cells(results)], ["real training films", *floor_cells(results)]]
-        note = "The second row puts as many training films in the place of the drawings: the floor of both distances."
-        blocks.append(page.table(["", *TABLE3], rows, note=note))
-    if results.get("shown"):
-        headers = ["", "prompts", "drawn", "shuffled", "real"]
-        blocks += [page.heading("Do drawings show what was asked for?"), page.text(SHOWN.split("? ")[1])]
-        blocks.append(page.table(headers, shown_rows(results["shown"]), decimals=[0, 0, 3, 3, 3]))
-    if results["per_class"]:
-        order = [column["name"] for column in page.paper_table(4)["columns"]]
-        counts = (f"{name} {row['real']} and {row['fake']}" for name, row in results["per_class"].items())
-        blocks += [
-            page.heading("Each observation (Table 4): Fréchet distance"),
-            paper_table(
-                4,
-                [results["per_class"][name]["fd"] for name in order],
-                f"{image_heading(results)}; {theirs}",
-                "resolution",
-                note="Real and generated pictures: " + ", ".join(counts) + ".",
-            ),
-            page.bars(
-                [(name, row["fd"], None, None, "") for name, row in results["per_class"].items()],
-                "Fréchet distance, this run",
-                maximum=None,
-            ),
-        ]
-    return blocks
+    if shown := results.get("shown"):
+        names = ("drawn", "shuffled", "real")
+        rows = [["mean", None, *(shown["mean"][name] for name in names)]]
+        rows += [[each, row["positives"], *(row[name] for name in names)] for each, row in shown["each"].items()]
+        note = "Area under the ROC curve of a linear judge trained on the training films: drawings against their"
+        note += " prompts, against exchanged prompts (0.5), and unseen real films (the ceiling)."
+        blocks.append(Table(["", "prompts", *names], rows, "Do drawings show what was asked for?", note, ours=[0]))
+    return blocks + table_4_blocks(results["per_class"], judged) * bool(results["per_class"])
+
+
+def table_3_cells(results: dict, scores: dict) -> list[Cell]:
+    """In the order of the paper's columns; the alignment is that of the whole, as theirs is."""
+    return [{**scores, "alignment": results["alignment"]}[name] for name in TABLE3]
+
+
+def table_4_blocks(per_class: dict[str, dict], judged: str) -> list[Table | str]:
+    """Table 4 on its side: a row for each observation, a column for each model."""
+    theirs = paper(4)
+    place = {column["name"]: k for k, column in enumerate(theirs["columns"])}
+    rows = [
+        [name, row["real"], row["fake"], row["fd"], *(entry["values"][place[name]] for entry in theirs["rows"])]
+        for name, row in per_class.items()
+    ]
+    models = [f"{entry['model']} {entry['resolution']}" for entry in theirs["rows"]]
+    table = Table(
+        ["", "real", "generated", "this run", *models],
+        rows,
+        "Each observation (Table 4): Fréchet distance",
+        f"Real and generated pictures that show it. This run: {judged}. {theirs['note']}",
+        groups=[("", 1), ("pictures", 2), ("", 1), (theirs["source"], len(models))],
+        decimals=[0, 0, 0, 3, *[2] * len(models)],
+    )
+    return [table, page.bars_of(table, [3], "Fréchet distance, this run", maximum=None)]
 
 
 def cases_of_images(
@@ -433,42 +286,41 @@ def cases_of_images(
 ) -> list[str]:
     """The worst and the best pictures: by alignment where it is known, else by how far the nearest real image is."""
     distance, index = metrics.nearest(fake_features, real_features)
-    order = np.argsort(pairs) if pairs is not None else np.argsort(-distance.numpy())
-    by = "alignment with the prompt" if pairs is not None else "distance to the nearest real image"
-    of_prompt = {text: i for i, text in enumerate(real.texts) if text}
-    blocks = []
+    order = np.argsort(-distance.numpy()) if pairs is None else np.argsort(pairs)
+    by = "distance to the nearest real image" if pairs is None else "alignment with the prompt"
+    of_prompt, blocks = {text: i for i, text in enumerate(real.texts) if text}, []
     for title, chosen in (("Worst", order[:6]), ("Best", order[::-1][:6])):
         items = []
         for i in chosen.tolist():
             partner = of_prompt.get(fake.texts[i], int(index[i]))
             same = "real, same text" if fake.texts[i] in of_prompt else "the nearest real image"
-            prompt = f": {fake.texts[i]}" if fake.texts[i] else f" ({fake.files[i].name})"
-            items += [
-                (thumbnail(fake.load(i)), f"generated{prompt}"),
-                (thumbnail(real.load(partner)), f"{same} ({real.files[partner].name})"),
-            ]
+            items.append((thumbnail(fake.load(i)), f"generated: {fake.texts[i] or fake.files[i].name}"))
+            items.append((thumbnail(real.load(partner)), f"{same} ({real.files[partner].name})"))
         blocks += [page.heading(f"{title} pictures, by {by}"), page.pictures(items)]
     return blocks
 
 
-def memorisation_page(fake: Images, train: Images, closest: dict) -> list[str]:
+def memorisation_blocks(fake: Images, train: Images, closest: dict) -> list[Table | Paragraph | str]:
     drawn, index = closest["drawn"], closest["index"]
     items = []
     for i in np.argsort(drawn)[:8].tolist():
-        items += [
-            (thumbnail(fake.load(i)), f"generated ({fake.files[i].name})"),
-            (thumbnail(train.load(int(index[i]))), f"training image {train.files[index[i]].name}, at {drawn[i]:.3f}"),
-        ]
+        items.append((thumbnail(fake.load(i)), f"generated ({fake.files[i].name})"))
+        source = f"training image {train.files[index[i]].name}, at {drawn[i]:.3f}"
+        items.append((thumbnail(train.load(int(index[i]))), source))
+    edges = np.histogram_bin_edges(np.concatenate([drawn, closest["unseen"]]), 12)
+    shares = [100 * np.histogram(line, edges)[0] / len(line) for line in (drawn, closest["unseen"])]
+    rows = [[f"{edges[k]:.3g} to {edges[k + 1]:.3g}", shares[0][k], shares[1][k]] for k in range(12)]
+    distances = Table(["distance", "generated", "real, unseen"], rows, decimals=1)
+    said = (
+        "{share_nearer:.1%} of the drawn pictures are nearer to a training image than 99 % of the real ones, which were"
+    )
+    said += (
+        " not trained on, are (median distance {median_drawn:.3f}, of real ones {median_unseen:.3f}). Well above 1 %"
+    )
+    said += " would be a sign of memorisation; look at the pairs."
     return [
-        page.heading("Memorisation: is a drawn picture a training picture again?"),
-        page.text(
-            f"{closest['share_nearer']:.1%} of the drawn pictures are nearer to a training image than 99 % of the real"
-            " ones, which were not trained on, are. Well above 1 % would be a sign of memorisation; look at the pairs."
-        ),
-        page.histogram(
-            {"drawn to nearest training image": drawn, "real, unseen, to nearest training image": closest["unseen"]},
-            "Distance to the nearest training image",
-            "distance in feature space",
-        ),
+        page.heading("Has it memorised training pictures?"),
+        Paragraph(said.format(**closest)),
+        page.bars_of(distances, [1, 2], "Percent of the pictures at each distance to the nearest training image", None),
         page.pictures(items, "The closest pairs"),
     ]

@@ -1,10 +1,10 @@
 """Every measure of the evaluation, as plain functions of arrays and strings. Knows no model, no file and no flag.
 
-- labels: `f1_scores`, `chexbert_scores` for the eight columns of Table 2, and `area_under_roc`
+- labels: `f1_scores`, `chexbert_scores` for a half of Table 2, and `area_under_roc`
 - reports, word by word: `bleu_counts` and `bleu_from_counts`, `rouge_l` and `bootstrap_median`
 - pictures, as sets of features (RadDino's class token in Table 3): `frechet_distance`, `kernel_distance`,
   `prdc_samples`, and `nearest`, which finds out what has been memorised
-- how far to trust a score: `bootstrap_sums`
+- what a score stands beside, and how far to trust it: `derangement`, `bootstrap_sums`
 """
 
 from __future__ import annotations
@@ -78,32 +78,32 @@ def area_under_roc(scores: np.ndarray, truth: np.ndarray) -> float:
 FIVE = (1, 4, 5, 7, 9)
 
 
-class ChexbertF1(NamedTuple):
-    """One half of Table 2: over all 14 observations and over `FIVE`."""
-
-    micro14: float
-    micro5: float
-    macro14: float
-    macro5: float
-    per_class: np.ndarray  # (14,) float64
-    support: np.ndarray  # (14,) int64: how often each is true
+UNCERTAIN = ("negative", "positive")  # what an uncertain label counts as, in the halves of Table 2
+Scored = tuple[float, float, float]  # a number and its 95 % interval
 
 
-def chexbert_scores(truth: np.ndarray, prediction: np.ndarray) -> dict[str, ChexbertF1]:
-    """The columns of Table 2: {"negative": ..., "positive": ...}, by what an uncertain label counts as.
+def chexbert_scores(
+    truth: np.ndarray, prediction: np.ndarray, uncertain: str
+) -> tuple[dict[str, Scored], list[Scored], list[int]]:
+    """One half of Table 2: (its four columns, the F1 of each observation, how often each is true).
 
     truth, prediction: the labels of the true and the generated reports, (N, 14) in the order of OBSERVATIONS:
     1 positive, 0 negative, -1 uncertain, nan blank. Blank counts as negative; a class neither true nor predicted has
     F1 0, and counts. Raises ValueError for other shapes or values.
     """
-    scores = {}
-    for uncertain in ("negative", "positive"):
-        is_true, claimed = positives(truth, uncertain), positives(prediction, uncertain)
-        all14 = f1_scores(is_true, claimed, undefined=0.0)
-        five = f1_scores(is_true[:, FIVE], claimed[:, FIVE], undefined=0.0)
-        support = is_true.sum(axis=0)
-        scores[uncertain] = ChexbertF1(all14.micro, five.micro, all14.macro, five.macro, all14.per_class, support)
-    return scores
+    is_true = positives(truth, uncertain)
+    counts = f1_counts(is_true, positives(prediction, uncertain))
+    scores = [table2_row(counts.sum(axis=0)), *bootstrap_sums(table2_row, counts)]
+    each = [(float(value), float(low), float(high)) for value, low, high in zip(*scores, strict=True)]
+    columns = dict(zip(("micro14", "micro5", "macro14", "macro5"), each, strict=False))
+    return columns, each[4:], is_true.sum(axis=0).tolist()
+
+
+def table2_row(sums: np.ndarray) -> np.ndarray:
+    """Summed counts (..., 2, 14) -> the four columns of one half of Table 2, then each class: (..., 18)."""
+    all14, five = f1_from_counts(sums, 0.0), f1_from_counts(sums[..., list(FIVE)], 0.0)
+    columns = np.stack([all14.micro, five.micro, all14.macro, five.macro], axis=-1)
+    return np.concatenate([columns, all14.per_class], axis=-1)
 
 
 def positives(labels: np.ndarray, uncertain: str) -> np.ndarray:
@@ -196,18 +196,15 @@ def rouge_l(references: Sequence[str | Sequence[str]], hypotheses: Sequence[str 
     The harmonic mean of the longest common subsequence's share in the reference and in the hypothesis, as `rouge-score`
     without stemming. No token in either gives 0. Raises ValueError for no reports or unequal numbers.
     """
-    scores = [
-        2 * _common_subsequence(reference, hypothesis) / max(1, len(reference) + len(hypothesis))
-        for reference, hypothesis in _pairs(references, hypotheses)
-    ]
-    return np.array(scores)
+    pairs = _pairs(references, hypotheses)
+    return np.array([2 * _common_subsequence(a, b) / max(1, len(a) + len(b)) for a, b in pairs])
 
 
-def bootstrap_median(values: np.ndarray, repeats: int = 500, seed: int = 0) -> tuple[float, float, float]:
+def bootstrap_median(values: np.ndarray, repeats: int = 500, seed: int = 0) -> Scored:
     """The median of the means of `repeats` draws of N from the (N,) values, and the 95 % interval of those means.
 
     This is what `rouge-score`'s BootstrapAggregator calls the score of a set, and what UniX reports for ROUGE-L; theirs
-    is drawn anew in every run, ours with numpy's legacy generator from `seed`. Raises ValueError for no values.
+    is random in every run, ours with numpy's legacy generator from `seed`. Raises ValueError for no values.
     """
     if not len(values) or repeats < 1:
         raise ValueError(f"{len(values)} values and {repeats} repeats must be at least 1")
@@ -275,9 +272,8 @@ def frechet_distance(features_a: Features, features_b: Features) -> float:
     a, b = (one.double() for one in _features(features_a, features_b, rows=2))
     # With A = R_a^T R_a, the trace of the root is the sum of the singular values of R_a R_b^T. No covariance is formed
     # and no eigenvalue rooted, so nothing is lost where it is singular: for N < D, or a constant feature.
-    root_a, root_b = (
-        torch.linalg.qr((one - one.mean(dim=0)) / (len(one) - 1) ** 0.5, mode="r").R for one in (a, b)
-    )  # (min(N, D), D)
+    centred = ((one - one.mean(dim=0)) / (len(one) - 1) ** 0.5 for one in (a, b))
+    root_a, root_b = (torch.linalg.qr(one, mode="r").R for one in centred)  # (min(N, D), D)
     cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
     shift = (a.mean(dim=0) - b.mean(dim=0)).square().sum()
     return max(0.0, float(shift + root_a.square().sum() + root_b.square().sum() - 2 * cross))
@@ -329,8 +325,7 @@ def prdc_samples(real: Features, fake: Features, k: int = 5) -> dict[str, np.nda
         coverage   (N,)  is a fake inside the real's ball?
 
     Every sample has a ball, open, that reaches to its k-th nearest neighbour in its own set. No N x M matrix is kept.
-    Distances come from float32 products; each one that is too close to its radius for those is computed again from
-    differences in float64. So every decision is float64's, and what equals a radius up to 1e-12 is not inside.
+    What equals a radius up to 1e-12 is not inside.
     Raises ValueError for k < 1, k >= N or M, or as `frechet_distance`.
     """
     real, fake = _features(real, fake)
@@ -363,28 +358,17 @@ def _k_nearest(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The k nearest keys (M, D) of each query (N, D), nearest first: distances (N, k) float64, indices (N, k).
 
-    same: queries and keys are one set, and nothing is its own neighbour. float32 products choose 16 more candidates
-    than needed, and differences in float64 decide between them; for a query whose neighbours float32 cannot tell from
-    the rest, float64 chooses, too.
+    same: queries and keys are one set, and nothing is its own neighbour. Products choose 16 more candidates than
+    needed, and differences decide between them, so that the rounding of the products does not.
     """
-    others = len(keys) - same
-    candidates = min(k + 16, others)
+    candidates = min(k + 16, len(keys) - same)
     distances, indices = [], []
-    for rows, squared, error in _squared_distances(queries, keys):
+    for rows, squared, _ in _squared_distances(queries, keys):
         block = queries[rows]
         here = torch.arange(len(block), device=block.device)
         if same:
             squared[here, rows.start + here] = torch.inf
-        near, index = squared.topk(candidates, largest=False)
-        if candidates < others:
-            # A key b that is not among the candidates of a: |b|^2 <= 2 |a|^2 + 2 d^2 bounds its error by 3 + 2 parts.
-            largest = error.gather(1, index[:, :k]).amax(dim=1)
-            doubt = 4 * largest + 2 * _relative_error(keys) * near[:, -1]
-            for row in (near[:, -1] - near[:, k - 1] <= doubt).nonzero()[:, 0].split(max(1, BLOCK // len(keys))):
-                again = torch.cdist(block[row].double(), keys.double(), compute_mode="donot_use_mm_for_euclid_dist")
-                if same:
-                    again[here[: len(row)], rows.start + row] = torch.inf
-                index[row] = again.topk(candidates, largest=False).indices
+        index = squared.topk(candidates, largest=False).indices
         exact = _exact(block, keys, here.repeat_interleave(candidates), index.flatten()).view(index.shape)
         exact, order = exact.sort(dim=1)
         distances.append(exact[:, :k].sqrt())
@@ -393,28 +377,22 @@ def _k_nearest(
 
 
 def _squared_distances(a: torch.Tensor, b: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
-    """A block of rows of a at a time: which, their squared distances to all of b (rows, M) in float32, and a bound of
+    """A block of rows of a at a time: which, their squared distances to all of b (rows, M) in float64, and a bound of
     the rounding error of each."""
-    center = b.mean(dim=0)  # far from the origin, |a|^2 + |b|^2 - 2 a.b would cancel
-    a, b = (a - center).float(), (b - center).float()
+    center = b.double().mean(dim=0)  # far from the origin, |a|^2 + |b|^2 - 2 a.b would cancel
+    a, b = a.double() - center, b.double() - center
     norms_a, norms_b = a.square().sum(dim=1), b.square().sum(dim=1)
-    if not (norms_a.isfinite().all() and norms_b.isfinite().all()):
-        raise ValueError("features are too large: their squares exceed float32")
+    error = (2 * b.shape[1] + 16) * 2.0**-53  # D roundings in each sum of D, and a few
     for rows in _row_blocks(len(a), len(b)):
         norms = norms_a[rows, None] + norms_b
-        yield rows, torch.addmm(norms, a[rows], b.T, alpha=-2), norms.mul_(_relative_error(b))
-
-
-def _relative_error(x: torch.Tensor) -> float:
-    """Bound for |a|^2 + |b|^2 - 2 a.b, as a part of |a|^2 + |b|^2: D roundings of 2^-24 in each sum of D, and a few."""
-    return (2 * x.shape[1] + 16) * 2.0**-24
+        yield rows, torch.addmm(norms, a[rows], b.T, alpha=-2), norms.mul_(error)
 
 
 def _inside(
     squared: torch.Tensor, error: torch.Tensor, radii: torch.Tensor, a: torch.Tensor, b: torch.Tensor
 ) -> torch.Tensor:
     """Which squared distances (rows of a, M) are below the squared radii, (rows, 1) or (1, M) in float64."""
-    excess = squared - radii.float()
+    excess = squared - radii
     inside = excess < 0
     i, j = (excess.abs_() <= error).nonzero(as_tuple=True)
     inside[i, j] = _exact(a, b, i, j) < radii.expand(squared.shape)[i, j] * (1 - 1e-12)
@@ -428,7 +406,7 @@ def _exact(a: torch.Tensor, b: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -
     return torch.cat([(a[one].double() - b[other].double()).square().sum(dim=1) for one, other in parts])
 
 
-# ---- how far to trust a score ------------------------------------------------------------------------------------
+# ---- what a score stands beside, and how far to trust it -----------------------------------------------------------
 
 
 def bootstrap_sums(
@@ -444,26 +422,27 @@ def bootstrap_sums(
 
     counts: (N, ...), what each example adds. statistic: takes the sums of all draws, (repeats, ...), gives
     (repeats, ...). The mean of scores (N,) is `lambda sums: sums / N`. Draws where the statistic is nan (a class that
-    none of the drawn examples has) are left out. Raises ValueError for N or repeats < 1, or a level not in (0, 1).
+    no example in them has) are left out. Raises ValueError for N or repeats < 1, or a level not in (0, 1).
     """
     counts = np.asarray(counts, dtype=np.float64)
     n = len(counts)
-    weights = np.stack([np.bincount(draw, minlength=n) for draw in _draws(n, repeats, seed)]).astype(np.float64)
-    sums = (weights @ counts.reshape(n, -1)).reshape(repeats, *counts.shape[1:])
-    return _interval(statistic(sums), level)
-
-
-def _draws(n: int, repeats: int, seed: int) -> Iterator[np.ndarray]:
-    if n < 1 or repeats < 1:
-        raise ValueError(f"n {n} and repeats {repeats} must be at least 1")
+    if n < 1 or repeats < 1 or not 0 < level < 1:
+        raise ValueError(f"n {n} and repeats {repeats} must be at least 1, level {level} between 0 and 1")
     rng = np.random.default_rng(seed)
-    return (rng.integers(n, size=n) for _ in range(repeats))
-
-
-def _interval(values: Sequence[float | np.ndarray] | np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    if not 0 < level < 1:
-        raise ValueError(f"level {level} must be between 0 and 1")
+    weights = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(repeats)]).astype(np.float64)
+    values = statistic((weights @ counts.reshape(n, -1)).reshape(repeats, *counts.shape[1:]))
     with warnings.catch_warnings():  # a class that nobody has is nan in every draw, and so is its interval
         warnings.filterwarnings("ignore", "All-NaN slice")
-        low, high = np.nanquantile(np.asarray(values, dtype=np.float64), [(1 - level) / 2, (1 + level) / 2], axis=0)
+        low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
+
+
+def derangement(n: int, seed: int) -> np.ndarray:
+    """A random permutation (n,) that leaves no index in its place: one cycle through all. n at least 2.
+
+    The control of every table: answers held against the truth of other examples.
+    """
+    order = np.random.default_rng(seed).permutation(n)
+    partner = np.empty(n, dtype=np.int64)
+    partner[order] = np.roll(order, 1)
+    return partner

@@ -65,6 +65,16 @@ UNIX = Protocol(
 )
 
 
+def named(word: str | None) -> Protocol:
+    """What --protocol says."""
+    return UNIX if word == UNIX.name else OURS
+
+
+def whose(heading: str) -> str:
+    """Of a heading, whether the numbers under it were made as the authors make theirs."""
+    return "the authors' protocol" if heading.startswith("the authors") else NOT_THEIRS
+
+
 def heading(protocol: Protocol, sets: Sequence[str], missing: Sequence[str]) -> str:
     """What stands over every number: whether they were made under the protocol, what it sets, what it still lacks."""
     if protocol is OURS:
@@ -100,7 +110,7 @@ def reading_terms(protocol: Protocol, args: argparse.Namespace, vit: ViTConfig) 
     if args.consensus:
         lacks.append(f"--consensus {args.consensus}")
     if arguments.names_phantoms(args.data):
-        lacks.append("the films are drawn")
+        lacks.append("the films are rendered")
     return sets, lacks
 
 
@@ -108,8 +118,8 @@ def set_drawing_flags(protocol: Protocol, args: argparse.Namespace) -> list[str]
     """Put the protocol's sampler where no flag asks for another; returns the flags that do."""
     lacks = []
     for name in ("solver", "steps", "guidance", "size"):
-        theirs, ours, given = getattr(protocol, name), getattr(OURS, name), getattr(args, name)
-        if given == ours:
+        theirs, given = getattr(protocol, name), getattr(args, name)
+        if given is None:
             setattr(args, name, theirs)
         elif given != theirs:
             lacks.append(f"--{name} {given}")

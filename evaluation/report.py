@@ -15,68 +15,55 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from PIL import Image
 
+import data
+import sample
+from archives.opening import open_source
+from archives.records import Records
 from common import arguments
+from common.distributed import Team
 from common.errors import UserError
 from common.files import write_text
 from common.observations import OBSERVATIONS
 from common.ownership import own_folder
 from evaluation import baselines, metrics, page
-from evaluation.protocol import NOT_THEIRS, OURS, UNIX, Protocol, heading, reading_terms, report_sets
-from evaluation.results import (
-    OURS_ONLY,
-    Scored,
-    footer,
-    mean_and_interval,
-    paper_table,
-    scored,
-    thumbnail,
-    together,
-    write_results,
-)
+from evaluation.generated import write_reports
+from evaluation.protocol import OURS, Protocol, heading, named, reading_terms, report_sets, whose
+from evaluation.results import OURS_ONLY, Scored, beside_paper, mean_and_interval, publish, scored, thumbnail, together
+from evaluation.tables import Paragraph, Table
 from evaluation.words import word_tokenizer
-from sample import DISCLAIMER
-
-if TYPE_CHECKING:
-    from archives.records import Records
-    from common.distributed import Team
-    from phantoms.dataset import Phantoms
-    from weights import Checkpoint
-
-LabelReports = Callable[[Sequence[str]], np.ndarray]  # N texts -> (N, 14): 1, 0, -1 and nan
+from judges import chexbert
+from judges.features import weights_hash
+from phantoms.dataset import Phantoms
+from phantoms.dataset import named as named_phantoms
+from reports import questions
+from reports.labeler import label_reports
+from studies import consensus
+from weights import Checkpoint
 
 PREDICTION_COLUMNS = ("Ground Truth", "Report Impression")  # of the CSV that UniX's own evaluation writes
 CSV_NAME, CSV_COLUMNS = "understanding_results.csv", ("Image Path", "Report Impression", "Ground Truth")
-MODES = ("negative", "positive")  # what "uncertain" counts as
-TABLE2 = ("micro14", "micro5", "macro14", "macro5")
-MEASURES = {"bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4": "BLEU-4", "rouge_l": "ROUGE-L"}
 
 
 def report_command(args: argparse.Namespace) -> None:
     """`evaluate.py report`: write reports or read them, score, and write results.json and report.html."""
-    if args.literature_bleu and args.section == "impression":
-        raise UserError("--literature-bleu: this set's literature counts the findings; leave --section impression out")
-    if args.consensus and args.section == "impression":
-        raise UserError("--consensus: compares whole reports; leave --section impression out")
-    for flag in ("consensus", "question"):
-        if args.predictions and getattr(args, flag):
-            raise UserError(f"--{flag}: is for a model that writes; leave it out, or --predictions")
     own_folder(args.out)
-    protocol = UNIX if args.protocol == UNIX.name else OURS
+    protocol = named(args.protocol)
     tokenize = word_tokenizer() if protocol.nltk_words else metrics.tokenize  # what is missing is said at once
     started, source, weights = time.perf_counter(), None, None
     sets, lacks = ["reports as they were given, however they were asked for"], []
     if args.predictions:
         rows = read_predictions(args.predictions)[: args.n]
     else:
-        rows, source, weights, (sets, lacks) = together(args, lambda args, team: write_reports(args, team, protocol))
+        rows, source, weights, (sets, lacks) = together(args, lambda args, team: read_films(args, team, protocol))
         if rows is None:  # the main process scores
             return
     generated_in = time.perf_counter() - started
-    written, files = rows, "results.json, report.html, predictions.jsonl"
+    made, files = rows, ", predictions.jsonl"
     rows = without_empty(rows) if protocol.skip_empty else rows
     if len(rows) < 2:
         raise UserError(f"{args.predictions or args.data}: {len(rows)} report; two are needed for a score")
@@ -84,11 +71,9 @@ def report_command(args: argparse.Namespace) -> None:
     texts = [row["truth"] for row in rows], [row["generated"] for row in rows]
     results = score_reports(*texts, judge, label, tokenize, protocol)
     results["radgraph_f1"] = radgraph_f1(rows, protocol.radgraph)
-    skipped, radgraph = len(written) - len(rows), results["radgraph_f1"]
-    sets, lacks = (
-        [*sets, *report_sets(protocol, skipped, bool(radgraph))],
-        lacks + judging_lacks(protocol, args, radgraph),
-    )
+    skipped, radgraph = len(made) - len(rows), results["radgraph_f1"]
+    sets = [*sets, *report_sets(protocol, skipped, bool(radgraph))]
+    lacks = lacks + judging_lacks(protocol, args, radgraph)
     results["beside"] = baselines.compare(args, rows, source, label)
     about = {
         "data": str(args.predictions or args.data),
@@ -98,14 +83,12 @@ def report_command(args: argparse.Namespace) -> None:
         "empty_pairs": skipped,
         "seconds": {"writing": generated_in, "all": time.perf_counter() - started},
     }
-    write_results(args.out, {**about, **results})
-    write_text(args.out / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in written))
+    write_text(args.out / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in made))
     if protocol is not OURS:
-        write_text(args.out / CSV_NAME, predictions_csv(written))
+        write_text(args.out / CSV_NAME, predictions_csv(made))
         files += f", {CSV_NAME}"
-    write_text(args.out / "report.html", report_page(rows, results, source, about))
-    print(report_text(results, about), baselines.comparison_text(results["beside"]), DISCLAIMER, sep="\n\n")
-    print(f"\n{args.out}: {files}")
+    results = {**about, **results}
+    publish(args.out, "Reading chest X-rays", report_blocks(rows, results, source), results, files, weights)
 
 
 def read_predictions(path: Path) -> list[dict]:
@@ -150,91 +133,69 @@ def without_empty(rows: Sequence[dict]) -> list[dict]:
     return [row | {"truth": truth, "generated": said} for row, truth, said in pairs if truth and said]
 
 
-def write_reports(
-    args: argparse.Namespace, team: Team, protocol: Protocol = OURS
+def read_films(
+    args: argparse.Namespace, team: Team, protocol: Protocol
 ) -> tuple[list[dict] | None, Records | Phantoms | None, str | None, tuple[list[str], list[str]]]:
-    """(the model's report of every image, their source, whose they are, what is as the protocol has it and what not).
+    """(the model's report of every film, their source, whose they are, what is as the protocol has it and what not).
 
-    Each process writes its share; (None, None, None, ([], [])) on all but the main one.
-
-    Every report is a line in OUT/reports.RANK.jsonl as soon as it is written, so a run that was cut off goes on with
-    --resume, on any number of processes.
+    Each process writes its share; the first is None on all but the main one.
     """
-    import torch
-    from PIL import Image
-    from tqdm import tqdm
-
-    import data
-    import sample
-    from evaluation.consensus import read_consensus
-    from judges.features import weights_hash
-    from reports import questions
-
     checkpoint = sample.load_model(args.weights, team.device, getattr(torch, args.dtype))
     source, config = report_source(args, checkpoint), checkpoint.model.config
-    count = min(len(source), args.n or len(source))
-    version = weights_hash(args.weights)
+    weights, batch = weights_hash(args.weights), args.batch or 32
     settings = {name: str(getattr(args, name)) for name in ("data", "split", "require", "section", "question", "dtype")}
     squares = f"{config.vit.padding} {config.vit.scaling}"  # of the config: the weights' hash does not cover it
-    settings |= {"weights": version, "squares": squares, "protocol": protocol.name}
+    settings |= {"weights": weights, "squares": squares, "protocol": protocol.name, "batch": batch}
     if args.consensus:
         settings["consensus"] = f"{args.consensus} {args.literature_bleu}"
-    known = read_shards(args.out, settings) if args.resume else {}
-    team.sum([0.0])  # all have read, now one may delete
-    if team.is_main and not args.resume:
-        for shard in args.out.glob("reports.*.jsonl"):
-            shard.unlink()
-    team.sum([0.0])
-    mine = [index for index in range(team.rank, count, team.size) if index not in known]
-    section = ("report", "impression").index(args.section)
+    section, asked = ("report", "impression").index(args.section), {}  # a batch has one question
+    for index in range(min(len(source), args.n or len(source))):
+        asked.setdefault(question_of(args, protocol, checkpoint, source, index), []).append(index)
+    films = max(1, batch // (args.consensus or 1))
+    batches = {tuple(rows[i : i + films]): q for q, rows in asked.items() for i in range(0, len(rows), films)}
     words = baselines.literature_words if args.literature_bleu else metrics.tokenize
-    default = questions.default_question(config.wording, section == 1)
-    asked: dict[str, list[int]] = {}  # a batch has one question
-    for index in mine:
-        question = args.question or source.extra(index).get("question")
-        if not question and protocol.wordings and section == 0:
-            wording = data.position_rng(0, 0, index).integers(len(questions.QUESTIONS))
-            question = questions.question_for(source.text(index)[0], int(wording))
-        asked.setdefault(question or default, []).append(index)
-    size = args.batch or 32
-    films = max(1, size // args.consensus) if args.consensus else size  # at a time
-    batches = [(q, rows[i : i + films]) for q, rows in asked.items() for i in range(0, len(rows), films)]
-    with open(args.out / f"reports.{team.rank}.jsonl", "a") as file:
-        file.write("\n" + json.dumps({"settings": settings}) + "\n")
-        with tqdm(total=len(mine), unit="report", desc="reading", disable=not team.is_main) as bar:
-            for question, batch in batches:
-                images = [Image.fromarray(source.image(index)) for index in batch]
-                if args.consensus:
-                    seeds = [range(index * args.consensus, (index + 1) * args.consensus) for index in batch]
-                    texts = read_consensus(checkpoint, images, seeds, question, words, protocol.max_new_tokens)
-                else:
-                    texts = sample.read(checkpoint, images, question, protocol.max_new_tokens, batch=len(batch))
-                    # Prose, where there is any.
-                    texts = [questions.split_observations(text)[1] or text for text in texts]
-                for index, text in zip(batch, texts, strict=True):
-                    row = {"index": index, "image": file_of(source, index), "truth": truth_of(source, index, section)}
-                    file.write(json.dumps(row | {"generated": text}) + "\n")
-                file.flush()
-                bar.update(len(batch))
-    team.sum([0.0])
-    if not team.is_main:
-        return None, None, None, ([], [])
-    rows = read_shards(args.out, settings)
-    terms = reading_terms(protocol, args, config.vit)
-    return [rows[index] for index in range(count)], source, f"{args.weights} ({version})", terms
+
+    def write(rows: Sequence[int]) -> list[dict]:
+        images, question = [Image.fromarray(source.image(index)) for index in rows], batches[tuple(rows)]
+        if args.consensus:
+            seeds = [range(index * args.consensus, (index + 1) * args.consensus) for index in rows]
+            texts = consensus.read_consensus(checkpoint, images, seeds, question, words, protocol.max_new_tokens)
+        else:
+            texts = sample.read(checkpoint, images, question, protocol.max_new_tokens, batch=len(rows))
+            texts = [questions.split_observations(text)[1] or text for text in texts]  # prose, where there is any
+        return [
+            {
+                "index": index,
+                "image": file_of(source, index),
+                "truth": truth_of(source, index, section),
+                "generated": text,
+            }
+            for index, text in zip(rows, texts, strict=True)
+        ]
+
+    rows = write_reports(args.out, settings, list(batches), write, team, args.resume)
+    return rows, source, f"{args.weights} ({weights})", reading_terms(protocol, args, config.vit)
+
+
+def question_of(
+    args: argparse.Namespace, protocol: Protocol, checkpoint: Checkpoint, source: Records | Phantoms, index: int
+) -> str:
+    """What to ask about a film: --question, else that of its row, else one of the protocol's or the model's own."""
+    question = args.question or source.extra(index).get("question")
+    if not question and protocol.wordings and args.section == "report":
+        wording = data.position_rng(0, 0, index).integers(len(questions.QUESTIONS))
+        question = questions.question_for(source.text(index)[0], int(wording))
+    return question or questions.default_question(checkpoint.model.config.wording, args.section == "impression")
 
 
 def report_source(args: argparse.Namespace, checkpoint: Checkpoint) -> Records | Phantoms:
     """What to read: a data set, or phantoms that no model was trained on."""
-    from archives.opening import open_source
-    from phantoms.dataset import named
-
     if not arguments.names_phantoms(args.data):
         source = open_source(args.data, split=args.split, cache=args.cache, require=args.require)
         if not args.protocol:  # their JPEGs are decoded in full
             source.size = checkpoint.model.config.vit.image_size
         return source
-    return named(args.data, 200, 256, seed=1, cache=args.cache)
+    return named_phantoms(args.data, 200, 256, seed=1, cache=args.cache)
 
 
 def truth_of(source: Records | Phantoms, index: int, section: int) -> str:
@@ -248,38 +209,15 @@ def file_of(source: Records | Phantoms, index: int) -> str:
     return str(source.root / records[index].image) if records else ""
 
 
-def read_shards(out: Path, settings: dict) -> dict[int, dict]:
-    """Index -> row, of all reports written with just these settings. A line that a crash cut short does not count."""
-    rows = {}
-    for shard in sorted(out.glob("reports.*.jsonl")):
-        same = False
-        for line in shard.read_text().splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if "settings" in row:
-                same = row["settings"] == settings
-                if not same:
-                    print(f"--resume: {shard} has reports of other settings or weights; left out", file=sys.stderr)
-            elif same:
-                rows[row["index"]] = row
-    return rows
-
-
-def report_judge(args: argparse.Namespace) -> tuple[str, LabelReports]:
+def report_judge(args: argparse.Namespace) -> tuple[str, baselines.LabelReports]:
     """(name, texts -> labels (N, 14): 1, 0, -1 and nan): CheXbert if its folder is given, else our rules."""
-    from reports.labeler import label_reports
-
     if args.chexbert is None:
         return f"rule-based labeler (reports/labeler.py), not CheXbert: {OURS_ONLY}", label_reports
-    from judges.chexbert import load_chexbert
-
-    chexbert = load_chexbert(args.chexbert, args.device)
+    labeler = chexbert.load_chexbert(args.chexbert, args.device)
 
     def label(texts: Sequence[str]) -> np.ndarray:
         texts = [text[:512] for text in texts]  # as UniX's own evaluation, which made the numbers of Table 2
-        return np.array([[label.value for label in labels.values()] for labels in chexbert(texts)], dtype=np.float32)
+        return np.array([[label.value for label in labels.values()] for labels in labeler(texts)], dtype=np.float32)
 
     return "CheXbert", label
 
@@ -288,42 +226,32 @@ def score_reports(
     truths: Sequence[str],
     written: Sequence[str],
     judge: str,
-    label: LabelReports,
+    label: baselines.LabelReports,
     tokenize: Callable[[str], Sequence[str]] = metrics.tokenize,
     protocol: Protocol = OURS,
 ) -> dict:
     """Table 2 and the texts' likeness, every number with its 95 % interval (1,000 bootstrap draws of the reports)."""
     truth, claims = label(truths), label(written)
-    chexbert = metrics.chexbert_scores(truth, claims)
     table, per_class = {}, {name: {} for name in OBSERVATIONS}
-    for mode in MODES:
-        scores = chexbert[mode]
-        labels = metrics.f1_counts(metrics.positives(truth, mode), metrics.positives(claims, mode))
-        low, high = metrics.bootstrap_sums(table2_row, labels)
-        table[mode] = {name: scored(getattr(scores, name), low[k], high[k]) for k, name in enumerate(TABLE2)}
+    for mode in metrics.UNCERTAIN:
+        columns, classes, support = metrics.chexbert_scores(truth, claims, mode)
+        table[mode] = columns
         for k, name in enumerate(OBSERVATIONS):
-            per_class[name][mode] = scored(scores.per_class[k], low[4 + k], high[4 + k])
-            per_class[name][f"support_{mode}"] = int(scores.support[k])
+            per_class[name][mode], per_class[name][f"support_{mode}"] = classes[k], support[k]
     counts = metrics.bleu_counts(list(map(tokenize, truths)), list(map(tokenize, written)))
     bleu = metrics.bleu_from_counts(counts, protocol.bleu_weights)
     each = np.column_stack([bleu, metrics.rouge_l(truths, written)])  # (N, 5)
     low, high = metrics.bootstrap_sums(lambda sums: sums / len(each), each)
-    text = {name: scored(each[:, k].mean(), low[k], high[k]) for k, name in enumerate(MEASURES)}
+    text = {name: scored(each[:, k].mean(), low[k], high[k]) for k, name in enumerate(baselines.WORDS)}
     if protocol.rouge_draws:
         text["rouge_l"] = metrics.bootstrap_median(each[:, 4], protocol.rouge_draws)
-    # Which reports to show: by the labels they got right (`labels`: uncertain is positive), then by their words.
+    # Which reports to show: by the labels they got right (uncertain is positive), then by their words.
+    labels = metrics.f1_counts(*(metrics.positives(one, "positive") for one in (truth, claims)))
     hits, claimed = labels.sum(axis=2).T
     agreement = np.divide(2 * hits, claimed, out=np.ones(len(hits)), where=claimed > 0)
     order = np.lexsort((each[:, -1], agreement))
     scores = {"judge": judge, "table_2": table, "per_class": per_class, "text": text}
     return scores | {"order": order.tolist(), "agreement": agreement.tolist()}
-
-
-def table2_row(sums: np.ndarray) -> np.ndarray:
-    """Summed counts (..., 2, 14) -> the four columns of one half of Table 2, then each class: (..., 18)."""
-    all14, five = metrics.f1_from_counts(sums, 0.0), metrics.f1_from_counts(sums[..., list(metrics.FIVE)], 0.0)
-    columns = np.stack([all14.micro, five.micro, all14.macro, five.macro], axis=-1)
-    return np.concatenate([columns, all14.per_class], axis=-1)
 
 
 def radgraph_f1(rows: Sequence[dict], model: str = OURS.radgraph) -> Scored | None:
@@ -360,68 +288,50 @@ def judging_lacks(protocol: Protocol, args: argparse.Namespace, radgraph: Scored
     return lacks
 
 
-def report_text(results: dict, about: dict) -> str:
-    """For the terminal: our row above the paper's."""
-    paper = page.paper_table(2)
-    ours = [100 * results["table_2"][mode][name][0] for mode in MODES for name in TABLE2]
-    lines = [
-        f"{about['reports']} reports of {about['data']}. Judge: {results['judge']}.",
-        f"Protocol: {about['protocol']}.",
-        f"\n{'F1 in percent':<26}" + f"{'uncertain is negative':^36}{'uncertain is positive':^36}",
-        " " * 26 + "".join(f"{column['name'].replace(' F1', ''):>9}" for column in paper["columns"]),
-        f"{'this run':<26}" + "".join(f"{value:9.1f}" for value in ours),
+def report_blocks(
+    rows: Sequence[dict], results: dict, source: Records | Phantoms | None
+) -> list[Table | Paragraph | str]:
+    """What is printed, and shown on the page."""
+    modes = metrics.UNCERTAIN
+    ours = [tuple(100 * part for part in value) for mode in modes for value in results["table_2"][mode].values()]
+    rows_of_classes = [
+        [name, *(row[key] for mode in modes for key in (f"support_{mode}", mode))]
+        for name, row in results["per_class"].items()
     ]
-    for entry in paper["rows"]:
-        cells = "".join(f"{'-' if value is None else format(value, '.1f'):>9}" for value in entry["values"])
-        lines.append(f"{'paper: ' + entry['model']:<26}{cells}")
-    lines.append(f"\n{'':<28}{'true':>6}{'F1':>8}{'95 % interval':>18}   (uncertain is positive)")
-    for name, scores in results["per_class"].items():
-        value, low, high = scores["positive"]
-        lines.append(f"{name:<28}{scores['support_positive']:>6}{value:8.3f}{low:11.3f}-{high:.3f}")
-    words = [f"{MEASURES[name]} {value[0]:.3f}" for name, value in results["text"].items() if value]
-    radgraph = results["radgraph_f1"]
-    words.append("RadGraph F1 " + ("- (pip install radgraph)" if radgraph is None else f"{radgraph[0]:.3f}"))
-    return "\n".join([*lines, "", ", ".join(words)])
-
-
-def report_page(rows: Sequence[dict], results: dict, source: Records | Phantoms | None, about: dict) -> str:
-    ours = [tuple(100 * part for part in results["table_2"][mode][name]) for mode in MODES for name in TABLE2]
-    bars = [
-        (name, *scores[mode], f"{scores[f'support_{mode}']} true")
-        for name, scores in results["per_class"].items()
-        for mode in MODES
-    ]
-    likeness = [[MEASURES[name], value] for name, value in results["text"].items()]
+    headers = ["", *(header for mode in modes for header in ("true", f"F1, uncertain is {mode}"))]
+    classes = Table(headers, rows_of_classes, "Each observation", intervals=True)
+    likeness = [[baselines.WORDS[name], value] for name, value in results["text"].items()]
     likeness.append(["RadGraph F1", results["radgraph_f1"]])
-    judged = f"{about['reports']} reports of {about['data']}. Judge: {results['judge']}."
-    theirs = "the authors' protocol" if about["protocol"].startswith("the") else NOT_THEIRS
+    note = "BLEU is the mean over reports (smoothed)."
+    note += " RadGraph F1 needs pip install radgraph." if results["radgraph_f1"] is None else ""
     blocks = [
-        page.text([judged, f"Protocol: {about['protocol']}.", DISCLAIMER]),
-        page.heading("Findings: F1 in percent (Table 2)"),
-        paper_table(
+        Paragraph(f"{results['reports']} reports of {results['data']}. Judge: {results['judge']}."),
+        Paragraph(f"Protocol: {results['protocol']}."),
+        Paragraph(sample.DISCLAIMER),
+        beside_paper(
             2,
-            ours,
-            f"judge: {results['judge']}; {theirs}",
-            note="Paper: CheXbert on the test split of MIMIC-CXR. Small numbers: 95 % intervals by bootstrap over the"
-            " reports.",
+            "Findings: F1 in percent (Table 2)",
+            {"this run": ours},
+            f"judge: {results['judge']}; {whose(results['protocol'])}",
+            "params",
+            "Paper: CheXbert on the test split of MIMIC-CXR. Intervals, on the page: 95 %, by bootstrap over reports.",
         ),
-        page.heading("Each observation"),
-        page.bars(bars, "F1, by what “uncertain” counts as", series=[f"uncertain is {mode}" for mode in MODES]),
-        page.heading("Words"),
-        page.table(["measure", "value"], likeness, note="BLEU is the mean over reports (smoothed)."),
+        classes,
+        page.bars_of(classes, [2, 4], "F1, by what “uncertain” counts as"),
+        Table(["measure", "value"], likeness, "Words", note, intervals=True),
+        *baselines.comparison(results["beside"]),
     ]
-    blocks += baselines.comparison_blocks(results["beside"])
     for title, chosen in (("Worst", results["order"][:8]), ("Best", results["order"][::-1][:8])):
         blocks.append(page.heading(f"{title} reports, by the findings they got right"))
         blocks.append(report_cases(rows, chosen, results, source))
-    return page.page("Reading chest X-rays", blocks, footer=footer(about))
+    return blocks
 
 
 def report_cases(rows: Sequence[dict], chosen: Sequence[int], results: dict, source: Records | Phantoms | None) -> str:
     """Pictures with both reports, or only the reports where there are no pictures."""
     if source is None:
         cells = [[rows[i]["truth"], rows[i]["generated"], results["agreement"][i]] for i in chosen]
-        return page.table(["truth", "written", "F1 of its findings"], cells)
+        return page.shown(Table(["truth", "written", "F1 of its findings"], cells))
     said = "F1 {:.2f}. Written: {} Truth: {}"
     items = [
         (

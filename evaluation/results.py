@@ -9,28 +9,30 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
+import torch
+from PIL import Image
 
+from common.distributed import Team, joined_team
 from common.files import write_text
-from evaluation import metrics, page
+from common.images import to_square
+from evaluation import metrics
+from evaluation.metrics import Scored
+from evaluation.page import page
+from evaluation.tables import Cell, Paragraph, Table, print_blocks
 
-if TYPE_CHECKING:
-    from common.distributed import Team
+PAPER = Path(__file__).parent.parent / "assets" / "paper.json"
+OURS_ONLY = "compares with nothing outside this repository"
 
 Result = TypeVar("Result")
-Scored = tuple[float, float, float]  # a number and its 95 % interval
-OURS_ONLY = "compares with nothing outside this repository"
 
 
 def together(args: argparse.Namespace, work: Callable[[argparse.Namespace, Team], Result]) -> Result:
     """work(args, team) on every process of a torchrun, or alone."""
-    import torch
-
-    from common.distributed import joined_team
-
     with joined_team(torch.device(args.device)) as team:
         return work(args, team)
 
@@ -45,70 +47,70 @@ def scored(value: float, low: float, high: float) -> Scored:
     return float(value), float(low), float(high)
 
 
-def paper_table(
-    number: int,
-    ours: Sequence[page.Cell],
-    judged: str,
-    second: str = "params",
-    note: str = "",
-    parts: Sequence[page.Cell] | None = None,
-) -> str:
-    """This run's row above the paper's. ours: its cells, in the order of the paper's columns. judged: by what.
+# ---- the paper's tables ------------------------------------------------------------------------------------------
 
-    parts: a second row of this run, the mean over parts of the set.
+
+def paper(number: int) -> dict:
+    """Table 2, 3, 4 or 5 of the paper: `title`, `note`, `columns` (`name`, `better`, `decimals`), `rows` (`values`).
+
+    Raises ValueError for another number.
     """
-    table = page.paper_table(number)
-    columns, rows, group = table["columns"], [f"This run; {judged}", ["this run", None, *ours]], None
-    if parts:
-        rows.append(["this run, mean of parts", None, *parts])
-    for entry in table["rows"]:
+    tables = json.loads(PAPER.read_text(encoding="utf-8"))["tables"]
+    if str(number) not in tables:
+        raise ValueError(f"assets/paper.json has the paper's tables {', '.join(tables)}, not {number}")
+    return tables[str(number)]
+
+
+def beside_paper(
+    number: int, title: str, ours: dict[str, Sequence[Cell]], judged: str, second: str, note: str
+) -> Table:
+    """This run's rows above the paper's. ours: name -> cells in the order of the paper's columns. judged: by what.
+
+    second: "params" or "resolution", what else is known of the paper's models.
+    """
+    theirs, group = paper(number), None
+    rows = [f"This run; {judged}", *([name, None, *cells] for name, cells in ours.items())]
+    for entry in theirs["rows"]:
         if entry["group"] != group:
             group = entry["group"]
-            rows.append(f"{table['source']}: {group}")
+            rows.append(f"{theirs['source']}: {group}")
         rows.append([entry["model"], entry[second], *entry["values"]])
     arrows = {"higher": "\u00a0↑", "lower": "\u00a0↓"}
-    headers = [column.get("short", column["name"]) + arrows[column["better"]] for column in columns]
-    groups = [("", 2)]
-    for column in columns:
-        name, span = groups[-1]
-        same = name == column.get("group", "")
-        groups[-1:] = [(name, span + 1)] if same else [(name, span), (column.get("group", ""), 1)]
-    return page.table(
-        ["model", {"params": "parameters", "resolution": "px"}[second], *headers],
+    columns = theirs["columns"]
+    groups = [(name, len(list(same))) for name, same in groupby(["", "", *(c.get("group", "") for c in columns)])]
+    return Table(
+        ["model", {"params": "parameters", "resolution": "px"}[second]]
+        + [column["name"].replace(" F1", "") + arrows[column["better"]] for column in columns],
         rows,
-        note=note,
-        highlight=[1, 2] if parts else [1],
-        groups=groups if len(groups) > 1 else (),
-        decimals=[0, 0, *(column["decimals"] for column in columns)],
-        best={k + 2: column["better"] for k, column in enumerate(columns)},
+        title,
+        note,
+        groups if len(groups) > 1 else (),
+        [0, 0, *(column["decimals"] for column in columns)],
+        ours=range(1, 1 + len(ours)),
     )
 
 
 def thumbnail(image: np.ndarray, size: int = 256) -> np.ndarray:
     """(H, W) uint8 -> (size, size) uint8, aspect ratio kept."""
-    from PIL import Image
-
-    from common.images import to_square
-
     return to_square(Image.fromarray(image), size)
 
 
-def footer(about: dict) -> str:
-    """The last line of a page: the command, the versions and the weights."""
-    import torch
+# ---- the files ---------------------------------------------------------------------------------------------------
 
+
+def publish(
+    out: Path, title: str, blocks: Sequence[Table | Paragraph | str], results: dict, files: str, weights: str | None
+) -> None:
+    """Write results.json and report.html, and print what of the page can be printed. files: what else is in `out`."""
     command = shlex.join(["python", *map(str, sys.argv)])
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
-    return f"{command} · {versions} · weights: {about.get('weights') or 'none'}"
-
-
-def write_results(out: Path, results: dict) -> None:
-    """results.json, with the command and the versions that made it."""
-    import torch
-
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    whole = {"command": shlex.join(["python", *map(str, sys.argv)]), "versions": versions, **results}
+    whole = {"command": command, "versions": versions, **results}
     write_text(out / "results.json", json.dumps(without_nan(whole), indent=1) + "\n")
+    made = "Python {python}, torch {torch}, numpy {numpy}".format(**versions)
+    footer = f"{command} · {made} · weights: {weights or 'none'}"
+    write_text(out / "report.html", page(title, blocks, footer))
+    print_blocks(blocks)
+    print(f"\n{out}: results.json, report.html{files}")
 
 
 def without_nan(value: object) -> object:

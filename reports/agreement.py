@@ -3,7 +3,7 @@
     effusion left: 9 of 10
 
 Sampled reports are draws from what the model believes; the share that affirms an observation is its confidence.
-`evaluation/calibration.py` measures, on phantoms, how often it is right.
+`studies/calibration.py` measures, on phantoms, how often it is right.
 """
 
 from __future__ import annotations

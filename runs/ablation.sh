@@ -9,8 +9,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${WHAT:=table-5 repa}" "${STEPS:=500}" "${N:=200}" "${DTYPE:=fast}" "${OUT:=out/ablation}" "${START:=$OUT/stage-1}"
-flags=(--stage 2 --init "$START" --cache "$OUT/cache" --dtype "$DTYPE" --resume)
-judge=(--n "$N" --size 128 --cache "$OUT/cache" --dtype "$DTYPE" --resume)
+flags=(--stage 2 --init "$START" --ema 0 --cache "$OUT/cache" --dtype "$DTYPE" --resume) # the last weights, no average
+judge=(--n "$N" --size 128 --dtype "$DTYPE" --resume)
 
 [ -d "$START" ] || python - "$START" <<'END'
 import sys
@@ -51,7 +51,7 @@ if [[ $WHAT = *repa* ]]; then
             run=$OUT/repa-$weight-seed-$seed
             for quarter in 1 2 3 4; do # without --decay a run may go on
                 python train.py "${flags[@]}" --steps $((STEPS * quarter / 4)) --data phantom:4000:even --out "$run" \
-                    --batch 32 --repa-weight "$weight" --seed "$seed" --sample-every 50
+                    --batch 32 --repa-weight "$weight" --seed "$seed" --look-every 50
                 python evaluate.py phantom --weights "$run" --out "$run/evaluate-$quarter" "${judge[@]}"
             done
         done

@@ -4,11 +4,10 @@
 # cleaned, tokenizer, autoencoder, ViT, the paper's three stages, each by the best weights on the validation split, then
 # the evaluation. docs/real.md says what comes out. Nothing is written into DATA, and what is finished is not done again.
 #   QUICK=1 bash runs/openi.sh DATA                          a short run of everything, with the tiny preset
-#   STEPS=20 BATCH=4 VOCAB=600 bash runs/openi.sh DATA       only to see that it works
+#   STEPS=20 BATCH=4 bash runs/openi.sh DATA                 only to see that it works
 #   START=assets/tiny bash runs/openi.sh DATA                a short run from weights that know phantoms (docs/real.md)
 #   DEVICE=cuda bash runs/openi.sh DATA
-# SEED, DTYPE, OUT, PRESET; VOCAB: pieces of the tokenizer, where the reports are too few for 2,048; N: films drawn;
-# SAMPLES: reports of a consensus.
+# SEED, DTYPE, OUT, PRESET; N: films drawn; SAMPLES: reports of a consensus.
 set -euo pipefail
 DATA=$(realpath "${1:?give the folder of the data set: bash runs/openi.sh DATA}")
 [ -d "$DATA" ] || { echo "error: $DATA: is not a folder; give the folder that holds the reports and the films" >&2; exit 2; }
@@ -25,7 +24,7 @@ done
 python data.py stats "$cleaned" --out "$OUT/films.png"
 
 flags=(--data "$cleaned" --validate "$cleaned" --device "${DEVICE:-cpu}" --dtype "${DTYPE:-fast}")
-flags+=(--seed "${SEED:-0}" --cache "$OUT/cache" --resume) # go on where it was stopped
+flags+=(--seed "${SEED:-0}" --ema 0 --cache "$OUT/cache" --resume) # go on where it was stopped
 flags+=(${BATCH:+--batch "$BATCH"})
 
 stage() { # its folder (the stage, or the stage-WORD), what it starts from, steps of QUICK and of START, more flags
@@ -33,13 +32,13 @@ stage() { # its folder (the stage, or the stage-WORD), what it starts from, step
     if [ -n "${STEPS:-}" ]; then
         more=(--steps "$STEPS")
     elif [ -n "${QUICK:-}${START:-}" ]; then
-        more=(--steps "$3" --validate-every $(($3 / 8)))
+        more=(--steps "$3" --look-every $(($3 / 8)))
     fi
     python train.py --stage "${1%%-*}" --init "$2" --out "$OUT/stage-$1" "${flags[@]}" "${more[@]}" "${@:4}"
 }
 best() { echo "$OUT/stage-$1/checkpoint.best"; }
 # Reading: rare findings come up to ten times as often, and names before reports, or one text is all that is learnt.
-read=(--augment --balance 10 --decay 0.4)
+read=(--augment --balance 10 --decay 0.4 --mix 0:1)
 first=(--observations first --batch "${BATCH:-16}" --lr 5e-4 --micro-batch 8)
 if [ -n "${START:-}" ]; then # the decoder alone learns films: the latents stay those that START's gen branch knows
     stage vit "$START" 4000 --augment --balance 4 --decay 0.4
@@ -47,14 +46,14 @@ if [ -n "${START:-}" ]; then # the decoder alone learns films: the latents stay 
     stage 1 "$(best 1-names)" 900 "${read[@]}" "${first[@]}"
     stage 2 "$(best 1)" 1000 --balance 10
     stage vae "$OUT/stage-2" 800 --train decoder --decay 0.5
-    stage 3 "$OUT/stage-vae" 400 --balance 10 --ema 0.99 --decay 0.6
+    stage 3 "$OUT/stage-vae" 400 --balance 10 --ema 0.99 --decay 0.6 --time-shift 1
 else
-    stage vae scratch 2000 --preset "$PRESET" --vocab "${VOCAB:-2048}" --batch "${BATCH:-8}" --decay 0.4
+    stage vae "scratch:$PRESET" 2000 --batch "${BATCH:-8}" --decay 0.4
     stage vit "$(best vae)" 3000 --augment --balance 4 --decay 0.4
     stage 1-names "$(best vit)" 400 "${read[@]}" --observations only --micro-batch 16
     stage 1 "$(best 1-names)" 800 "${read[@]}" "${first[@]}"
     stage 2 "$(best 1)" 1000 --balance 10 --decay 0.3
-    stage 3 "$(best 2)" 400 --balance 10 --decay 0.5
+    stage 3 "$(best 2)" 400 --balance 10 --decay 0.5 --time-shift 1
 fi
 
 truth=$cleaned # the reports as they were written, where the set itself says which are for validation
@@ -68,6 +67,6 @@ python evaluate.py report "${report[@]}" "${judge[@]}" --out "$OUT/report-consen
 python evaluate.py image --real "$cleaned" --train "$cleaned" --n "$N" --vit "$(best 1)" "${judge[@]}" --out "$OUT/image"
 
 # What the autoencoder keeps of a film, and whether the judge sees a finding that was asked for.
-python -m evaluation.autoencoder --weights "$(best 3)" --data "$cleaned" --split validate --n "$N" --out "$OUT/rebuilt.png"
-[ -n "${STEPS:-}" ] || python -m evaluation.shown --weights "$(best 3)" --vit "$(best 1)" --train "$cleaned" \
+python -m studies.autoencoder --weights "$(best 3)" --data "$cleaned" --split validate --n "$N" --out "$OUT/rebuilt.png"
+[ -n "${STEPS:-}" ] || python -m studies.shown --weights "$(best 3)" --vit "$(best 1)" --train "$cleaned" \
     --device "${DEVICE:-cpu}" --dtype "${DTYPE:-fast}" --cache "$OUT/cache" --out "$OUT/shown"

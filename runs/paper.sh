@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 flags=(--data "$DATA" --resume --compile)
 
 [ -d "$OUT/start" ] || python weights.py convert "$JANUS" "$OUT/start" --vae "$KL_F16" --dtype float32
-$LAUNCH train.py --stage 1 --init "$OUT/start" --out "$OUT/stage-1" "${flags[@]}" --checkpoint-activations --zero
+$LAUNCH train.py --stage 1 --init "$OUT/start" --out "$OUT/stage-1" "${flags[@]}" --less-memory both
 $LAUNCH train.py --stage 2 --init "$OUT/stage-1" --out "$OUT/stage-2" "${flags[@]}" --repa "$RADDINO"
 $LAUNCH train.py --stage 3 --init "$OUT/stage-2" --out "$OUT/stage-3" "${flags[@]}"
 python weights.py convert "$OUT/stage-3" "$OUT/unix"

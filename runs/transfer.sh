@@ -24,12 +24,12 @@ init_weights(checkpoint.model, torch.Generator().manual_seed(0))
 save_checkpoint(Path(sys.argv[1]), checkpoint)
 END
 flags=(--data "$DATA" --validate "$DATA" --dtype "${DTYPE:-fast}" --seed "${SEED:-0}" --cache "$OUT/cache" --resume)
-flags+=(--augment --decay 0.4)
+flags+=(--augment --decay 0.4 --ema 0)
 for start in shipped untrained; do
     init=assets/tiny
     [ $start = shipped ] || init=$OUT/untrained
-    python train.py --stage vit --init "$init" --out "$OUT/$start-vit" --steps "$STEPS" --validate-every $((STEPS / 4 + 1)) "${flags[@]}"
-    python train.py --stage 1 --init "$OUT/$start-vit" --out "$OUT/$start-read" --steps "$READ" --validate-every $((READ / 3 + 1)) "${flags[@]}"
+    python train.py --stage vit --init "$init" --out "$OUT/$start-vit" --steps "$STEPS" --look-every $((STEPS / 4 + 1)) "${flags[@]}"
+    python train.py --stage 1 --init "$OUT/$start-vit" --out "$OUT/$start-read" --mix 0:1 --steps "$READ" --look-every $((READ / 3 + 1)) "${flags[@]}"
     python evaluate.py report --weights "$OUT/$start-read" --data "$DATA" --split validate --literature-bleu \
         --dtype "${DTYPE:-fast}" --cache "$OUT/cache" --resume --out "$OUT/$start-report"
 done

@@ -14,6 +14,8 @@ from torch import nn
 
 from checkpoints.presets import count_parameters, preset
 from common import arguments
+from common.clock import Clock
+from common.distributed import Team
 from common.errors import run
 from model import UniXConfig
 
@@ -74,6 +76,15 @@ def peak_flops(device: torch.device) -> float | None:
     """The card's dense bfloat16 peak, None where we do not know it."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return next((peak for card, peak in PEAK_FLOPS.items() if card in name), None)
+
+
+def profile(clock: Clock, config: UniXConfig, stage: str, size: int, batch: int, steps: int, team: Team) -> str:
+    """train.py --profile: where a step's time goes, and how much of the hardware's arithmetic it uses (a prompt of 32
+    tokens, an answer of 96)."""
+    flops, peak = step_flops(config, stage, size, 32, 96, batch), peak_flops(team.device)
+    rate = flops * steps / sum(clock.seconds.values())
+    share = f", {100 * rate / (peak * team.size):.1f} % of the peak" if peak else ""
+    return f"{clock.table(steps)}\n{flops / 1e12:.3f} TFLOP a step, {rate / 1e12:.3f} TFLOP/s{share}"
 
 
 # ---- memory ------------------------------------------------------------------------------------------------------
@@ -153,12 +164,12 @@ def main() -> None:
     config = preset("unix")
     print("GB per GPU of the full-size model in bfloat16, 8 GPUs, by formula (speed/cost.py), not measured")
     columns = ["weights", "bfloat16 copies", "gradients", "AdamW", "activations", "total"]
-    print(f"{'stage':6}{'px':>5}{'micro':>7}  {'flags':28}" + "".join(f"{name:>17}" for name in columns))
+    print(f"{'stage':6}{'px':>5}{'micro':>7}  {'--less-memory':15}" + "".join(f"{name:>17}" for name in columns))
     for stage, size, micro in (("1", 384, 8), ("2", 256, 32), ("3", 512, 8)):
         for zero, checkpointing in ((False, False), (True, False), (False, True), (True, True)):
             parts = memory_per_gpu(config, stage, micro, size, 8, zero, checkpointing)
-            flags = " ".join(["--zero"] * zero + ["--checkpoint-activations"] * checkpointing) or "-"
-            print(f"{stage:6}{size:5}{micro:7}  {flags:28}" + "".join(f"{parts[name]:17.1f}" for name in columns))
+            less = [["-", "activations"], ["optimizer", "both"]][zero][checkpointing]
+            print(f"{stage:6}{size:5}{micro:7}  {less:15}" + "".join(f"{parts[name]:17.1f}" for name in columns))
 
 
 if __name__ == "__main__":

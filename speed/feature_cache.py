@@ -20,7 +20,7 @@ class FeatureCache:
         """compute: (B, S, S) uint8 -> tensors (B, ...). count: images in the data set."""
         self.compute, self.count = compute, count
         self.known = torch.zeros(count, dtype=torch.bool)
-        self.rows: list[torch.Tensor] | None = None  # one a result, (count, ...); []: too large to keep
+        self.rows: list[torch.Tensor] = []  # one a result, (count, ...)
 
     @torch.no_grad()
     def __call__(self, index: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -29,11 +29,8 @@ class FeatureCache:
         if self.known[where].all():
             return tuple(row[where].to(images.device) for row in self.rows)
         results = self.compute(images)  # of all: a batch with only some new ones is rare
-        if self.rows is None:
-            bytes_an_image = sum(result[0].nbytes for result in results)
-            fits = self.count * bytes_an_image <= self.MAX_BYTES
-            self.rows = [torch.empty(self.count, *r.shape[1:], dtype=r.dtype) for r in results] if fits else []
-        if self.rows:
+        if self.count * sum(result[0].nbytes for result in results) <= self.MAX_BYTES:
+            self.rows = self.rows or [torch.empty(self.count, *r.shape[1:], dtype=r.dtype) for r in results]
             for row, result in zip(self.rows, results, strict=True):
                 row[where] = result.cpu()
             self.known[where] = True

@@ -9,9 +9,10 @@ lies inside the finding, against the share that the same maps have inside other 
 **Attention is no explanation.** A map says which keys a softmax weighed in one layer. What the model would have written
 without them is another question, and many layers mix every token's content long before the word is chosen.
 
-    python -m studies.attention                              the number, on phantoms
-    python -m studies.attention --image FILE --out out.png   the words of the report, each over the film
-    python -m studies.attention --prompt TEXT --out out.png  the words of the prompt, each over the drawing
+    python -m studies.attention     the number, on phantoms
+
+The page (`python demo.py`) shows the words of a report over the film, the first lesson those of a prompt over the
+drawing.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 import attention
 import flow
@@ -30,15 +32,13 @@ from checkpoints.janus import JanusPro
 from common import arguments
 from common.errors import UserError, run
 from common.files import SHIPPED
-from common.images import load_image, to_square
-from common.ownership import own_file
-from common.pictures import grid, save_png
-from evaluation.autoencoder import OWN, with_and_without
-from evaluation.phantom import derangement
+from evaluation.metrics import derangement
+from evaluation.tables import Table, text
 from phantoms.dataset import phantom
 from phantoms.truth import KINDS
 from reports.questions import default_question
-from sample import DISCLAIMER, draw, load_model, pixels_of, prompt_ids, read
+from sample import DISCLAIMER, load_model, pixels_of, prompt_ids
+from studies.autoencoder import OWN, with_and_without
 from weights import Checkpoint
 
 TIME = 0.7  # of the noise at which a drawing is looked at: the large shapes are being decided
@@ -175,7 +175,7 @@ def place(seed: int, index: int, kind: str, cells: int, size: int = 256) -> np.n
     """How much of each cell of a cells x cells grid belongs to the finding, (cells, cells) in 0..1.
 
     None if the phantom has no such finding, or two that cannot be told apart. A pixel is the finding's own if it
-    changes when the same chest is drawn without it.
+    changes when the same chest is rendered without it.
     """
     pair = with_and_without(seed, index, kind, size)
     if pair is None:
@@ -256,22 +256,22 @@ def side_share(checkpoint: Checkpoint, side: str, count: int, seed: int = SEED) 
 
 def print_shares(checkpoint: Checkpoint, count: int) -> None:
     """Both directions, every kind of finding, averaged over layers; then the gain over `others` of each layer."""
-    for reading in (True, False):
-        what = "Reading: of a finding word's attention on the image"
-        if not reading:
-            what = f"Drawing at t = {TIME:g}: of all latents' attention on a finding word"
-        print(f"{what}, the share inside the finding ({count} phantoms each).\n")
-        print(f"{'':<26}{'inside':>8}{'others':>8}{'area':>8}")
-        gains = []
-        for kind in KINDS:
+    titles = {
+        True: f"Reading: of a finding word's attention on the film, the share inside the finding ({count} each)",
+        False: f"Drawing at t = {TIME:g}: of all latents' attention on a finding word, the share inside the finding",
+    }
+    for reading, title in titles.items():
+        rows, gains = [], []
+        for kind in tqdm(KINDS, desc="attention", unit="kind", leave=False):
             scores = {name: values.mean(axis=0) for name, values in shares(checkpoint, kind, count, reading).items()}
-            print(f"{kind:<26}" + "".join(f"{values[-1]:>8.3f}" for values in scores.values()), flush=True)
+            rows.append([kind, *(float(values[-1]) for values in scores.values())])
             with np.errstate(divide="ignore", invalid="ignore"):  # few phantoms: nothing may lie in the others' places
                 gains.append(scores["inside"] / scores["others"])
         *layers, average = np.exp(np.log(gains).mean(axis=0))
-        by_layer = " ".join(f"{gain:.2f}" for gain in layers)
-        print(f"\ninside / others, geometric mean over the kinds: {average:.2f}; by layer: {by_layer}")
-        print("others: the same maps in other phantoms' findings of this kind. area: what an even map scores.\n")
+        note = "others: the same maps in other phantoms' findings of this kind. area: what an even map scores.\n"
+        note += f"inside / others, geometric mean over the kinds: {average:.2f}; by layer: "
+        note += " ".join(f"{gain:.2f}" for gain in layers)
+        print(text(Table(["", "inside", "others", "area"], rows, title, note)), end="\n\n", flush=True)
     left, right = (side_share(checkpoint, side, count).mean() for side in ("left", "right"))
     print(f"Of the attention on 'left' {left:.3f} lies on that side, on 'right' {right:.3f}; of an even map 0.5.\n")
     print("Attention is no explanation: it says what a softmax weighed. " + DISCLAIMER)
@@ -280,44 +280,13 @@ def print_shares(checkpoint: Checkpoint, count: int) -> None:
 def main() -> None:
     parser = arguments.Parser(description="Where a word looks. Attention is no explanation.", epilog=DISCLAIMER)
     add = parser.add_argument
-    add("--image", type=arguments.existing_file, metavar="FILE", help="show the words of this film's report over it")
-    add("--report", type=arguments.text, help="with --image: these words; default: what the model writes")
-    add("--prompt", type=arguments.text, help="draw this, and show its words over the drawing")
-    add("--layer", type=arguments.whole(1, 1000), help="show one layer, the first is 1; default: the average of all")
-    add("--out", type=arguments.output_file, default="attention.png", help="picture to write (default attention.png)")
-    add("--n", type=arguments.whole(2, 1000), default=16, help="phantoms of each kind, without --image and --prompt")
+    add("--n", type=arguments.whole(2, 1000), default=16, help="phantoms of each kind (default 16)")
     add("--weights", type=arguments.weights_folder, default=SHIPPED, help="weights folder (default: the shipped model)")
     args = parser.parse_args()
-    if args.image and args.prompt:
-        raise UserError("--image and --prompt: give one of them")
-    if args.report and not args.image:
-        raise UserError("--report goes with --image FILE")
-    if args.image or args.prompt:
-        own_file(args.out)
     checkpoint = load_model(args.weights, "cpu", torch.float32)
     if isinstance(checkpoint.model, JanusPro):
         raise UserError(f"--weights {args.weights}: a Janus-Pro, whose sequence has another layout; name a UniX")
-    layers = checkpoint.model.config.num_layers
-    if args.layer and args.layer > layers:
-        raise UserError(f"--layer {args.layer}: the model has {layers}")
-    if not (args.image or args.prompt):
-        print_shares(checkpoint, args.n)
-        return
-    if args.image:
-        image = load_image(args.image)
-        report = args.report or read(checkpoint, [image])[0]
-        vit = checkpoint.model.config.vit
-        film = to_square(image, 256, vit.padding, vit.scaling)
-        words = report_maps(checkpoint, image, report)
-    else:
-        film = draw(checkpoint, [args.prompt], [0])[0]
-        words = prompt_maps(checkpoint, args.prompt, noised(checkpoint, film, TIME), TIME)
-    if not words:
-        raise UserError("there is no word to show; give another --report or --prompt")
-    pictures = [over(film, flattened(maps, args.layer and args.layer - 1)) for _, maps in words]
-    small = [np.asarray(Image.fromarray(picture).resize((160, 160))) for picture in pictures]
-    save_png(grid(small, [word for word, _ in words], columns=min(8, len(small))), args.out)
-    print(f"{args.out}\nAttention is no explanation. {DISCLAIMER}")
+    print_shares(checkpoint, args.n)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from common import arguments
 from common.errors import UserError, run
 from common.files import SHIPPED
 from common.images import to_square
+from evaluation.tables import Table, text
 from model import UniX
 from phantoms.dataset import phantom
 from sample import check_size, load_model
@@ -71,9 +72,11 @@ def prompt_gain(checkpoint: Checkpoint, seed: int, n: int, size: int) -> dict[fl
     return exchanged_prompts(checkpoint.model, checkpoint.vae, torch.from_numpy(images), prompts)
 
 
-def gain_table(gains: dict[float, float], n: int) -> str:
-    title = f"Prompt gain: by how much the velocity's error grows if {n} phantoms exchange their impressions."
-    return "\n".join([title, "", *(f"at t = {time:<22}{gain:>7.1%}" for time, gain in gains.items())])
+def gain_table(gains: dict[float, float], n: int) -> Table:
+    rows = [[f"t = {time:g}", gain] for time, gain in gains.items()]
+    title = f"Prompt gain: by how much the velocity's error grows if {n} phantoms exchange their impressions"
+    note = "At 0 the velocity ignores its prompt. At t = 1 all is noise."
+    return Table(["time", "gain"], rows, title, note, percent=True)
 
 
 def main() -> None:
@@ -91,7 +94,7 @@ def main() -> None:
         raise UserError(f"--weights {args.weights}: a Janus-Pro, which draws no X-rays; name a UniX")
     size = args.size or config.image_size
     check_size(size, config.max_latent_size)
-    print(gain_table(prompt_gain(checkpoint, 1, args.n, size), args.n))
+    print(text(gain_table(prompt_gain(checkpoint, 1, args.n, size), args.n)))
 
 
 if __name__ == "__main__":

@@ -13,15 +13,15 @@ WINGS |= {"page", "speed"}
 NOT_WINGS = {"tests", "docs", "runs", "assets", "workshop"}
 
 # Imports inside functions are for start-up time and for optional packages. Nothing else hides in one.
-WAITS_FOR_NO_TORCH = {"sample.py", "evaluate.py", "evaluation/image.py", "evaluation/report.py"}
-WAITS_FOR_NO_TORCH |= {"evaluation/phantom.py", "evaluation/results.py"}
+WAITS_FOR_NO_TORCH = {"sample.py", "evaluate.py"}
 OPTIONAL = {  # file -> packages that a user may lack, or whose import costs something that few runs need
     "archives/records.py": {"pydicom"},
     "common/clock.py": {"resource"},
     "demo.py": {"gradio", "starlette"},
+    "evaluation/report.py": {"radgraph"},
     "evaluation/words.py": {"nltk", "punkt"},
     "common/errors.py": {"tempfile", "traceback"},  # start-up: only what nobody foresaw needs them
-    "common/training_log.py": {"torch"},  # torch.utils.tensorboard
+    "training/log.py": {"torch"},  # torch.utils.tensorboard
     "train.py": {"torch"},  # torch.distributed.optim
     "speed/bench.py": {"transformers", "importlib"},
     "speed/loader_speed.py": {"torchvision"},

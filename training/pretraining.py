@@ -84,3 +84,11 @@ def vae_loss(
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3)).mean()
     loss = l1 + square_weight * square + detail_weight * detail + kl_weight * kl
     return loss, {"l1": l1.detach(), "square": square.detach(), "detail": detail.detach(), "kl": kl.detach()}
+
+
+@torch.no_grad()
+def measure_latents(vae: VAE, images: torch.Tensor) -> None:
+    """Set scale and shift so that normalised latents have mean 0 and variance 1 over the images, (B, S, S) uint8."""
+    latents = torch.cat([vae.posterior(vae.preprocess(part))[0] for part in images.split(32)])
+    vae.config.shift_factor, vae.config.scale_factor = latents.mean().item(), 1 / latents.std().item()
+    print(f"latents: shift {vae.config.shift_factor:.4f}, scale {vae.config.scale_factor:.4f}")

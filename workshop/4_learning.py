@@ -19,7 +19,8 @@ from PIL import Image
 
 import experiments
 from checks import lesson_4 as check
-from evaluation.phantom import derangement, score_reading
+from evaluation.metrics import derangement
+from evaluation.phantom import score_reading
 from studies.prompt_gain import prompt_gain
 from phantoms.dataset import phantom
 from sample import draw, load_model, read
@@ -68,13 +69,14 @@ print(check.start(start))
 #
 # This is what you would type in a terminal, about a minute of one core:
 #
-#     python train.py --stage 1 --init out/workshop/before-reading --data phantom:240 --steps 80 --batch 8
+#     python train.py --stage 1 --init out/workshop/before-reading --data phantom:240 --steps 80 --batch 8 \
+#         --mix 0:1 --decay 0 --ema 0
 #
 # **Before you run it, guess:** which comes first, to talk like a report, or to look at the film?
 
 # %%
 reading = ["--stage", 1, "--init", experiments.before_reading(), "--data", "phantom:240", "--steps", 80, "--batch", 8]
-logs = experiments.train({"reading": reading + ["--sample-every", 80]})
+logs = experiments.train({"reading": reading + ["--look-every", 80]})
 
 plt.figure(figsize=(6, 2.6))
 plt.plot([line["step"] for line in logs["reading"]], [line["loss"] for line in logs["reading"]])
@@ -149,7 +151,7 @@ print(check.gain(gain))
 # %%
 drawing = ["--stage", 2, "--init", experiments.before_drawing(), "--data", "phantom:240", "--steps", 120, "--batch", 8]
 runs = {
-    f"{name}, seed {seed}": drawing + ["--repa-weight", weight, "--seed", seed, "--sample-every", 120]
+    f"{name}, seed {seed}": drawing + ["--repa-weight", weight, "--seed", seed, "--look-every", 120]
     for seed in (0, 1)
     for name, weight in (("REPA", 0.5), ("without", 0))
 }
@@ -216,4 +218,4 @@ for name, log in logs.items():
 # you found, also if it is nothing.
 
 # %%
-# experiments.train({"REPA 2, seed 0": drawing + ["--repa-weight", 2, "--seed", 0, "--sample-every", 120]})
+# experiments.train({"REPA 2, seed 0": drawing + ["--repa-weight", 2, "--seed", 0, "--look-every", 120]})

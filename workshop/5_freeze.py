@@ -23,7 +23,8 @@ from PIL import Image
 
 import experiments
 from checks import lesson_5 as check
-from evaluation.phantom import derangement, score_reading
+from evaluation.metrics import derangement
+from evaluation.phantom import score_reading
 from studies.prompt_gain import prompt_gain
 from phantoms.dataset import phantom
 from sample import draw, load_model, read
@@ -96,7 +97,7 @@ print(check.batch_for(batch_for))
 # `both, 0:1` become worse a little, or nonsense? And its drawings?
 
 # %%
-common = ["--stage", 2, "--init", beginning, "--data", "phantom:240", "--steps", 60, "--lr", 4e-3, "--sample-every", 60]
+common = ["--stage", 2, "--init", beginning, "--data", "phantom:240", "--steps", 60, "--lr", 4e-3, "--look-every", 60]
 runs = {
     "gen alone": common + ["--train", "gen", "--batch", 8],
     "both, 1:1": common + ["--train", "both", "--mix", "1:1", "--batch", batch_for("1:1", 8)],
@@ -176,4 +177,4 @@ classroom.show(pictures, list(runs), inches=2.2)
 
 # %%
 again = ["--stage", 1, "--init", experiments.run_folder("both, 0:1"), "--data", "phantom:240", "--batch", 8]
-# experiments.train({"brought back": again + ["--steps", 20, "--sample-every", 20]})
+# experiments.train({"brought back": again + ["--steps", 20, "--look-every", 20]})

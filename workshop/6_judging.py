@@ -22,7 +22,7 @@ from common.observations import OBSERVATIONS
 from evaluation import metrics
 from evaluation.baselines import constant_text, shuffled
 from evaluation.image import memorisation
-from evaluation.phantom import derangement
+from evaluation.metrics import derangement
 from judges.classifier import judge, shown, truth_array
 from judges.trained_classifier import load_or_train
 from phantoms.dataset import Phantoms, phantom

@@ -69,8 +69,9 @@ def train(runs: dict[str, Sequence[object]]) -> dict[str, list[dict]]:
     def one(name: str) -> list[dict]:
         folder = run_folder(name)
         flags = ["--out", folder, "--cache", OUT / "cache", "--resume", "--device", "cpu", "--workers", 0]
-        look = ["--steps", STEPS, "--sample-every", STEPS] if STEPS else []  # of a flag, the last one counts
-        command = [sys.executable, ROOT / "train.py", *runs[name], *look, *flags]
+        plain = ["--mix", "0:1", "--decay", 0, "--ema", 0]  # films alone, constant rate, last weights: the paper
+        look = ["--steps", STEPS, "--look-every", STEPS] if STEPS else []  # of a flag, the last one counts
+        command = [sys.executable, ROOT / "train.py", *plain, *runs[name], *look, *flags]
         ran = subprocess.run(
             [str(word) for word in command],
             cwd=ROOT,

@@ -61,7 +61,9 @@ def test_a_published_unix_is_judged_from_their_file_to_their_table(micro, their_
     unix = golden_folder(tmp_path / "UniX", "unix_tiny", micro)
     flags = ("--weights", unix, "--data", their_data, "--out", tmp_path / "out", "--cache", tmp_path / "cache")
     monkeypatch.setattr(report, "report_judge", lambda args: ("rules", lambda texts: np.zeros((len(texts), 14))))
-    monkeypatch.setattr(report, "UNIX", replace(UNIX, max_new_tokens=20))  # random weights never end: 500 take a minute
+    monkeypatch.setattr(
+        report, "named", lambda word: replace(UNIX, max_new_tokens=20)
+    )  # random weights never end: 500 take a minute
     command(monkeypatch, "report", "--protocol", "unix", *flags)
 
     with open(tmp_path / "out/understanding_results.csv", newline="") as file:
@@ -161,7 +163,7 @@ def test_where_no_row_brings_a_question_one_of_ten_is_asked_that_names_its_secti
     known = [question_for("FINDINGS: x IMPRESSION: y", number) for number in range(10)]
     assert set(asked) <= set(known) and len(set(asked)) > 5
     results = json.loads((tmp_path / "out/results.json").read_text())
-    for reason in ("squares films otherwise", "the films are drawn"):
+    for reason in ("squares films otherwise", "the films are rendered"):
         assert reason in results["protocol"]
 
 
@@ -269,12 +271,13 @@ def test_no_choice_of_the_protocol_changes_unnoticed():
         assert name == "name" or re.search(rf"^\|.*`{name}`.*\|$", table, re.M), name
 
 
-def test_the_default_protocol_is_what_the_flags_default_to(monkeypatch):
-    args = evaluate.parse_args(["image", "--real", ".", "--fake", "."])
-    assert args.protocol is None
-    for name in ("solver", "steps", "guidance", "size"):
-        assert getattr(args, name) == getattr(OURS, name)
+def test_the_protocol_gives_way_to_flags_that_were_typed():
+    flags = ["image", "--real", ".", "--weights", "."]
+    args = evaluate.parse_args(flags)
+    assert set_drawing_flags(OURS, args) == []
+    assert (args.solver, args.steps, args.guidance, args.size) == ("ab2", 20, None, None)
+    args = evaluate.parse_args(flags)
     assert set_drawing_flags(UNIX, args) == []
     assert (args.solver, args.steps, args.guidance, args.size) == ("euler", 50, 2.0, 512)
-    args = evaluate.parse_args(["image", "--real", ".", "--fake", ".", "--steps", "30"])
-    assert set_drawing_flags(UNIX, args) == ["--steps 30"]
+    args = evaluate.parse_args([*flags, "--steps", "20", "--solver", "euler"])  # 20 is our own default, and typed
+    assert set_drawing_flags(UNIX, args) == ["--steps 20"] and args.steps == 20

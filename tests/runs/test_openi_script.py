@@ -42,12 +42,12 @@ def run(data, out, script="openi.sh", **more):
 def test_the_script_makes_a_model_and_judges_it(tmp_path):
     data, out = openi(tmp_path / "open-i", 90), tmp_path / "out"
     before = sorted(path.name for path in data.rglob("*"))
-    result = run(data, out, STEPS="2", BATCH="4", VOCAB="300")
+    result = run(data, out, STEPS="2", BATCH="4")
     assert result.returncode == 0, result.stderr[-3000:]
     assert sorted(path.name for path in data.rglob("*")) == before  # nothing is written there
     for stage in ("vae", "vit", "1", "2", "3"):
         config = json.loads((out / f"stage-{stage}/checkpoint.best/config.json").read_text())
-        assert config["model"]["vocab_size"] == 300 and config["history"][-1]["stage"] == stage
+        assert config["model"]["recipe"] == "small" and config["history"][-1]["stage"] == stage
     report = json.loads((out / "report/results.json").read_text())
     names = [row["name"] for row in report["beside"][1]["rows"]]
     assert names[:4] == ["this run", "one text for every film", "nearest training film", "this run, shuffled"]

@@ -199,17 +199,10 @@ def test_a_side_is_the_patients(micro, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_command_writes_pictures_and_a_table(tmp_path, capsys, monkeypatch):
-    film = tmp_path / "film.png"
-    Image.fromarray(phantom(1, 3, 256).image).save(film)
-    for words in (["--image", str(film)], ["--prompt", "Large right pneumothorax.", "--layer", "2"]):
-        out = tmp_path / "out.png"
-        monkeypatch.setattr("sys.argv", ["attention", *words, "--out", str(out)])
-        attention.main()
-        assert Image.open(out).size[0] > 300
-        assert "no explanation" in capsys.readouterr().out
+def test_the_command_prints_a_table_of_each_direction(capsys, monkeypatch):
     monkeypatch.setattr(attention, "KINDS", ("mass",))
     monkeypatch.setattr("sys.argv", ["attention", "--n", "2"])
     attention.main()
     printed = capsys.readouterr().out
     assert len(re.findall(r"^mass +0\.\d{3}", printed, re.M)) == 2 and "not a medical device" in printed
+    assert "no explanation" in printed

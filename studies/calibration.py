@@ -1,14 +1,15 @@
 """evaluate.py phantom --reports N: is what a model is sure of true?
 
 Of N sampled reports of a phantom, a share affirms each observation (`reports/agreement.py`). Where 7 of 10 affirm one,
-it should be drawn in 7 of 10 phantoms. One greedy report says 0 or 1: it is always sure.
+it should be there in 7 of 10 phantoms. One greedy report says 0 or 1: it is always sure.
 
-    python -m evaluation.calibration [--weights DIR] [--n 100] [--reports 10]      without the rest of evaluate.py
+    python -m studies.calibration [--weights DIR] [--n 100] [--reports 10]      without the rest of evaluate.py
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log10
 
 import numpy as np
 import torch
@@ -19,15 +20,14 @@ from common.devices import pick_dtype
 from common.errors import run
 from common.files import SHIPPED, write_text
 from common.observations import OBSERVATIONS
-from common.ownership import own_file
-from evaluation import metrics, page
+from common.ownership import SVG_MARK, own_file
+from evaluation import metrics
+from evaluation.tables import Paragraph, Table, print_blocks
 from judges import classifier
 from reports.agreement import agreement
 from reports.labeler import POSITIVE, label_report
 from sample import DISCLAIMER, TEMPERATURE, TOP_P, load_model, read, read_often
 from weights import Checkpoint
-
-Dot = tuple[float, float, float, float, int]  # a confidence, how often it was true, the interval of that, how many
 
 
 def read_phantoms(
@@ -87,43 +87,54 @@ def wilson(hits: float, n: float, z: float = 1.96) -> tuple[float, float]:
     return float(max(centre - spread, 0)), float(min(centre + spread, 1))
 
 
-def calibration_table(found: dict, n: int, how: str) -> str:
-    """how: temperature and top-p, in words."""
+def calibration_blocks(found: dict, n: int, temperature: float, top_p: float) -> list[Table | Paragraph | str]:
+    """What is printed, and shown on the page, of n phantoms."""
     columns = (found["sampled"], found["greedy"])
-    title = f"Confidence: the share of {found['reports']} reports ({how}) that affirms an observation, {n} phantoms."
-    doubt = f"{found['in_doubt']} of {n * len(OBSERVATIONS)} answers are neither 0 nor 1."
-    names = f"{'':28}{'sampled':>11}{'greedy 0/1':>11}"
-    lines = [f"{'expected calibration error':28}" + "".join(f"{column['ece'][0]:>11.4f}" for column in columns)]
-    for k, end in ((1, "from"), (2, "to")):
-        lines += [f"{f'  95 % interval, {end}':28}" + "".join(f"{column['ece'][k]:>11.4f}" for column in columns)]
-    lines += [f"{'Brier score':28}" + "".join(f"{column['brier']:>11.4f}" for column in columns)]
-    lines += [f"{'macro F1 (of the majority)':28}" + "".join(f"{column['f1']:>11.3f}" for column in columns)]
+    rows = [["expected calibration error", *(column["ece"] for column in columns)]]
+    rows += [["Brier score", *(column["brier"] for column in columns)]]
+    rows += [["macro F1 of the majority", *(column["f1"] for column in columns)], "Brier score by observation"]
+    pairs = zip(OBSERVATIONS, *(column["brier_per_class"] for column in columns), strict=True)
+    rows += [*map(list, pairs)]
+    title = f"Confidence: {found['reports']} sampled reports of each of {n} phantoms"
+    note = f"temperature {temperature:g}, top-p {top_p:g}. {found['in_doubt']} of {n * len(OBSERVATIONS)} answers are"
+    note += " neither 0 nor 1. In brackets or small print: 95 % intervals."
     dots = [
-        f"{confidence:>7.0%} sure: true in {true:>6.1%} of {n}"
-        for confidence, true, _, _, n in found["sampled"]["dots"]
+        [f"{confidence:.0%} sure", number, (true, low, high)]
+        for confidence, true, low, high, number in found["sampled"]["dots"]
     ]
-    return "\n".join([title, doubt, "", names, *lines, "", *dots])
-
-
-def calibration_blocks(found: dict, how: str) -> list[str]:
-    """For report.html."""
-    rows = [["expected calibration error", found["sampled"]["ece"], found["greedy"]["ece"]]]
-    rows += [["Brier score", found["sampled"]["brier"], found["greedy"]["brier"]]]
-    rows += [["macro F1 of the majority", found["sampled"]["f1"], found["greedy"]["f1"]]]
-    pairs = zip(OBSERVATIONS, found["sampled"]["brier_per_class"], found["greedy"]["brier_per_class"], strict=True)
-    rows += ["Brier score by observation", *map(list, pairs)]
-    note = f"{how}. Small numbers: 95 % intervals. {found['in_doubt']} answers are neither 0 nor 1."
-    title = f"Confidence: {found['reports']} sampled reports of each phantom"
     return [
-        page.heading(title),
-        page.reliability(series_of(found), "Is what it is sure of true? The diagonal is perfect.", "affirmed"),
-        page.table(["", "share of sampled", "greedy 0/1"], rows, note=note, decimals=4),
+        Table(["", "share of sampled", "greedy 0/1"], rows, title, note, decimals=4, intervals=True),
+        Table(["", "answers", "was true"], dots, "Is what it is sure of true?", percent=True),
+        reliability(found),
     ]
 
 
-def series_of(found: dict) -> dict[str, list[Dot]]:
-    """For `page.reliability`."""
-    return {f"share of {found['reports']} sampled": found["sampled"]["dots"], "one greedy": found["greedy"]["dots"]}
+def reliability(found: dict) -> str:
+    """The reliability diagram, an SVG that can be a file of its own. A dot grows with how many answers it stands for;
+    dots on the diagonal are calibrated."""
+
+    def at(confidence: float, true: float) -> str:
+        return f"{60 + 400 * confidence:.1f} {412 - 400 * true:.1f}"
+
+    marks = [f'<path d="M{at(0, 0)}L{at(1, 1)}" stroke="#999" stroke-dasharray="4"/>']
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        marks.append(f'<path d="M{at(0, tick)}H460" stroke="#ccc"/>')
+        marks.append(f'<text x="54" y="{416 - 400 * tick}" text-anchor="end">{tick:.0%}</text>')
+        marks.append(f'<text x="{60 + 400 * tick}" y="431" text-anchor="middle">{tick:.0%}</text>')
+    marks.append('<text x="260" y="452" text-anchor="middle">affirmed</text>')
+    marks.append('<text transform="translate(14 212) rotate(-90)" text-anchor="middle">was true</text>')
+    series = {f"share of {found['reports']} sampled": found["sampled"], "one greedy": found["greedy"]}
+    for k, (name, scores) in enumerate(series.items()):
+        colour = ("#0072b2", "#d55e00")[k]
+        for confidence, true, low, high, n in scores["dots"]:
+            marks.append(f'<path d="M{at(confidence, low)}L{at(confidence, high)}" stroke="{colour}"/>')
+            x, y = at(confidence, true).split()
+            title = f"<title>{name}: affirmed {confidence:.0%}, was true {true:.1%} of {n}</title>"
+            marks.append(f'<circle cx="{x}" cy="{y}" r="{2.5 + log10(n):.1f}" fill="{colour}">{title}</circle>')
+        marks.append(f'<text x="480" y="{36 + 20 * k}" style="fill:{colour}">{name}</text>')
+    look = 'width="720" height="465" font-family="sans-serif" font-size="13" fill="#62686e"'
+    marks = ['<rect width="720" height="465" fill="#fff"/>', *marks]
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {look}>{SVG_MARK}\n' + "\n".join(marks) + "\n</svg>\n"
 
 
 def main() -> None:
@@ -150,10 +161,10 @@ def main() -> None:
     greedy = read(checkpoint, [Image.fromarray(image) for image in images], batch=32, progress=True)
     sampled = read_phantoms(checkpoint, images, args.reports, args.temperature, args.top_p)
     found = measure(classifier.truth_array(phantoms), greedy, sampled)
-    how = f"temperature {args.temperature:g}, top-p {args.top_p:g}"
-    print(f"{calibration_table(found, args.n, how)}\n\n{DISCLAIMER}")
+    print_blocks(calibration_blocks(found, args.n, args.temperature, args.top_p))
+    print(f"\n{DISCLAIMER}")
     if args.out:
-        write_text(args.out, page.reliability_svg(series_of(found), "Calibration", "affirmed", alone=True))
+        write_text(args.out, reliability(found))
         print(args.out)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from common.observations import OBSERVATIONS
 from common.ownership import own_file
-from evaluation import calibration, page
+from studies import calibration
 
 
 def test_calibration_error_by_brute_force_and_by_its_extremes():
@@ -49,10 +49,11 @@ def test_reports_become_shares_and_a_diagram(tmp_path):
     assert found["reports"] == 4 and found["in_doubt"] == 2
     assert found["greedy"]["ece"][0] == found["greedy"]["brier"] == 0
     assert found["sampled"]["ece"][0] == pytest.approx(2 * 0.25 / 28)
-    svg = page.reliability_svg(calibration.series_of(found), "A & B", "affirmed", alone=True)
+    svg = calibration.reliability(found)
     (tmp_path / "x.svg").write_text(svg)
     own_file(tmp_path / "x.svg")  # may be written over
     circles = ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}circle")
     assert len(list(circles)) == sum(len(found[column]["dots"]) for column in ("sampled", "greedy"))
-    assert "A &amp; B" in page.reliability(calibration.series_of(found), "A & B")
-    assert "28 answers" in calibration.calibration_table(found, 2, "temperature 1")
+    scores, dots, shown = calibration.calibration_blocks(found, 2, 1.0, 0.9)
+    assert "28 answers" in scores.note and "temperature 1" in scores.note and shown == svg
+    assert [row[:2] for row in dots.rows] == [["0% sure", 25], ["25% sure", 1], ["75% sure", 1], ["100% sure", 1]]

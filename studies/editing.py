@@ -1,10 +1,10 @@
 """evaluate.py phantom --edit N: does an edit change what was asked, and that alone?
 
-A phantom can be drawn with and without one of its findings, all else equal to the pixel. The model is given the one and
-asked for the other (`sample.edit`), both ways, and the judge of drawings says what became of it. The control is the
+A phantom can be rendered with and without one of its findings, all else equal to the pixel. The model is given the one
+and asked for the other (`sample.edit`), both ways, and the judge of drawings says what became of it. The control is the
 same edit with the unchanged prompt: what going towards noise and back does by itself.
 
-    python -m evaluation.editing [--weights DIR] [--n 2]      without the rest of evaluate.py
+    python -m studies.editing [--weights DIR] [--n 2]      without the rest of evaluate.py
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from common.observations import OBSERVATIONS
 from common.ownership import own_file
 from common.pictures import grid, save_png
 from evaluation import page
-from evaluation.autoencoder import OWN, patients, with_and_without
+from evaluation.tables import Paragraph, Table, print_blocks
 from judges import classifier, trained_classifier
 from judges.classifier import PhantomClassifier
 from phantoms.truth import KINDS, PATHOLOGIES, streams
 from phantoms.wording import write_report
+from studies.autoencoder import OWN, patients, with_and_without
 from weights import Checkpoint
 
 WAYS = ("removed", "added")
@@ -131,44 +132,28 @@ def cells(scores: dict) -> list[float]:
     return [*asked, *others, *outside, *(both_ways(scores, edit, "way") for edit in EDITS)]
 
 
-def editing_table(found: dict, strength: float) -> str:
-    n = next(iter(found.values()))["n"]
-    title = (
-        f"Editing: phantoms with and without one finding, {n} of each kind, strength {strength:g}. edit: the prompt"
-        " alone; mask: and the place;\ncontrol: the unchanged prompt. removed, added: the judge's label of the finding"
-        " is then as asked. others: the other labels stayed.\noutside: grey levels that pixels elsewhere moved. way: of"
-        " the true change, in the finding's pixels."
-    )
-    groups = f"{'':24}{'removed':^21}{'added':^21}{'others':^21}{'outside':^14}{'way':^21}"
-    names = (*EDITS, *EDITS, *EDITS, "edit", "control", *EDITS)
-    head = f"{'':24}" + "".join(f"{name.replace('masked', 'mask').replace('control', 'contr'):>7}" for name in names)
-    lines = []
-    for kind, scores in [*found.items(), ("mean", means(found))]:
-        shown = [f"{value:7.1f}" if 9 <= k < 11 else f"{value:7.2f}" for k, value in enumerate(cells(scores))]
-        lines.append(f"{kind:24}" + "".join(shown))
-    return "\n".join([title, "", groups, head, *lines])
-
-
-def editing_blocks(found: dict, strength: float, sheet: Sequence[tuple[np.ndarray, str]]) -> list[str]:
-    """For report.html."""
-    n = next(iter(found.values()))["n"]
-    names = ["edit", "mask", "control"]
+def editing_blocks(
+    found: dict, strength: float, sheet: Sequence[tuple[np.ndarray, str]]
+) -> list[Table | Paragraph | str]:
+    """What is printed, and shown on the page."""
+    n, names = next(iter(found.values()))["n"], ["edit", "mask", "control"]
     rows = [[kind, *cells(scores)] for kind, scores in [*found.items(), ("mean", means(found))]]
     note = (
         f"{n} phantoms of each kind, strength {strength:g}. edit: the prompt alone. mask: and the place. control: the"
         " unchanged prompt. removed, added: the judge's label of the finding is then as asked. others: the other labels"
         " stayed. outside: grey levels that pixels elsewhere moved. way: of the true change, in the finding's pixels."
     )
-    table = page.table(
+    table = Table(
         ["finding", *names * 3, "edit", "control", *names],
         rows,
-        note=note,
-        highlight=[len(rows) - 1],
+        "Editing: one finding removed or added",
+        note,
         groups=[("", 1), ("removed", 3), ("added", 3), ("others", 3), ("outside", 2), ("way", 3)],
         decimals=[0, *[2] * 9, 1, 1, 2, 2, 2],
+        ours=[len(rows) - 1],
     )
     small = [(np.asarray(Image.fromarray(picture).resize((160, 160))), words) for picture, words in sheet]
-    return [page.heading("Editing: one finding removed or added"), table, page.pictures(small, columns=5)]
+    return [table, page.pictures(small, columns=5)]
 
 
 def main() -> None:
@@ -190,7 +175,8 @@ def main() -> None:
     sample.drawing_device(checkpoint)
     judge, _ = trained_classifier.load_or_train()
     found, sheet = measure(checkpoint, judge, 1, args.n, checkpoint.model.config.image_size, args.strength)
-    print(f"{editing_table(found, args.strength)}\n\n{sample.DISCLAIMER}")
+    print_blocks(editing_blocks(found, args.strength, sheet))
+    print(f"\n{sample.DISCLAIMER}")
     if args.out:
         save_png(grid([picture for picture, _ in sheet], [words for _, words in sheet], 5), args.out)
         print(args.out)

@@ -1,10 +1,10 @@
 """Does a drawing show what was asked for? A linear judge, trained on real films, on features of a frozen ViT.
 
-Where the truth is drawn (`evaluate.py phantom`) a classifier knows it. Of real films there are some thousand with
+Where the truth is rendered (`evaluate.py phantom`) a classifier knows it. Of real films there are some thousand with
 labels, enough for a logistic regression on features. What it says of unseen real films is the ceiling. The control
 holds each drawing against another one's prompt.
 
-    python -m evaluation.shown --weights DIR --vit DIR --train DATA
+    python -m studies.shown --weights DIR --vit DIR --train DATA
 
 draws pairs from the same noise, with a finding and without it, at several strengths of guidance.
 """
@@ -27,7 +27,7 @@ from common.ownership import own_folder
 from common.pictures import grid, save_png
 from evaluation import metrics
 from evaluation.baselines import LEAST_POSITIVES
-from evaluation.phantom import derangement
+from evaluation.metrics import derangement
 from evaluation.results import Scored, scored
 from judges.features import Images, features, load_feature_extractor, open_images
 from sample import DISCLAIMER, draw, load_model

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from common.files import SHIPPED
-from evaluation import autoencoder
-from evaluation.autoencoder import OWN, contrast_kept, pairs_of, psnr, structural_similarity, with_and_without
 from phantoms.dataset import phantom
 from phantoms.truth import KINDS, truth
 from sample import load_model
+from studies import autoencoder
+from studies.autoencoder import OWN, contrast_kept, pairs_of, psnr, structural_similarity, with_and_without
 from vae import VAE
 
 

@@ -28,15 +28,13 @@ class MovingAverage:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within the block the parameters hold the average: to draw with it, or to save it."""
+        """Within the block the parameters hold the average, and `values` what they were, to show or save it."""
         self.swap()
         try:
             yield
         finally:
             self.swap()
 
-    @torch.no_grad()
     def swap(self) -> None:
-        """Exchange the parameters and the average."""
         for name, parameter in self.trained.items():
             parameter.data, self.values[name] = self.values[name], parameter.data

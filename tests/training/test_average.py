@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.average import MovingAverage
+from training.average import MovingAverage
 
 
 def test_the_average_is_the_weighted_sum_of_all_weights_so_far():

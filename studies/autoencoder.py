@@ -1,11 +1,12 @@
 """What the autoencoder keeps of a phantom: the contrast of every kind of finding, and the peak signal-to-noise ratio.
 
 A picture that goes through the autoencoder may look right and still have lost a catheter, which is a few pixels wide.
-Here the same chest is drawn with and without one finding, and only the finding's own pixels count. Of real films, where
-nobody knows these pixels, there are the peak signal-to-noise ratio, the structural similarity, and a sheet to look at.
+Here the same chest is rendered with and without one finding, and only the finding's own pixels count. Of real films,
+where nobody knows these pixels, there are the peak signal-to-noise ratio, the structural similarity, and a sheet to
+look at.
 
-    python -m evaluation.autoencoder [--weights DIR]
-    python -m evaluation.autoencoder --weights DIR --data SRC --split validate
+    python -m studies.autoencoder [--weights DIR]
+    python -m studies.autoencoder --weights DIR --data SRC --split validate
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from common.errors import UserError, run
 from common.files import SHIPPED
 from common.ownership import own_file
 from common.pictures import grid, save_png
+from evaluation import page
+from evaluation.tables import Paragraph, Table, print_blocks
 from phantoms.dataset import phantom
 from phantoms.drawing import draw
 from phantoms.truth import KINDS, Patient, streams, truth
@@ -126,12 +129,11 @@ def measure(vae: VAE, seed: int, count: int = 4) -> dict:
     return {"contrast_kept": contrast_kept(vae, seed, count), "psnr": psnr(vae, pictures), "of_each_kind": count}
 
 
-def autoencoder_table(scores: dict) -> str:
-    lines = [
-        f"Autoencoder: how much contrast it keeps of each kind of finding ({scores['of_each_kind']} phantoms each)."
-    ]
-    lines += ["", *(f"{kind:28}{share:>7.1%}" for kind, share in scores["contrast_kept"].items())]
-    return "\n".join([*lines, f"{'PSNR':28}{scores['psnr']:>7.1f} dB"])
+def autoencoder_blocks(scores: dict) -> list[Table | Paragraph | str]:
+    """What is printed, and shown on the page."""
+    title = f"Autoencoder: how much contrast it keeps of each kind of finding ({scores['of_each_kind']} phantoms each)"
+    table = Table(["", "contrast kept"], [*map(list, scores["contrast_kept"].items())], title, percent=True)
+    return [table, page.bars_of(table, [1]), Paragraph(f"PSNR {scores['psnr']:.1f} dB.")]
 
 
 def real_films(vae: VAE, images: np.ndarray) -> dict[str, float]:
@@ -160,7 +162,7 @@ def main() -> None:
     if vae is None:
         raise UserError(f"--weights {args.weights}: a Janus-Pro, which has no autoencoder; name a UniX")
     if args.data is None:
-        print(autoencoder_table(measure(vae, seed=1, count=args.n or 4)))
+        print_blocks(autoencoder_blocks(measure(vae, seed=1, count=args.n or 4)))
         return
     own_file(args.out)
     images = np.stack(squares(open_source(args.data, split=args.split), args.n or 64, args.size)[1])

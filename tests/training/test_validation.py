@@ -1,20 +1,18 @@
 """`train.py --validate`: what it measures, what it keeps, and that a run that was stopped keeps the same."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
-
-import train
-from checkpoints.training_state import read_state
-from evaluation.metrics import area_under_roc
 from test_train import run
+
+from evaluation.metrics import area_under_roc
+from training.state import read_state
 from weights import load_checkpoint
 
-FLAGS = ["--batch", 4, "--size", 64, "--sample-every", 100, "--validate", "phantom:10", "--validate-every", 2]
+FLAGS = ["--batch", 4, "--size", 64, "--validate", "phantom:10", "--look-every", 2, "--decay", 0]
 
 
 def validated(out):
@@ -49,8 +47,9 @@ def test_the_best_weights_are_kept_and_the_numbers_logged(micro_folder, tmp_path
 @pytest.mark.parametrize("stage", ["vae", "vit", "1", "2", "3"])
 def test_a_stopped_run_measures_and_keeps_the_same(micro_folder, tmp_path, stage):
     flags = ["--stage", stage, "--init", micro_folder, *FLAGS]
-    for out, steps, more in (("straight", 6, ()), ("twice", 3, ()), ("twice", 6, ("--resume",))):
-        result = run(*flags, "--steps", steps, "--out", out, *more, cwd=tmp_path)
+    again = ["--stage", stage, "--resume"]  # it keeps all that is not asked for again
+    for out, steps, given in (("straight", 6, flags), ("twice", 3, flags), ("twice", 6, again)):
+        result = run(*given, "--steps", steps, "--out", out, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
     straight, twice = (tmp_path / name for name in ("straight", "twice"))
     kept = {row[0]: row for row in validated(twice)}
@@ -66,7 +65,7 @@ def test_a_stopped_run_measures_and_keeps_the_same(micro_folder, tmp_path, stage
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--validate-every", "2"], ["--validate-every 2", "add --validate"]),
+        (["--validate-every", "2"], ["--validate-every", "--look-every"]),
         (["--validate", "films"], ["--validate films", "no validation split", "--hold-out"]),
         (["--validate", "nowhere"], ["--validate nowhere"]),
     ],
@@ -80,17 +79,3 @@ def test_what_cannot_be_validated_on_is_one_line(micro_folder, tmp_path, flags, 
     assert result.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: "), result.stderr
     assert all(word in lines[0] for word in words)
     assert not (tmp_path / "out/stage-1").exists()
-
-
-def test_a_run_from_before_validation_goes_on_without_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(sys, "argv", ["train.py", "--stage", "2"])
-    args = train.parse_args()
-    recipe = train.RECIPES["tiny"]["2"]
-    settings = {"stage": "2", "recipe": vars(recipe), "seed": 0, "data": "phantom", "decay": 0.0}
-    settings |= {"train": "gen", "mix": "0:1", "repa": None}
-    earlier = train.State(settings=settings, step=3)
-    args.profile = True
-    assert train.begin(args, recipe, tmp_path, earlier).step == 3
-    args.validate = "phantom:10"
-    with pytest.raises(train.UserError, match="was started without --validate; leave it out"):
-        train.begin(args, recipe, tmp_path, earlier)

@@ -13,10 +13,10 @@ from sklearn.metrics import roc_auc_score
 from common.errors import UserError
 from common.files import SHIPPED
 from common.observations import OBSERVATIONS
-from evaluation import shown
-from evaluation.shown import fit_judge, labels_of, mean_area, score_shown
 from judges.features import open_images
 from phantoms.dataset import phantom
+from studies import shown
+from studies.shown import fit_judge, labels_of, mean_area, score_shown
 
 
 def example(seed, n=400, width=6):

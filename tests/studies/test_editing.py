@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 import sample
-from evaluation import editing
-from evaluation.autoencoder import patients, with_and_without
 from judges import trained_classifier
 from phantoms.truth import streams
 from phantoms.wording import write_report
+from studies import editing
+from studies.autoencoder import patients, with_and_without
 
 KINDS = ("pleural effusion", "cardiomegaly")
 
@@ -40,9 +40,9 @@ def test_a_perfect_edit_scores_all_and_the_control_nothing(judge, monkeypatch):
             assert perfect["as_asked"] == 1 and perfect["way"] == pytest.approx(1)
             assert perfect["outside"] < editing.OWN
             assert control == {"as_asked": 0, "others": 1, "outside": 0, "way": 0}
-    table = editing.editing_table(found, 0.5).splitlines()
-    assert [line[:24].strip() for line in table[-3:]] == [*KINDS, "mean"]
-    assert len(table[-1]) == len(table[-4]) and "pleural effusion" in "".join(editing.editing_blocks(found, 0.5, sheet))
+    table, pictures = editing.editing_blocks(found, 0.5, sheet)
+    assert [row[0] for row in table.rows] == [*KINDS, "mean"] and pictures.count("<img") == len(sheet)
+    assert table.rows[0][1:4] == [1, table.rows[0][2], 0] and "strength 0.5" in table.note
 
 
 def test_what_moves_elsewhere_is_counted_elsewhere(judge):

@@ -1,0 +1,117 @@
+"""A table, described once: `text` prints it in the terminal, page.py shows it in HTML. Knows no model and no score.
+
+print(text(Table(["class", "F1"], [["Edema", (0.912, 0.898, 0.925)]], "Reading")))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+# A cell: text, a number, a number with its interval (value, low, high), or None where there is none.
+Cell = str | int | float | tuple[float, float, float] | None
+MISSING = "–"
+LONGEST = 44  # characters of a first cell in the terminal
+
+
+class Paragraph(str):
+    """Words that are printed and shown."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns, rows and groups. Integers are shown whole, None and nan as a dash, other numbers with `decimals`.
+
+    rows: each has a Cell for every header; one that is a plain string is a section title across all columns. title:
+    stands above, note: below. groups: (name, how many columns), a row above the headers. decimals: of all columns, or
+    one for each. ours: indices into rows, to be tinted. intervals: whether the terminal prints them, too. percent:
+    shares are shown in percent. Raises ValueError if a row, `groups` or `decimals` has another length than headers.
+    """
+
+    headers: Sequence[str]
+    rows: Sequence[str | Sequence[Cell]]
+    title: str = ""
+    note: str = ""
+    groups: Sequence[tuple[str, int]] = ()
+    decimals: int | Sequence[int] = 3
+    ours: Sequence[int] = ()
+    intervals: bool = False
+    percent: bool = False
+
+    def __post_init__(self) -> None:
+        n = len(self.headers)
+        lengths = {len(row) for row in self.cells()} | {len(self.places())}
+        if self.groups:
+            lengths.add(sum(span for _, span in self.groups))
+        if lengths != {n}:
+            raise ValueError(f"{n} headers, but rows, groups or decimals of {sorted(lengths - {n})} columns")
+
+    def cells(self) -> list[Sequence[Cell]]:
+        """The rows that are no section titles."""
+        return [row for row in self.rows if not isinstance(row, str)]
+
+    def places(self) -> Sequence[int]:
+        """Decimals of each column."""
+        return [self.decimals] * len(self.headers) if isinstance(self.decimals, int) else self.decimals
+
+    def written(self, row: Sequence[Cell]) -> list[tuple[str, str]]:
+        """Each cell of a row as words: (the value, its interval or "")."""
+        return [written(cell, places, self.percent) for cell, places in zip(row, self.places(), strict=True)]
+
+
+def value_of(cell: Cell) -> Real | None:
+    """The number in a cell, if there is one."""
+    number = cell[0] if isinstance(cell, tuple) else cell
+    return None if number is None or isinstance(number, str) or number != number else number
+
+
+def written(cell: Cell, decimals: int, percent: bool = False) -> tuple[str, str]:
+    """(the value, its interval or ""), both as words."""
+    if isinstance(cell, str):
+        return cell, ""
+
+    def digits(number: float) -> str:
+        if isinstance(number, Integral):
+            return str(number)
+        return f"{number:.1%}" if percent else f"{number:.{decimals}f}"
+
+    value = value_of(cell)
+    if value is None:
+        return MISSING, ""
+    if isinstance(cell, tuple) and value_of(cell[1]) is not None and value_of(cell[2]) is not None:
+        return digits(value), f"{digits(cell[1])} to {digits(cell[2])}"
+    return digits(value), ""
+
+
+def text(block: Table | Paragraph) -> str:
+    """For the terminal."""
+    if isinstance(block, Paragraph):
+        return str(block)
+    lines = [list(block.headers)]
+    for row in block.rows:
+        if isinstance(row, str):
+            lines.append(row)
+            continue
+        cells = [f"{value} ({ends})" if ends and block.intervals else value for value, ends in block.written(row)]
+        lines.append([cells[0][:LONGEST], *cells[1:]])
+    widths = [max(len(line[k]) for line in lines if isinstance(line, list)) for k in range(len(block.headers))]
+    widths[1:] = [width + 2 for width in widths[1:]]
+    table = [
+        line if isinstance(line, str) else line[0].ljust(widths[0]) + "".join(map(str.rjust, line[1:], widths[1:]))
+        for line in lines
+    ]
+    if block.groups:
+        above, start = "", 0
+        for name, span in block.groups:
+            width, start = sum(widths[start : start + span]), start + span
+            above += f"{name[: width - 2]:^{width}}"
+        table.insert(0, above.rstrip())
+    return "\n\n".join(part for part in (block.title, "\n".join(table), block.note) if part)
+
+
+def print_blocks(blocks: Sequence[object]) -> None:
+    """What of a page can be printed: its tables and paragraphs, not its HTML."""
+    print(*(text(block) for block in blocks if isinstance(block, (Table, Paragraph))), sep="\n\n")

@@ -1,0 +1,225 @@
+"""--resume goes on only with what belongs together, from the newest checkpoint that is sound."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from checkpoints.manifest import write_manifest
+from common.errors import UserError
+from training.average import MovingAverage
+from training.recipe import Recipe
+from training.state import State, Trained, begin, read_state, restore, write_state
+from weights import save_checkpoint
+
+ROOT = Path(__file__).parents[2]
+RECIPE = Recipe(1e-3, 64, 2, 0, 9, micro_batch=1)
+SETTINGS = {"stage": "1", "recipe": asdict(RECIPE), "validate": None, "look_every": None}
+
+
+class Run:
+    """A run that trains one parameter of three; the head's bias never gets a gradient."""
+
+    def __init__(self, micro, run="abc", ema=False):
+        torch.manual_seed(0)
+        heads = nn.ModuleDict({"head": nn.Linear(3, 2)})
+        parameters = {f"heads/{name}": parameter for name, parameter in heads.named_parameters()}
+        average = MovingAverage(parameters, 0.5) if ema else None
+        optimizer = torch.optim.AdamW(parameters.values())
+        self.trained = Trained(micro, {}, parameters, heads, optimizer, average)
+        self.state = State(SETTINGS, run)
+
+    def step(self):
+        self.trained.optimizer.zero_grad()
+        self.trained.heads["head"].weight.square().sum().backward()
+        self.trained.optimizer.step()
+        if self.trained.average:
+            self.trained.average.update(self.state.step)
+        self.state.step += 1
+
+    def save(self, out):
+        average = self.trained.average
+        with average.in_place() if average else contextlib.nullcontext():
+            save_checkpoint(
+                out / "checkpoint",
+                self.trained.checkpoint,
+                more=lambda folder: write_state(folder, self.state, self.trained),
+                keep_last=True,
+                mark=self.state.mark,
+            )
+
+    def values(self):
+        return [
+            *self.trained.parameters.values(),
+            *(self.trained.average.values.values() if self.trained.average else ()),
+        ]
+
+
+@pytest.fixture
+def out(micro, tmp_path):
+    """The folder of a run with one checkpoint, of step 2."""
+    run = Run(micro)
+    run.step()
+    run.step()
+    run.save(tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_a_state_is_read_and_restored_bit_for_bit(micro, tmp_path, ema):
+    run, again = Run(micro, ema=ema), Run(micro, ema=ema)
+    for _ in range(2):
+        run.step()
+    run.save(tmp_path)
+    state = read_state(tmp_path)
+    assert (state.run, state.step, state.folder, state.settings) == ("abc", 2, tmp_path / "checkpoint", SETTINGS)
+    assert "folder" not in json.loads((tmp_path / "checkpoint/training.json").read_text())
+    with torch.no_grad():  # as the checkpoint's own weights would come: those that were saved
+        for parameter, saved in zip(again.trained.parameters.values(), run.values()[-2:], strict=True):
+            parameter.copy_(saved)
+    restore(state, again.trained)
+    again.state.step = state.step
+    for each in (run, again):
+        each.step()
+    assert all(torch.equal(a, b) for a, b in zip(run.values(), again.values(), strict=True))
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+@pytest.mark.parametrize("name", ["model.safetensors", "vae.safetensors", "training.safetensors", "training.json"])
+@pytest.mark.parametrize("other", ["step", "run"])
+def test_a_file_of_another_step_or_run_is_refused(micro, out, tmp_path, name, other, manifest):
+    run = Run(micro, run="abc" if other == "step" else "other")
+    for _ in range(3 if other == "step" else 2):
+        run.step()
+    run.save(tmp_path / "other")
+    if not manifest:
+        (out / "checkpoint/manifest.json").unlink()
+    shutil.copy(tmp_path / "other/checkpoint" / name, out / "checkpoint" / name)
+    with pytest.raises(UserError, match=r"is not what was saved|bytes, .* were saved|belongs to run"):
+        read_state(out)
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+def test_a_changed_step_is_refused(out, manifest):
+    path = out / "checkpoint/training.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 1}))
+    write_manifest(out / "checkpoint") if manifest else (out / "checkpoint/manifest.json").unlink()
+    with pytest.raises(UserError, match=r"belongs to (run abc, step 1|no run)"):
+        read_state(out)
+
+
+OLD = {"stage": "1", "recipe": {"learning_rate": 1e-3, "steps": 9}, "seed": 0, "data": "phantom", "decay": 0.0}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"step": "2"},
+        {"step": None},
+        {"seconds": "1"},
+        {"seconds": float("inf")},
+        {"best": float("nan")},
+        {"settings": []},
+        {"settings": {}},
+        {"settings": OLD},  # before all knobs were in the recipe
+        {"settings": SETTINGS | {"recipe": None}},
+        {"settings": SETTINGS | {"recipe": SETTINGS["recipe"] | {"novelty": 1}}},
+        {"settings": SETTINGS | {"recipe": SETTINGS["recipe"] | {"learning_rate": -1.0}}},
+        {"settings": SETTINGS | {"recipe": SETTINGS["recipe"] | {"size": "big"}}},
+        {"more": 1},
+        {"run": 3},
+    ],
+)
+def test_a_training_json_that_no_run_of_this_version_writes_is_refused_in_one_line(out, values):
+    path = out / "checkpoint/training.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    (out / "checkpoint/manifest.json").unlink()
+    with pytest.raises(UserError, match=r"^.*training\.json: [^\n]*$"):
+        read_state(out)
+
+
+def test_a_training_json_of_a_thousand_brackets_is_refused_in_one_line(out):
+    (out / "checkpoint/training.json").write_text('{"settings": ' * 100_000)
+    (out / "checkpoint/manifest.json").unlink()
+    with pytest.raises(UserError, match=r"^.*training\.json: [^\n]*$"):
+        read_state(out)
+
+
+def test_a_runs_name_tells_what_it_computes(tmp_path):
+    def name(history=(), **changed):
+        settings = SETTINGS | {"recipe": asdict(replace(RECIPE, **changed))}
+        return begin(tmp_path, settings, None, list(history), writes=False).run
+
+    assert len(name()) == 12 and name(steps=90, micro_batch=2) == name()  # neither changes what a step computes
+    assert len({name(), name(seed=1), name(mix="1:3"), name(history=[{"stage": "vit"}])}) == 4
+
+
+def test_a_run_goes_on_with_its_own_settings_alone(tmp_path):
+    def resume(before, stage="1", **changed):
+        now = SETTINGS | {"stage": stage, "recipe": asdict(replace(before, **changed))}
+        earlier = State(SETTINGS | {"recipe": asdict(before)}, "abc", step=2)
+        return begin(tmp_path, now, earlier, [], writes=False)
+
+    assert resume(RECIPE).step == 2
+    assert resume(RECIPE, micro_batch=4, steps=90).settings["recipe"]["steps"] == 90
+    for changed, words in (
+        ({"steps": 8}, "with --steps 9, not --steps 8"),
+        ({"learning_rate": 0.5}, "with --lr 0.001, not --lr 0.5"),
+        ({"observations": "only"}, "without --observations, not --observations only"),
+        ({"stage": "2"}, "with --stage 1, not --stage 2"),
+    ):
+        with pytest.raises(UserError, match=f"^--resume: .* was started {words}; leave it out"):
+            resume(RECIPE, **changed)
+    with pytest.raises(UserError, match="with --steps 9, not --steps 90"):  # the rate has begun to fall
+        resume(replace(RECIPE, decay=0.5), steps=90)
+
+
+# ---- the command -------------------------------------------------------------------------------------------------
+
+
+def train(micro_folder, out, steps, *more, returncode=0):
+    flags = ["--stage", "2", "--data", "phantom:12", "--workers", 0, "--batch", 4, "--size", 64, "--device", "cpu"]
+    flags += ["--init", micro_folder, "--out", out, "--steps", steps, "--save-every", 2, "--look-every", 100, *more]
+    result = subprocess.run(
+        [sys.executable, *map(str, [ROOT / "train.py", *flags])],
+        cwd=out.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert result.returncode == returncode, result.stderr
+    return result
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(micro_folder, tmp_path):
+    out = tmp_path / "run"
+    first = train(micro_folder, out, 4, "--resume")
+    assert f"--resume: nothing was saved in {out} yet; starting anew" in first.stdout
+    names = ["model.safetensors", "vae.safetensors", "training.safetensors"]
+    whole = [(out / "checkpoint" / name).read_bytes() for name in names]
+    damaged = bytearray(whole[2])
+    damaged[-1] ^= 1
+    (out / "checkpoint/training.safetensors").write_bytes(damaged)
+    again = train(micro_folder, out, 4, "--resume")
+    warning = [line for line in again.stderr.splitlines() if line.startswith("warning:")]
+    assert len(warning) == 1 and "training.safetensors: is not what was saved" in warning[0]
+    assert "going on after step 2" in again.stdout
+    assert [(out / "checkpoint" / name).read_bytes() for name in names] == whole
+
+    for folder in ("checkpoint", "checkpoint.old"):
+        (out / folder / "training.safetensors").write_bytes(damaged[:-1])
+    before = sorted(path.name for path in out.iterdir())
+    refused = train(micro_folder, out, 4, "--resume", returncode=2)
+    last = refused.stderr.strip().splitlines()
+    assert len(last) == 1 and last[0].startswith("error: ") and "damaged too" in last[0]
+    assert sorted(path.name for path in out.iterdir()) == before

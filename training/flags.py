@@ -1,0 +1,95 @@
+"""The flags of train.py. Those of the recipe are made from its fields (recipe.py); the others stand here."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from checkpoints.presets import PRESETS
+from common import arguments
+from common.errors import UserError
+from common.workers import default_workers
+from training.recipe import KNOBS, STAGES, check_stage
+
+MOVED = {
+    "--preset": "--init scratch:PRESET",
+    "--vocab": "what the reports of --data yield, at most as many pieces as the preset has room for; leave it out",
+    "--sample-every": "--look-every, for pictures and validation alike",
+    "--validate-every": "--look-every, for pictures and validation alike",
+    "--checkpoint-activations": "--less-memory activations",
+    "--zero": "--less-memory optimizer",
+    "--require": "data.py clean SRC --require findings --out FILE, and --data FILE",
+}
+COMPILED = STAGES[1:]  # --compile knows their layers
+
+
+def start(word: str) -> Path | str:
+    """--init: a weights folder, or the preset of scratch[:PRESET]."""
+    name, _, preset = word.partition(":")
+    if name != "scratch":
+        return arguments.weights_folder(word)
+    if preset and preset not in PRESETS:
+        raise UserError(f"{arguments.shown(word)}: give scratch:PRESET, one of {', '.join(PRESETS)}")
+    return preset or "tiny"
+
+
+def parse_args() -> argparse.Namespace:
+    """`asked` are the knobs of the recipe that were given. --help explains what all stages have in common, and with
+    --stage what that stage takes. Raises UserError for a flag that has moved."""
+    for flag in (word.split("=")[0] for word in sys.argv[1:]):
+        if flag in MOVED:
+            raise UserError(f"{flag}: is now {MOVED[flag]}")
+    peek = arguments.Parser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--stage")
+    stages = {peek.parse_known_args()[0].stage} & set(STAGES) or set(STAGES)
+    own = {s: [knob.flag for knob in KNOBS.values() if s in knob.stages != STAGES] for s in STAGES}
+    parser = arguments.Parser(
+        description="Train one stage of UniX: vae (autoencoder), vit (the eye, in place of SigLIP's pretraining), 1"
+        " (reading: ViT, connector, und branch), 2 (drawing at low resolution with REPA), 3 (drawing at high"
+        " resolution). 2 and 3 leave the und branch bit for bit as it was. Under torchrun every process takes its share"
+        " of each batch.",
+        epilog="--stage STAGE --help explains the flags that only some stages have: "
+        + "; ".join(f"{stage}: {', '.join(flags)}" for stage, flags in own.items()),
+    )
+    add = parser.add_argument_group("what to train").add_argument
+    add("--stage", required=True, choices=STAGES)
+    init = "weights, or scratch[:tiny|small|unix]: a fresh model, with a tokenizer trained on the reports of --data;"
+    init += " default: the stage before, out/stage-X, else the shipped weights"
+    add("--init", type=start, metavar="FOLDER", help=init)
+    add = parser.add_argument_group("the recipe (default: Table 1's, or that of the model's size)").add_argument
+    for name, knob in KNOBS.items():
+        how = {"type": knob.kind, "metavar": knob.flag.strip("-").upper()}
+        if isinstance(knob.kind, tuple):
+            how = {"choices": knob.kind}
+        if knob.kind is bool:
+            how = {"action": argparse.BooleanOptionalAction}
+        add(knob.flag, dest=name, help=knob.help if stages <= set(knob.stages) else argparse.SUPPRESS, **how)
+    add = parser.add_argument_group("the machine").add_argument
+    add("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
+    dtype = "compute dtype (what trains stays float32); default: bfloat16 on cuda, float32 on cpu; fast: bfloat16 also"
+    add("--dtype", choices=arguments.DTYPES, help=dtype + " on a cpu that multiplies it fast")
+    memory = "optimizer: shard its state over the processes (ZeRO stage 1); activations: compute them twice"
+    add("--less-memory", choices=("optimizer", "activations", "both"), help=memory)
+    compile = "torch.compile the layers: a minute first, then faster" if stages <= set(COMPILED) else argparse.SUPPRESS
+    add("--compile", action="store_true", help=compile)
+    workers = "data loading processes of each process; default: one a core, at most 8"
+    add("--workers", type=arguments.workers, default=default_workers(), metavar="N", help=workers)
+    add("--profile", action="store_true", help="time the parts of a step, print the table, write nothing")
+    add = parser.add_argument_group("the run").add_argument
+    add("--out", type=arguments.output_folder, help="folder of the run; default out/stage-STAGE")
+    add("--resume", action="store_true", help="go on with the run in --out, from its last checkpoint")
+    add("--save-every", type=arguments.steps, default=500, metavar="N", help="steps between checkpoints (default 500)")
+    validate = "phantom[:COUNT] or a set with a validation split: log its loss, keep the best as OUT/checkpoint.best"
+    add("--validate", type=arguments.data_set, metavar="SRC", help=validate)
+    look = "steps between pictures, and validations; default: a twentieth of the run, at least 10"
+    add("--look-every", type=arguments.steps, metavar="N", help=look)
+    add("--tensorboard", action="store_true", help="also log to OUT/tensorboard (needs the package tensorboard)")
+    add("--cache", type=arguments.output_folder, default="out/cache", help="where rendered X-rays are kept")
+    args = parser.parse_args()
+    if args.compile and args.stage not in COMPILED:
+        raise UserError(f"--compile: only for stage {' and '.join(COMPILED)}; leave it out")
+    args.asked = {name: getattr(args, name) for name in KNOBS if getattr(args, name) is not None}
+    check_stage(args.stage, args.asked)
+    args.out = args.out or Path(f"out/stage-{args.stage}")
+    return args

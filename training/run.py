@@ -1,0 +1,116 @@
+"""What follows a step of a run, in its folder: the log, validation, pictures, saving, stopping."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from archives.records import squares
+from checkpoints.folders import CHECKPOINT
+from common.clock import memory_used
+from common.devices import dtype_name
+from common.distributed import StopSignal, Team
+from data import Examples
+from training.log import TrainingLog
+from training.pictures import show
+from training.pretraining import measure_latents
+from training.recipe import DRAWING, KNOBS, Recipe
+from training.state import State, Trained, write_state
+from training.validation import Validation, prompt_gains
+from weights import save_checkpoint
+
+BEST = "checkpoint.best"  # in the folder of a run, beside CHECKPOINT
+
+
+@dataclass
+class Run:
+    """A run in its folder. `after` is called with every step."""
+
+    out: Path
+    team: Team
+    recipe: Recipe
+    trained: Trained
+    examples: Examples
+    validation: Validation | None  # of the main process
+    state: State
+    save_every: int  # steps
+    look_every: int
+    tensorboard: bool
+    profile: bool  # writes nothing
+
+    def __post_init__(self) -> None:
+        main = self.team.is_main
+        self.stop, self.code = StopSignal(), 0  # not 0 after a signal, so that no script goes on to the next stage
+        self.log = TrainingLog(self.out, self.state.step, self.tensorboard) if main and not self.profile else None
+        self.began, self.first, self.seconds_before = time.time(), self.state.step, self.state.seconds
+        self.bar = tqdm(total=self.recipe.steps, initial=self.first, unit="step", dynamic_ncols=True, disable=not main)
+
+    def after(self, record: dict[str, float]) -> bool:
+        """A step is done, at which `record` was measured. Whether the run leaves here, as a signal asks."""
+        state, steps, seconds = self.state, self.recipe.steps, time.time() - self.began
+        state.step, state.seconds = state.step + 1, self.seconds_before + seconds
+        speed = (state.step - self.first) * self.recipe.batch / seconds
+        memory = memory_used(self.team.device)
+        self.bar.set_postfix_str(f"loss {record['loss']:.4f}, {speed:.1f} samples/s, {memory:.1f} GB")
+        self.bar.update()
+        if self.profile:
+            return False
+        done, leaving = state.step == steps, self.team.sum([float(self.stop.asked)])[0] > 0
+        looking = done or state.step % self.look_every == 0
+        saving = done or leaving or state.step % self.save_every == 0
+        if saving and hasattr(self.trained.optimizer, "consolidate_state_dict"):  # every process sends its shard
+            self.trained.optimizer.consolidate_state_dict(to=0)
+        average = self.trained.average if looking or saving else None  # what is shown and saved
+        if self.team.is_main:
+            with average.in_place() if average else contextlib.nullcontext():
+                if looking:
+                    record |= self.measure()
+                self.log.add({"step": state.step, **record, "seconds": round(state.seconds, 2)})
+                if looking:
+                    show(self.trained.checkpoint, self.examples, self.log.records, self.out)
+                if done:
+                    self.measure_latents()
+                if saving:
+                    self.save(CHECKPOINT, more=lambda folder: write_state(folder, state, self.trained), keep_last=True)
+        if leaving and not done:
+            self.code = 128 + self.stop.number
+            self.team.say(f"stopped after step {state.step} of {steps}, saved; go on with --resume")
+        return leaving
+
+    def measure(self) -> dict[str, float]:
+        """The prompt gains of a stage that draws, and what --validate measures. The weights of the lowest loss go into
+        OUT/checkpoint.best: for --weights and --init, not to go on training with."""
+        examples = self.validation.examples if self.validation else self.examples
+        found = prompt_gains(self.trained.checkpoint, examples) if examples.stage in DRAWING else {}
+        if self.validation:
+            found = self.validation.measure() | found
+            best = self.state.best is None or found["validate_loss"] < self.state.best
+            if best:
+                self.state.best = found["validate_loss"]
+                self.measure_latents()  # it may be the last one to be kept
+                self.save(BEST, found)
+            words = ", ".join(f"{name.removeprefix('validate_')} {value:.4f}" for name, value in found.items())
+            tqdm.write(f"step {self.state.step}, validation: {words}{' (the best so far)' * best}")
+        return found
+
+    def measure_latents(self) -> None:
+        """In stage vae. A decoder that trains alone leaves the latents as they are."""
+        if self.examples.stage == "vae" and self.recipe.train != "decoder":
+            images = np.stack(squares(self.examples.source, 256, self.recipe.size)[1])
+            measure_latents(self.trained.checkpoint.vae, torch.from_numpy(images).to(self.team.device))
+
+    def save(self, name: str, found: dict[str, float] | None = None, **more: object) -> None:
+        """The whole model into OUT/`name`, which serves as --weights and --init. With --ema it holds the average. Its
+        history says what recipe made it, and what was `found`. more: see `save_checkpoint`."""
+        stage, knobs, start = self.examples.stage, asdict(self.recipe).items(), self.trained.checkpoint
+        entry = {"stage": stage} | {knob: value for knob, value in knobs if stage in KNOBS[knob].stages}
+        entry |= {"steps": self.state.step, "seconds": round(self.state.seconds), "torch": torch.__version__}
+        entry |= {"dtype": dtype_name(start.model.compute_dtype), **(found or {})}
+        whole, originals = replace(start, history=[*start.history, entry]), self.trained.originals
+        save_checkpoint(self.out / name, whole, instead=originals, mark=self.state.mark, **more)

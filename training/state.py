@@ -1,0 +1,144 @@
+"""What a run needs to go on, beside its weights: training.json and training.safetensors. No pickle.
+
+What a run does follows from its settings, its seed and the number of the step alone (`data.py` gives every example a
+generator of its own). So the state is small: the step, and the optimizer's moments. A run is named by what it computes
+(`begin`), and its name and step stand in every file, so that it goes on only with what belongs together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from checkpoints.folders import find_checkpoint
+from checkpoints.manifest import Mark, read_object
+from common.errors import UserError
+from common.ownership import own_folder
+from training.average import MovingAverage
+from training.recipe import is_recipe, typed
+from weights import Checkpoint
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of one parameter
+RAW = "weight"  # the parameter itself, where the model beside holds an average
+SETTINGS = ("stage", "recipe", "validate", "look_every")  # must be the same when a run goes on
+
+
+@dataclass
+class Trained:
+    """What a stage trains, and with what."""
+
+    checkpoint: Checkpoint  # the networks
+    originals: dict[str, torch.Tensor]  # of the model, to be saved in place of what it computes with
+    parameters: dict[str, nn.Parameter]  # that train, by name, those of the heads among them
+    heads: nn.ModuleDict  # train with the stage and are dropped at its end
+    optimizer: torch.optim.Optimizer  # AdamW, perhaps sharded; of the parameters in their order
+    average: MovingAverage | None  # of the parameters (--ema)
+
+
+@dataclass
+class State:
+    """Where a run stands."""
+
+    settings: dict  # SETTINGS
+    run: str  # its name
+    step: int = 0  # finished steps
+    seconds: float = 0.0  # of training, over all its sessions
+    best: float | None = None  # the lowest validation loss so far, whose weights are kept beside
+    folder: Path | None = None  # the checkpoint it was read from; not written
+
+    @property
+    def mark(self) -> Mark:
+        return Mark(self.run, self.step)
+
+
+def begin(out: Path, settings: dict, earlier: State | None, history: list[dict], writes: bool) -> State:
+    """The state of a run that starts from weights of this history, or that goes on; its folder is made.
+
+    A run is named by what it computes: its settings, and what it starts from. More steps do not rename it. Raises
+    UserError if --resume would make it another run, or if one that is not finished, or is damaged, would be lost:
+    forgetting --resume must not cost a week.
+    """
+    if earlier:
+        check_same_run(out, earlier.settings, settings)
+    elif writes:
+        if (there := read_state(out)) and there.step < there.settings["recipe"]["steps"]:
+            mend = "add --resume, or name another --out"
+            raise UserError(f"--out {out}: holds a run at step {there.step}, which is not finished; {mend}")
+        own_folder(out)
+    if writes:
+        (out / "samples").mkdir(exist_ok=True)
+    recipe = {**settings["recipe"], "steps": None, "micro_batch": None}
+    named = json.dumps([{**settings, "recipe": recipe}, history], sort_keys=True).encode()
+    return replace(earlier or State(settings, hashlib.sha256(named).hexdigest()[:12]), settings=settings)
+
+
+def check_same_run(out: Path, before: dict, now: dict) -> None:
+    """Raises UserError if a setting differs. More steps are welcome if the rate never falls; how many examples are
+    computed at a time changes nothing."""
+    before, now = ({**each, **each["recipe"], "recipe": None, "micro_batch": None} for each in (before, now))
+    for name, value in before.items():
+        longer = name == "steps" and not before["decay"] and now["steps"] >= value
+        if now[name] != value and not longer:
+            was = f"{'without' if value is None else 'with'} {typed(name, value)}, not {typed(name, now[name])}"
+            raise UserError(f"--resume: {out} was started {was}; leave it out, or name another --out")
+
+
+# ---- the two files -----------------------------------------------------------------------------------------------
+
+
+def write_state(folder: Path, state: State, trained: Trained) -> None:
+    """Put training.json and training.safetensors into a checkpoint's folder. The state of a sharded optimizer must have
+    been consolidated. An average is in place, as the model beside holds it; the weights that train on go here."""
+    tensors = {f"heads/{name}": tensor for name, tensor in trained.heads.state_dict().items()}
+    stored = trained.optimizer.state_dict()["state"]
+    for i, name in enumerate(trained.parameters):
+        tensors |= {f"{name}/{moment}": stored[i][moment] for moment in MOMENTS if i in stored}
+    if trained.average:
+        tensors |= {f"{name}/{RAW}": raw for name, raw in trained.average.values.items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, folder / "training.safetensors", state.mark.metadata())
+    values = {name: value for name, value in vars(state).items() if name != "folder"}
+    (folder / "training.json").write_text(json.dumps(values, indent=1) + "\n")
+
+
+def read_state(out: Path) -> State | None:
+    """The state of the run in OUT, at its newest sound checkpoint; None if nothing was saved yet.
+
+    Raises UserError if all that was saved is damaged, is no run, or is one of another version.
+    """
+    folder = find_checkpoint(out)
+    if folder is None:
+        return None
+    path = folder / "training.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: no training.json: weights, not a run to go on with; name it by --init")
+    values = read_object(path)
+    sound = {*values, "folder"} == {each.name for each in fields(State)} and type(values["run"]) is str
+    sound = sound and type(values["settings"]) is dict and {*SETTINGS} == {*values["settings"]}
+    sound = sound and is_recipe(values["settings"]["recipe"]) and type(values["step"]) is int
+    numbers = [values["seconds"], values["best"] or 0.0] if sound else []
+    if not sound or not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+        raise UserError(f"{path}: not the state of a run that this version began; name another --out")
+    return State(**values, folder=folder)
+
+
+@torch.no_grad()
+def restore(state: State, trained: Trained) -> None:
+    """Give what trains its moments and heads and, with an average, the weights to train on, which `write_state` stored;
+    the weights themselves, or their average, come with the checkpoint. Its manifest tells that all belong together."""
+    stored, names = load_file(state.folder / "training.safetensors"), [*trained.parameters]
+    trained.heads.load_state_dict({name: stored[f"heads/{name}"] for name in trained.heads.state_dict()})
+    for name, parameter in trained.parameters.items() if trained.average else ():
+        trained.average.values[name].copy_(parameter)
+        parameter.copy_(stored[f"{name}/{RAW}"])
+    moved = [i for i, name in enumerate(names) if f"{name}/step" in stored]  # the others never had a gradient
+    moments = {i: {moment: stored[f"{names[i]}/{moment}"] for moment in MOMENTS} for i in moved}
+    group = {**trained.optimizer.param_groups[0], "params": [*range(len(names))]}
+    trained.optimizer.load_state_dict({"state": moments, "param_groups": [group]})
