@@ -28,7 +28,6 @@ except ImportError:  # Windows
 LOCK = ".open-unix.lock"
 MARK = ".open-unix"  # lies in every folder that a command made
 PNG_MARK = b"Software\0open-unix"  # a tEXt chunk, as `pictures.save_png` writes it
-SVG_MARK = "<!-- Software: open-unix -->"
 MARK_TEXT = "A command of open-unix made this folder and may replace what it wrote here.\n"
 
 
@@ -111,5 +110,5 @@ def own_file(path: str | Path, flag: str = "--out") -> None:
             start = file.read(4096)
     except OSError:
         start = b""
-    if PNG_MARK not in start and SVG_MARK.encode() not in start:
+    if PNG_MARK not in start:
         raise UserError(f"{flag} {path}: is there, and no command here made it; delete it or name another file")

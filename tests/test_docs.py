@@ -1,6 +1,5 @@
 """What README.md and docs/ show is what happens."""
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -29,26 +28,19 @@ WRITTEN = {
 }
 
 
-def load_diagram():
-    spec = importlib.util.spec_from_file_location("diagram", ROOT / "docs" / "diagram.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["diagram"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_python_example_runs(monkeypatch):
     monkeypatch.chdir(ROOT)
     example = re.search(r"```python\n(.*?)```", README, re.S).group(1)
     names = {}
     exec(example, names)
     assert names["velocity"].shape == (1, 16, 16, 16)
-    assert len(names["answers"]) == 1
+    assert len(names["answers"]) == 1 and len(names["answers"][0]) <= 1
     assert names["rebuilt"].shape == names["images"].shape
 
 
-def test_parameter_counts_are_those_of_model_py():
-    printed = subprocess.run([sys.executable, ROOT / "model.py"], capture_output=True, text=True, check=True).stdout
+def test_parameter_counts_are_those_of_the_presets():
+    command = [sys.executable, "-m", "checkpoints.presets"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert printed.strip() in (ROOT / "docs" / "checkpoints.md").read_text()
 
 
@@ -85,25 +77,7 @@ def test_every_command_it_names_exists(page):
 
 
 def test_the_readme_is_a_page_to_read_at_one_sitting():
-    assert 900 <= len(README.split()) <= 1400
-
-
-def test_the_diagram_is_what_its_script_draws():
-    assert (ROOT / "docs" / "sequence.svg").read_text(encoding="utf-8") == load_diagram().diagram()
-
-
-def test_the_diagram_says_who_sees_whom():
-    diagram = load_diagram()
-    drawing = diagram.drawing_sequence()
-    prompt = [i for i, token in enumerate(drawing) if token.group == "text"]
-    block = [i for i, token in enumerate(drawing) if token.group == "image"]
-    assert not any(diagram.attends(drawing, i, j) for i in prompt for j in block)
-    assert all(diagram.attends(drawing, i, j) for i in block for j in range(len(drawing)))
-    assert all(diagram.attends(drawing, i, j) == (j <= i) for i in prompt for j in prompt)
-    assert {token.name for token in drawing if token.branch == "gen"} == {"z"}  # BOI and EOI use the und weights
-    reading = diagram.reading_sequence()
-    assert [token.position for token in reading] == ["0"] * 5 + [str(i) for i in range(1, 9)]
-    assert all(diagram.attends(reading, i, j) == (j < 5 or j <= i) for i in range(13) for j in range(13))
+    assert 900 <= len(README.split()) <= 1300
 
 
 def test_shipped_weights_are_at_most_32_mb_and_know_their_history():

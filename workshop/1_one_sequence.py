@@ -5,7 +5,7 @@
 # sequence, and each token goes through the weights of its own kind. In this lesson you write that attention yourself,
 # find it again in `attention.py`, and draw who may look at whom.
 #
-# *A research and teaching tool, not a medical device. The model here knows drawings of chests only.*
+# *A research and teaching tool, not a medical device. The model here knows phantoms only, rendered by a program.*
 
 # %% setup
 import classroom
@@ -307,9 +307,9 @@ plt.show()
 # %% [markdown]
 # ## Where do words look?
 #
-# `attention.attend` is the line of Eq. 5. `studies/attention.py` puts another in its place, which keeps the softmax of
-# every layer, and makes maps of it: for each word of a report, the attention on the image's patches where the word is
-# being **predicted**.
+# `attend` in `attention.py` is the line of Eq. 5. `studies/attention.py` replaces it for a moment by one that keeps the
+# softmax of every layer, and makes maps of it: for each word of a report, the attention on the image's patches where
+# the word is being **predicted**.
 #
 # **Attention is no explanation.** A map says what one softmax weighed. It does not say what the model would have
 # written without that patch.
@@ -335,7 +335,7 @@ mass = dict(reversed(report_maps(unix, image, film.report)))["mass."]  # (layers
 classroom.show([over(film.image, each) for each in mass], [f"layer {i + 1}" for i in range(len(mass))])
 
 # %% [markdown]
-# And while drawing: how much of each latent's attention lies on a word of the prompt, at t = 0.7?
+# And while the model draws: how much of each latent's attention lies on a word of the prompt, at t = 0.7?
 
 # %%
 sentence = "Large right pneumothorax. Left pacemaker."

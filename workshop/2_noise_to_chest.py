@@ -4,7 +4,7 @@
 # A drawing begins as noise and follows a **velocity** to a picture. First you train a velocity in two dimensions, where
 # you can see everything, in a few seconds. Then you watch the shipped model do the same with 4,096 numbers.
 #
-# *A research and teaching tool, not a medical device. The model here knows drawings of chests only.*
+# *A research and teaching tool, not a medical device. The model here knows phantoms only, rendered by a program.*
 
 # %% setup
 import classroom
@@ -87,8 +87,8 @@ print(inspect.getsource(flow.interpolate))
 print(inspect.getsource(flow.velocity_error))
 
 # %% [markdown]
-# Now train: draw data, noise and a time, and let a small network guess the slope. **Question:** the loss will not go to
-# zero, however long you train. Why? (How many lines cross at one point?)
+# Now train: sample data, noise and a time, and let a small network guess the slope. **Question:** the loss will not go
+# to zero, however long you train. Why? (How many lines cross at one point?)
 
 
 # %%

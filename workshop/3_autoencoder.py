@@ -2,10 +2,10 @@
 # # Lesson 3: what the autoencoder keeps
 #
 # UniX does not draw pixels. An autoencoder turns a picture of 256 x 256 pixels into 16 x 16 latents of 16 numbers and
-# back, and the flow lives among the latents. What is lost on the way, no flow can draw. Here you look at it and measure
+# back, and the flow lives among the latents. No flow can draw what is lost on the way. Here you look at it and measure
 # it.
 #
-# *A research and teaching tool, not a medical device. The model here knows drawings of chests only.*
+# *A research and teaching tool, not a medical device. The model here knows phantoms only, rendered by a program.*
 
 # %% setup
 import classroom
@@ -27,7 +27,7 @@ vae = unix.vae
 # heart, the ribs, a catheter, the grain?
 
 # %%
-from studies.autoencoder import rebuild, with_and_without
+from evaluation.autoencoder import rebuild, with_and_without
 
 index = next(i for i in range(200) if with_and_without(1, i, "central venous catheter", 256))
 film = phantom(1, index, 256)
@@ -136,8 +136,8 @@ for change in changes:
 # ## What is lost, finding by finding
 #
 # A picture may look right and have lost a catheter, which is two or three pixels wide. PSNR would hardly notice. So we
-# draw the **same** chest with and without one finding, send both through the autoencoder, and look at the finding's own
-# pixels alone.
+# render the **same** chest with and without one finding, send both through the autoencoder, and look at the finding's
+# own pixels alone.
 
 
 # %%
@@ -192,8 +192,8 @@ plt.tight_layout()
 plt.show()
 
 # %% [markdown]
-# Nearly all is kept, and yet the first difference above was full of vessels and ribs. `docs/results.md` tells that an
-# earlier autoencoder of this size kept 55 % of a catheter: its loss hardly noticed. **Which term of `vae_loss` in
+# Nearly all is kept, and yet the first difference above was full of vessels and ribs. An earlier autoencoder of this
+# size kept 55 % of a catheter, because its loss hardly noticed (`docs/results.md`). **Which term of `vae_loss` in
 # `training/pretraining.py` makes a thin line expensive to lose?** `python -m studies.autoencoder` measures several
 # phantoms of each kind.
 #

@@ -7,7 +7,7 @@
 #
 # A few hundred examples make no good model. What you see is how learning begins.
 #
-# *A research and teaching tool, not a medical device. The model here knows drawings of chests only.*
+# *A research and teaching tool, not a medical device. The model here knows phantoms only, rendered by a program.*
 
 # %% setup
 import classroom
@@ -29,8 +29,8 @@ from weights import load_checkpoint
 # %% [markdown]
 # ## What there is to learn from
 #
-# A phantom is a drawn film with its report. 240 of them, seed 0, are for training. Others, seed 1, are for looking
-# whether anything was learnt: the model never trains on those.
+# A phantom is a film that a program rendered, with its report. 240 of them, seed 0, are for training. Others, seed 1,
+# are for looking whether anything was learnt: the model never trains on those.
 
 # %%
 unseen = [phantom(1, index) for index in range(16)]
@@ -87,8 +87,8 @@ plt.show()
 
 # %% [markdown]
 # What does it say about films that it has never seen? And how much of it is right? The rule-based labeler reads the
-# report, and F1 compares its labels with what was drawn. *control* holds each report against another film: what is left
-# when nobody looks.
+# report, and F1 compares its labels with what the phantom shows. *control* holds each report against another film: what
+# is left when nobody looks.
 
 # %%
 reader = load_model(experiments.run_folder("reading"), "cpu", torch.float32)
@@ -126,7 +126,7 @@ print(check.repa(repa))
 # %% [markdown]
 # ### Exercise 3
 #
-# The loss hides whether the model heeds its prompt: most of a velocity's error no prompt can foretell. So the project
+# The loss hides whether the model follows its prompt: no prompt can predict most of a velocity's error. So the project
 # measures the *prompt gain*: the share by which the error grows when the pictures exchange their prompts. 0 means that
 # prompts are ignored. Write it. Nobody may keep their own prompt.
 

@@ -5,7 +5,7 @@
 # with a judge that knows the truth, and then you judge the judge: controls, ceilings, intervals, and your own eyes. You
 # fool a famous measure of reports. You look for pictures that were learnt by heart.
 #
-# *A research and teaching tool, not a medical device. The model here knows drawings of chests only.*
+# *A research and teaching tool, not a medical device. The model here knows phantoms only, rendered by a program.*
 
 # %% setup
 import classroom
@@ -32,7 +32,7 @@ from sample import draw, read
 # %% [markdown]
 # ## Prompts whose truth is known
 #
-# A phantom is drawn by a program, so we know what it shows. 48 of them, seed 1, lend us their impressions as prompts.
+# A program renders a phantom, so we know what it shows. 48 of them, seed 1, lend us their impressions as prompts.
 # The model never trained on this seed.
 
 # %%
@@ -99,8 +99,8 @@ print(f"ceiling {macro_f1(truth, seen_in_real):.3f}")
 # %% [markdown]
 # ### Exercise 2
 #
-# Would 48 other prompts give the same number? The bootstrap asks the 48 that we have: draw 48 of them with replacement,
-# score, repeat, and take the middle 95 % of the scores. `rng.integers(N, size=N)` gives N numbers below N.
+# Would 48 other prompts give the same number? The bootstrap asks the 48 that we have: choose 48 of them with
+# replacement, score, repeat, and take the middle 95 % of the scores. `rng.integers(N, size=N)` gives N numbers below N.
 
 
 # %% exercise: interval
@@ -257,19 +257,19 @@ classroom.show(pairs.reshape(-1, 256, 256), captions, columns=4, inches=1.8)
 # %% [markdown]
 # In the run that is printed here the planted copy is found, and nothing else: no drawing is nearer to a training
 # picture than an unseen phantom may be. The nearest ones are normal chests, which are alike because they are normal.
-# Two limits: we looked at 600 of 16,000 training phantoms, and a program draws these without end. On a few thousand
+# Two limits: we looked at 600 of 16,000 training phantoms, and a program renders these without end. On a few thousand
 # real films, shown many times, the answer may be another.
 #
 # ## What none of this says about patients
 #
-# - The films are drawings by a program. It knows seventeen kinds of finding, each drawn by one rule. A patient follows
+# - A program renders the films. It knows seventeen kinds of finding, each rendered by one rule. A patient follows
 #   no rule, often has several diseases at once, and some that have no name here.
 # - Judge, labeler and model know the same phantoms. They may share a mistake, and then every score is high.
 # - The truth of a phantom is a list. The truth of a film is what becomes of the patient, and two radiologists differ.
 # - F1 weighs a missed pneumothorax like a missed healing fracture. A patient does not.
 # - A high score on 48 prompts says nothing about the prompt you will type next.
 #
-# **For the room:** what would you have to measure before a drawn film may be used to train somebody else's model?
+# **For the room:** what would you have to measure before a generated film may be used to train somebody else's model?
 #
 # ## Experiment: does the judge like what you like?
 #
