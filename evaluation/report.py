@@ -45,6 +45,7 @@ from reports.labeler import label_reports
 from studies import consensus
 from weights import Checkpoint
 
+# The CSV that UniX's own evaluation writes, and its columns.
 CSV_NAME, IMAGE, WRITTEN, TRUTH = "understanding_results.csv", "Image Path", "Report Impression", "Ground Truth"
 
 
@@ -85,20 +86,16 @@ def report_command(args: argparse.Namespace) -> None:
     publish(args.out, "Reading chest X-rays", report_blocks(rows, results, source), results, weights)
 
 
-PREDICTION_COLUMNS = ("Ground Truth", "Report Impression")  # of the CSV that UniX's own evaluation writes
-
-
 def read_predictions(path: Path) -> list[dict]:
     """JSON lines with `truth` and `generated`, or a CSV with UniX's columns, read as data sets are.
 
     Raises UserError naming row and column.
     """
     problems, rows, as_csv = Problems(), [], path.name.lower().endswith((".csv", ".csv.gz"))
-    found = read_table(path, PREDICTION_COLUMNS, problems) if as_csv else read_json_rows(path, problems)
+    found = read_table(path, (TRUTH, WRITTEN), problems) if as_csv else read_json_rows(path, problems)
     for number, (_, row) in enumerate(found, 1):
         if as_csv:
-            truth, generated = (row[name] for name in PREDICTION_COLUMNS)
-            row = {"truth": truth, "generated": generated, "image": row.get("Image Path") or ""}
+            row = {"truth": row[TRUTH], "generated": row[WRITTEN], "image": row.get(IMAGE) or ""}
         texts = {name: "" if is_empty(row.get(name)) else row[name] for name in ("truth", "generated")}
         if not texts.keys() <= row.keys() or not all(isinstance(text, str) for text in texts.values()):
             raise UserError(f"--predictions {path}: row {number} has no texts `truth` and `generated`")
