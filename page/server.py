@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-import threading
+import time
 from collections.abc import AsyncIterator, Callable
 
 import gradio as gr
@@ -68,7 +68,8 @@ def serve(args: argparse.Namespace) -> None:
         raise UserError(f"--port {args.port}: is taken, or not yours to take; give another, or 0 for any") from None
     sys.addaudithook(stay_home)
     print(f"{address}\n{DISCLAIMER}", flush=True)
-    threading.Event().wait()
+    while True:
+        time.sleep(3600)  # until a signal comes; an event's wait could not be interrupted everywhere
 
 
 def stay_home(event: str, values: tuple) -> None:

@@ -64,8 +64,8 @@ def build(checkpoint: Checkpoint, weights: Path) -> Page:
                                 start, cancel = gr.Button(title, variant="primary"), gr.Button("Cancel")
                             progress = html(elem_classes="progress")
                         with gr.Column():
-                            shown = outputs()
                             disclaimer()
+                            shown = outputs()
                     shown += [html()] if tab == "loop" else []  # its table needs the width of the page
                     shown += [progress, written(label="Command line: the same in a terminal", lines=2), html()]
                 click, given = actions.clicked(tab, fields, action), [*fields.values(), session]
