@@ -1,9 +1,9 @@
 """Modality-routed joint attention: the mechanism of UniX (paper section 3.3, Eq. 3-5), and what it needs.
 
 Every token has queries, keys and values from the weights of its *own* modality, then all tokens attend together.
-The sequence is always laid out as [und tokens | gen tokens], so "routing" is a concatenation before the attention
-and a split after it: no index, no gather, no scatter. Tokens may be laid out in any order, because attention knows
-none: a token's place is said by its rotary position, and what it may see by the mask (`model.py` makes both).
+In memory the sequence is always [und tokens | gen tokens], so "routing" is a concatenation before the attention and a
+split after it: no index, no gather, no scatter. The order in memory need not be the order of reading, for attention
+knows none: a token's place is said by its rotary position, what it may see by the mask (`model.py` makes both).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class JointAttention(nn.Module):
         G), True where a query may look; None for everywhere. cache: what the new tokens see before themselves.
         update_cache: whether the new tokens stay in it (a prompt, a report) or not (a step of the sampler).
         """
-        # Eq. 3 and 4: each token goes through the weights of its own modality. The layout [und | gen] is the selector.
+        # Eq. 3, Eq. 4: each token goes through the weights of its own modality. The layout [und | gen] is the selector.
         q, k, v = self.und(und)
         if gen is not None:
             q_gen, k_gen, v_gen = self.gen(gen)
@@ -126,7 +126,7 @@ class KVCache:
 
     def followed_by(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What is kept, then k and v, which are not: (B, heads, length + S, head_dim) each."""
-        if self.length == 0:
+        if self.length == 0:  # no prompt: unconditional
             return k, v
         keys, values = self.keys[:, :, : self.length], self.values[:, :, : self.length]
         return torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)

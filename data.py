@@ -291,7 +291,7 @@ def pack_answers(
     """Token ids of questions and answers -> text_ids and targets of a Batch, (B, T) each.
 
     [BOS question EOS BOS answer EOS], or [BOS answer EOS] where the question is None. The target is the next token,
-    from the answer's BOS on. T is a multiple of `multiple`, so that a compiled step meets few shapes.
+    from the answer's BOS on: m and n of Eq. 1. T is a multiple of `multiple`, so that a compiled step meets few shapes.
     """
     before = [[] if ids is None else [config.bos, *ids, config.eos] for ids in asked]
     rows = [[*given, config.bos, *ids, config.eos] for given, ids in zip(before, answers, strict=True)]

@@ -79,7 +79,10 @@ def repa_loss(projected: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def token_loss(model: UniX, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Eq. 1: -log p(S_{i+1} | S_{<=i}). hidden: (B, T, width), targets: (B, T) -> (number of targets,) float32."""
+    """Eq. 1: -log p(S_{i+1} | S_{<=i}). hidden: (B, T, width), targets: (B, T) -> (number of targets,) float32.
+
+    Which tokens count (Eq. 1's m and n) and the shift by one are in the targets: `data.pack_answers`.
+    """
     wanted = targets != IGNORE  # the output layer is the widest: only tokens with a loss go through it
     return F.cross_entropy(model.to_logits(hidden[wanted]), targets[wanted], reduction="none")
 

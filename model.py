@@ -8,9 +8,9 @@ Sequences, with the special tokens BOS, EOS, BOI (image start), EOI (image end):
     drawing:  [BOS prompt EOS] causal, positions 0..T-1, then [BOI latents EOI] all at position T, full attention
     reading:  [BOI patches EOI] all at position 0, full attention, then [BOS question EOS BOS answer EOS] causal from 1
 
-Only latents use gen weights; BOI and EOI are und tokens that see the noise. That is how generation reaches und ("both
-ways", section 3.3): the prompt itself never sees the block, as published. Where a patch or a latent lies is not said by
-rotary positions but by a table that is added to it, the ViT's or `latent_position_table`.
+Only latents use gen weights. BOI and EOI are und tokens, and they see the noise: in the published model the "both ways"
+of section 3.3 are these two tokens, for the prompt never sees the block. All patches have one rotary position, and so
+have all latents: where each lies is said by a table that is added to it, the ViT's or `latent_position_table`.
 
 `UniX.forward` runs the whole drawing sequence at once, without a cache: it is the specification. Training and sampling
 call `read_prompt` and `velocity`, the same in two parts: the prompt's keys and values are computed once and serve every
@@ -120,8 +120,8 @@ class Connector(nn.Module):
 
 
 class TimeEmbedder(nn.Module):
-    """256 sinusoids of t (cosines, then sines; longest period 10000), then Linear, SiLU, Linear. t is in [0, 1] and not
-    scaled by 1000, as in the published model, so that only the fast sinusoids move."""
+    """256 sinusoids of t (cosines, then sines; angular frequencies from 1 down to about 1/10000), then Linear, SiLU,
+    Linear. t is in [0, 1] and not scaled by 1000, as in the published model, so that only the fast sinusoids move."""
 
     def __init__(self, width: int, sinusoids: int = 256) -> None:
         super().__init__()
@@ -227,7 +227,9 @@ class UniX(nn.Module):
         config, returned = self.config, None
         head_dim = config.hidden_size // config.num_heads
         rotary = rotary_table(position_ids, head_dim, config.rope_theta, und.dtype)
-        recompute = self.checkpoint_activations and torch.is_grad_enabled() and not update_cache
+        recompute = (
+            self.checkpoint_activations and torch.is_grad_enabled() and not update_cache
+        )  # append once, not twice
         for i, layer in enumerate(self.layers):
             cache = caches[i] if caches else None
             if recompute:
@@ -313,10 +315,7 @@ class UniX(nn.Module):
         return v if return_layer is None else (v, hidden)
 
     def read_prompt(self, prompts: Sequence[Sequence[int] | None]) -> Prompt:
-        """Token ids of each prompt, without special tokens -> its keys and values. None in the list: unconditional.
-
-        Rows are padded to a multiple of `multiple` tokens (a compiled training step should meet few shapes).
-        """
+        """Token ids of each prompt, without special tokens -> its keys and values. None in the list: unconditional."""
         ids, lengths = self.prompt_ids(prompts)
         T = ids.shape[1]
         caches = [KVCache(capacity=T) for _ in self.layers]
@@ -383,7 +382,8 @@ class UniX(nn.Module):
         return x, position_ids, mask
 
     def asked(self, question: Sequence[int]) -> list[int]:
-        """The text of a question, up to where its answer begins: [BOS question EOS BOS]."""
+        """The text of a question, up to where its answer begins: [BOS question EOS BOS]. Question and answer are texts of
+        their own, as published."""
         config = self.config
         return [config.bos, *question, config.eos, config.bos]
 

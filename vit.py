@@ -31,7 +31,7 @@ class ViTConfig:
     act: str = "gelu"  # exact, as Janus-Pro's own siglip_vit.py; or "gelu_tanh"
     class_token: bool = False  # DINOv2
     layer_scale: bool = False  # DINOv2
-    # What the films were that it was trained on; UniX's here, and Janus-Pro's own are 0.5 and 0.5.
+    # Pixel mean and deviation of the training films: UniX's; Janus-Pro's are 0.5 and 0.5.
     mean: float = 0.555895
     std: float = 0.336385
     # How common.images.to_square makes a film square: UniX's evaluation takes 255 and "shrink".

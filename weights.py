@@ -44,10 +44,11 @@ class Checkpoint:
     vae: VAE | None  # None: Janus-Pro itself, which draws no latents
     tokenizer: Tokenizer
     history: list[dict] = field(default_factory=list)  # one entry a finished training stage
+    own_bos: bool = False  # keep the BOS that the tokenizer puts before a text: `--protocol unix` alone
 
     def encode(self, text: str) -> list[int]:
         """Text -> token ids without special tokens (none can be smuggled in by typing its name)."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        return self.tokenizer.encode(text, add_special_tokens=self.own_bos).ids
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids).strip()

@@ -13,12 +13,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 
 from checkpoints.layouts import Layout, Translate, translate_vae
 from checkpoints.plan import translate_names
 from checkpoints.tensors import Tensors
 from common.errors import UserError
+from common.files import read_json
 from common.images import SCALINGS
 from model import UniXConfig
 from vae import VAEConfig
@@ -355,4 +356,10 @@ def read_tokenizer(path: str | Path, vocab_size: int | None = None) -> Tokenizer
     tokenizer.no_truncation()  # transformers saves how it was called last with the file
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
+    adds_bos = read_json(Path(path).with_name("tokenizer_config.json"), absent={}).get("add_bos_token")
+    if isinstance(adds_bos, bool):  # transformers' Llama tokenizers obey it, whatever tokenizer.json does
+        bos = next((name for name in SPECIAL["bos"] if tokenizer.token_to_id(name) is not None), None)
+        first = [(bos, tokenizer.token_to_id(bos))] if adds_bos and bos else []
+        single = f"{bos} $A" if first else "$A"
+        tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=first)
     return tokenizer

@@ -113,6 +113,7 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
     if not prompts:
         raise UserError(f"--real {args.real}: has no texts to draw from; give a data set with reports, or --fake")
     checkpoint = sample.load_model(args.weights, team.device, getattr(torch, args.dtype))
+    checkpoint.own_bos = named(args.protocol).own_bos
     version, config = weights_hash(args.weights), checkpoint.model.config
     room = config.context_length - 2
     fitting = [prompt for prompt in prompts if len(checkpoint.encode(prompt)) <= room]
@@ -120,7 +121,8 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
         print(f"{len(prompts) - len(fitting)} of {len(prompts)} prompts are too long for the model; left out")
     how = {"size": args.size, "steps": args.steps, "solver": args.solver}
     how["guidance"] = args.guidance or config.guidance
-    settings, folder = {"dtype": args.dtype, "weights": version}, args.out / "generated"
+    settings = {"dtype": args.dtype, "weights": version, "protocol": named(args.protocol).name}
+    folder = args.out / "generated"
     names = draw_pictures(checkpoint, folder, fitting, args.seed, how, settings, args.batch, team, args.resume)
     if not team.is_main:
         return None, None

@@ -28,6 +28,7 @@ class Protocol:
     # Reports.
     squares: tuple[int, str] | None = None  # ViTConfig's padding and scaling that count as the protocol's
     wordings: bool = False  # a question that a row does not bring is one of reports.questions.QUESTIONS, not our own
+    own_bos: bool = False  # before a prompt or question, a second BOS where the folder's tokenizer adds one itself
     max_new_tokens: int = 256
     nltk_words: bool = False  # for BLEU: cased, with punctuation; else words and numbers in lower case
     bleu_weights: tuple[float, ...] = (1, 1 / 2, 1 / 3, 1 / 4)
@@ -49,7 +50,8 @@ UNIX = Protocol(
     name="unix",
     squares=(255, "shrink"),
     wordings=True,
-    max_new_tokens=500,
+    own_bos=True,
+    max_new_tokens=499,  # theirs count BOS
     nltk_words=True,
     bleu_weights=(1, 0.5, 0.33, 0.25),
     skip_empty=True,

@@ -129,6 +129,7 @@ def read_films(
     Each process writes its share; the first is None on all but the main one.
     """
     checkpoint = sample.load_model(args.weights, team.device, getattr(torch, args.dtype))
+    checkpoint.own_bos = protocol.own_bos
     source, config = report_source(args, checkpoint), checkpoint.model.config
     weights, batch = weights_hash(args.weights), args.batch or 32
     settings = {name: str(getattr(args, name)) for name in ("data", "split", "require", "section", "question", "dtype")}

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 import evaluate
 import sample
@@ -63,7 +65,7 @@ def test_a_published_unix_is_judged_from_their_file_to_their_table(micro, their_
     monkeypatch.setattr(report, "report_judge", lambda args: ("rules", lambda texts: np.zeros((len(texts), 14))))
     monkeypatch.setattr(
         report, "named", lambda word: replace(UNIX, max_new_tokens=20)
-    )  # random weights never end: 500 take a minute
+    )  # random weights never end: 499 take a minute
     command(monkeypatch, "report", "--protocol", "unix", *flags)
 
     with open(tmp_path / "out/understanding_results.csv", newline="") as file:
@@ -154,7 +156,7 @@ def test_where_no_row_brings_a_question_one_of_ten_is_asked_that_names_its_secti
 
     def read(checkpoint, images, question, max_new_tokens, batch):
         asked.extend([question] * len(images))
-        assert max_new_tokens == 500
+        assert max_new_tokens == 499
         return ["Something."] * len(images)
 
     monkeypatch.setattr(sample, "read", read)
@@ -252,7 +254,8 @@ def test_no_choice_of_the_protocol_changes_unnoticed():
         "name": "unix",
         "squares": (255, "shrink"),  # eval/base/worker.py
         "wordings": True,  # eval/data/understanding/test_data.json
-        "max_new_tokens": 500,  # inference/inferencer.py
+        "own_bos": True,  # modeling/unix/unix.py, prepare_prompts
+        "max_new_tokens": 499,  # inference/inferencer.py: 500 with BOS
         "nltk_words": True,  # eval/und_metrics/nlp_metrics.py, and the three below
         "bleu_weights": (1, 0.5, 0.33, 0.25),
         "skip_empty": True,
@@ -281,3 +284,25 @@ def test_the_protocol_gives_way_to_flags_that_were_typed():
     assert (args.solver, args.steps, args.guidance, args.size) == ("euler", 50, 2.0, 512)
     args = evaluate.parse_args([*flags, "--steps", "20", "--solver", "euler"])  # 20 is our own default, and typed
     assert set_drawing_flags(UNIX, args) == ["--steps 20"] and args.steps == 20
+
+
+@pytest.mark.parametrize("where", ["tokenizer.json", "tokenizer_config.json", "neither", "not by the config"])
+def test_a_tokenizer_that_adds_bos_does_so_under_their_protocol_alone(where, micro, tmp_path):
+    """Their inference puts BOS before `tokenizer.encode(prompt)`; their training encodes without special tokens."""
+    folder = golden_folder(tmp_path / "unix", "unix_tiny", micro)
+    file, config = folder / "tokenizer.json", {}
+    if where in ("tokenizer.json", "not by the config"):
+        tokenizer = Tokenizer.from_file(str(file))
+        bos = ("<|bos|>", tokenizer.token_to_id("<|bos|>"))
+        tokenizer.post_processor = TemplateProcessing(single="<|bos|> $A", special_tokens=[bos])
+        tokenizer.save(str(file))
+    if where in ("tokenizer_config.json", "not by the config"):
+        config = {"add_bos_token": where == "tokenizer_config.json"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    checkpoint = load_checkpoint(folder)
+    plain = checkpoint.encode("Small left effusion.")
+    checkpoint.own_bos = UNIX.own_bos
+    first = [checkpoint.tokenizer.token_to_id("<|bos|>")] if where.startswith("tokenizer") else []
+    assert checkpoint.encode("Small left effusion.") == [*first, *plain]
+    assert sample.prompt_ids(checkpoint, "Small left effusion.") == [*first, *plain]
+    assert not OURS.own_bos
