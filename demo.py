@@ -1,4 +1,4 @@
-"""Draw, read, edit and ask how sure the model is, in a browser: what sample.py and edit.py do, on a page of your own machine.
+"""Draw, read, edit and ask how sure the model is, in a browser: what sample.py and edit.py do, on a local page.
 
     pip install -e '.[demo]' && python demo.py [--weights DIR]
 

@@ -382,8 +382,8 @@ class UniX(nn.Module):
         return x, position_ids, mask
 
     def asked(self, question: Sequence[int]) -> list[int]:
-        """The text of a question, up to where its answer begins: [BOS question EOS BOS]. Question and answer are texts of
-        their own, as published."""
+        """The text of a question, up to where its answer begins: [BOS question EOS BOS]. Question and answer are texts
+        of their own, as published."""
         config = self.config
         return [config.bos, *question, config.eos, config.bos]
 
