@@ -41,10 +41,9 @@ from archives.sections import ITEM
 from common import arguments
 from common.errors import UserError, run
 from common.observations import OBSERVATIONS
-from reports.tables import groups, read_tables, replacements
+from reports.tables import VALUES, Rule, groups, read_rules, read_tables, replacements
 
-POSITIVE, NEGATIVE, UNCERTAIN = 1, 0, -1
-VALUES = {"positive": POSITIVE, "negative": NEGATIVE, "uncertain": UNCERTAIN, "blank": None}
+POSITIVE, NEGATIVE, UNCERTAIN = VALUES["positive"], VALUES["negative"], VALUES["uncertain"]
 
 # Characters. A longer sentence is cut: the patterns look back and ahead, so their time grows with a sentence's square,
 # and this bound makes a report's time grow with its length. The longest sentence of Open-i's 3,927 reports has 270.
@@ -96,21 +95,6 @@ class Claim(NamedTuple):
     rule: str
 
 
-class Rule(NamedTuple):
-    """An entry of [RULES] of vocabulary.txt."""
-
-    name: str
-    value: int | None
-    reach: str
-    alone: bool
-    cue: re.Pattern
-
-
-def _rule(head: str, cues: list[str]) -> Rule:
-    name, value, reach = re.split(": |, ", head)
-    return Rule(name, VALUES[value], reach.split()[0], reach.endswith("alone"), re.compile("|".join(cues)))
-
-
 _TABLES = read_tables("vocabulary.txt")
 _PHRASES = [
     (re.compile(pattern), observation, table == "HEDGED_MENTIONS")
@@ -124,7 +108,7 @@ _NORMAL = [
     for observation, (it,) in groups(_TABLES["NORMAL_STATEMENTS"])
 ]
 _REWRITES = replacements(_TABLES["REWRITES"])
-_RULES = [_rule(*entry) for entry in groups(_TABLES["RULES"])]
+_RULES = read_rules(_TABLES["RULES"])
 _PATTERNS = {name: re.compile("|".join(lines)) for name, lines in groups(_TABLES["PATTERNS"])}
 
 # ---------------------------------------------------------------------------------------------------------------------

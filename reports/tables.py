@@ -9,6 +9,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
+
+VALUES = {"positive": 1, "negative": 0, "uncertain": -1, "blank": None}  # of a label, by the word of the tables
+
+
+class Rule(NamedTuple):
+    """An entry "name: word of VALUES, reach" of [RULES] in vocabulary.txt, which says what a reach is."""
+
+    name: str
+    value: int | None
+    reach: str
+    alone: bool
+    cue: re.Pattern
 
 
 def read_tables(file: str) -> dict[str, list[str]]:
@@ -42,3 +55,12 @@ def replacements(lines: list[str], flags: int = 0) -> list[tuple[re.Pattern, str
     """Each line "pattern => new"."""
     pairs = [line.replace("~", " ").split(" =>") for line in lines]
     return [(re.compile(pattern, flags), new[1:]) for pattern, new in pairs]
+
+
+def read_rules(lines: list[str]) -> list[Rule]:
+    """Each "name: value, reach" with the cues below it."""
+    rules = []
+    for head, cues in groups(lines):
+        name, value, reach = re.split(": |, ", head)
+        rules.append(Rule(name, VALUES[value], reach.split()[0], reach.endswith("alone"), re.compile("|".join(cues))))
+    return rules

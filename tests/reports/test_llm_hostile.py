@@ -50,7 +50,10 @@ class Raw:
         with connection:
             request = b""
             while b"\r\n\r\n" not in request or len(request.split(b"\r\n\r\n", 1)[1]) < length(request):
-                request += connection.recv(65536)
+                part = connection.recv(65536)
+                if not part:
+                    return  # the client gave up
+                request += part
             self.requests.append(request)
             reply = self.reply(len(self.requests), request)
             try:
