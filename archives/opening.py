@@ -113,8 +113,8 @@ def recognise(path: Path) -> tuple[str, Path, list[Path]]:
     if len(known) > 1:
         raise UserError(f"{path}: several tables ({', '.join(p.name for p in known[:4])}); name the one to use")
     if not known:
-        others = f" ({', '.join(p.name for p in found[:4])} have none)" if found else ""
-        raise UserError(f"{path}: no data set known here, as a table with columns image and report{others}; {GUIDE}")
+        others = f" (there is {', '.join(p.name for p in found[:4])})" if found else ""
+        raise UserError(f"{path}: no data set known here, no table with columns image and report{others}; {GUIDE}")
     return recognise(known[0])
 
 

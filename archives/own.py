@@ -30,7 +30,7 @@ def read_own(root: Path, files: list[Path], problems: Problems, need_images: boo
     """The rows of a user's own table, or of others' JSON. Raises UserError if no column has a report."""
     path = files[0]
     if not path.suffix.lower().startswith(".json") and not REPORTS & set(read_header(path)):
-        raise UserError(f"{path}: no column report (or findings and impression, or labels, or captions); {GUIDE}")
+        raise UserError(f"{path}: no column report (or findings, impression, labels, captions) in its header; {GUIDE}")
     rows = read_table(path, ("image",) if need_images else (), problems)
     return read_rows(rows, root, split_of_name(path), problems, need_images, folders=("", "images/"))
 

@@ -1,8 +1,12 @@
 """The rules of the house (DESIGN.md), read from the import lines: what lies where, and who may import whom."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 PAPER = {"layers": 0, "attention": 1, "vit": 2, "flow": 1, "vae": 1, "model": 3, "losses": 4, "generate": 4}
@@ -159,3 +163,41 @@ def test_imports_inside_functions_are_for_start_up_and_optional_packages():
     deferred = [found for found in IMPORTS if found.deferred]
     wrong = [found for found in deferred if not allowed(found)]
     assert not wrong, f"imports go to the top of a file, unless a list in this test says why not: {listed(wrong)}"
+
+
+# ---- what a reader has to carry: to raise a number is a decision, and the commit says why ------------------------
+
+CORE = ("layers", "attention", "vit", "model", "flow", "vae", "losses")
+MOST_LINES = {"model.py": 420, "train.py": 300, "sample.py": 300, "data.py": 350}
+LONGEST_FILE, MOST_TOP_LEVEL, MOST_OF_CORE = 500, 3000, 1200
+MOST_PYTHON = 16_000  # outside tests and workshop; the aim is 14,000
+MOST_README, MOST_DOCS = 1300, 10_000  # words
+MOST_FLAGS = {"train.py": 26, "sample.py": 14}
+
+
+def length(file: Path) -> int:
+    return len(file.read_text(encoding="utf-8").splitlines())
+
+
+def words(files: list[Path]) -> int:
+    return sum(len(file.read_text(encoding="utf-8").split()) for file in files)
+
+
+def test_the_house_is_no_larger_than_a_reader_can_carry():
+    lengths = {file.relative_to(ROOT).as_posix(): length(file) for file in FILES}
+    top = {name: lines for name, lines in lengths.items() if "/" not in name}
+    assert sum(lengths[f"{name}.py"] for name in CORE) <= MOST_OF_CORE
+    assert sum(top.values()) <= MOST_TOP_LEVEL and len(top) <= 16
+    assert {name: lines for name, lines in lengths.items() if lines > MOST_LINES.get(name, LONGEST_FILE)} == {}
+    assert sum(lengths.values()) <= MOST_PYTHON
+
+
+def test_the_words_are_no_more_than_a_reader_reads():
+    assert words([ROOT / "README.md"]) <= MOST_README
+    assert words(sorted((ROOT / "docs").glob("*.md"))) <= MOST_DOCS
+
+
+@pytest.mark.parametrize(("command", "most"), MOST_FLAGS.items())
+def test_a_commands_help_fits_on_a_page(command, most):
+    shown = subprocess.run([sys.executable, command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 0 < sum(line.startswith("  -") for line in shown.stdout.splitlines()) <= most

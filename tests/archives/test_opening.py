@@ -30,7 +30,7 @@ def test_too_many_bad_rows_stop_the_set_in_one_line(tmp_path):
         ("metadata.csv", "image,report\na.png,Clear.\n".encode("utf-16"), r"metadata\.csv: not a text file"),
         ("metadata.csv", "image,report,split\na.png,Clear.,trian\n", "1 unknown split"),
         ("metadata.csv", "image,report,report\na.png,Clear.,Hazy.\n", r"metadata\.csv: two columns report"),
-        ("set.csv", "file,age\na.png,58\n", r"columns image and report \(set\.csv have none\); docs/data\.md says"),
+        ("set.csv", "file,age\na.png,58\n", r"columns image and report \(there is set\.csv\); docs/data\.md says"),
         (
             "set.csv",
             "file,report\na.png,Clear.\n",
@@ -75,7 +75,7 @@ def test_only_tables_of_data_sets_count_and_no_hidden_ones(tmp_path):
         (root / name).write_text(text)
     assert len(open_source(root)) == 1
     (root / "table.csv").unlink()
-    with pytest.raises(UserError, match=r"no data set known here.*\(args\.json, log\.csv, log\.jsonl have none\)"):
+    with pytest.raises(UserError, match=r"no data set known here.*\(there is args\.json, log\.csv, log\.jsonl\)"):
         open_source(root)
     assert open_images(root).files == [root / "a.png"]
 
