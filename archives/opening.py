@@ -109,7 +109,8 @@ def recognise(path: Path) -> tuple[str, Path, list[Path]]:
             reports = sorted(source.glob("[!.]*.xml")) if source.is_dir() else [source]
             return "open-i", path, reports
     found = sorted(p for p in path.glob("[!.]*") if p.name.lower().endswith(TABLES) and p.is_file())
-    known = [table for table in found if table.name.startswith("metadata.")] or list(filter(kind_of, found))
+    metadata = [table for table in found if table.name.lower() in {f"metadata{end}" for end in TABLES}]
+    known = metadata or list(filter(kind_of, found))
     if len(known) > 1:
         raise UserError(f"{path}: several tables ({', '.join(p.name for p in known[:4])}); name the one to use")
     if not known:
