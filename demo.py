@@ -24,8 +24,7 @@ ENDS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if has
 def parse_args() -> argparse.Namespace:
     words = "A page that draws, reads and edits chest X-rays, on this machine alone."
     parser = arguments.Parser(description=words, epilog=DISCLAIMER)
-    port = "of 127.0.0.1; 0: any free one (default 7860)"
-    parser.add_argument("--port", type=arguments.whole(0, 65535), default=7860, help=port)
+    parser.add_argument("--port", type=arguments.whole(0, 65535), default=7860, help="default 7860; 0: any free one")
     add_model_flags(parser.add_argument)
     return parser.parse_args()
 

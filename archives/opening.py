@@ -24,7 +24,6 @@ from common.files import source_hash, write_text
 
 ARCHIVES = (".tgz", ".tar", ".tar.gz")  # of Open-i's reports
 TABLES = (".csv", ".csv.gz", ".jsonl", ".json")
-OF_CLEANING = (".disagreements.jsonl", ".answers.jsonl")  # what `data.py clean` writes beside its table
 BESIDE = ("indiana_projections.csv", "test_list.txt")  # a table that is read with another
 KINDS = {  # kind -> (its reader; how its table begins, if it is one that is not .json; and if it is one that is)
     "mimic-cxr": (read_mimic, None, None),
@@ -110,8 +109,8 @@ def recognise(path: Path) -> tuple[str, Path, list[Path]]:
             reports = sorted(source.glob("[!.]*.xml")) if source.is_dir() else [source]
             return "open-i", path, reports
     found = sorted(p for p in path.glob("[!.]*") if p.name.lower().endswith(TABLES) and p.is_file())
-    found = [table for table in found if not table.name.endswith(OF_CLEANING)]
-    known = [table for table in found if table.name.startswith("metadata.")] or list(filter(kind_of, found))
+    metadata = [table for table in found if table.name.lower() in {f"metadata{end}" for end in TABLES}]
+    known = metadata or list(filter(kind_of, found))
     if len(known) > 1:
         raise UserError(f"{path}: several tables ({', '.join(p.name for p in known[:4])}); name the one to use")
     if not known:

@@ -12,10 +12,14 @@ import time
 import urllib.error
 import urllib.request
 
+import numpy as np
 import pytest
-from served import ROOT, call, served
+from served import ROOT, call, served, upload
 
+import sample
 from common.files import SHIPPED
+from common.images import load_image
+from dicom_files import dicom_bytes
 
 pytestmark = pytest.mark.slow
 if os.environ.get("CI") != "true":  # in CI, what is missing is a failure
@@ -157,6 +161,14 @@ def test_no_other_request_leaves_a_traceback(talking, path, body):
         assert "Traceback" not in error.read().decode()
     terminal = said()
     assert "Traceback" not in terminal and terminal.count("\n") <= 1, terminal
+
+
+def test_a_dicom_film_is_read_as_by_the_command(talking, micro, tmp_path):
+    film = tmp_path / "film.dcm"
+    film.write_bytes(dicom_bytes(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)))
+    address, _ = talking
+    kind, answer = call(address, "read", [{"path": upload(address, film.read_bytes(), film.name)}, *READ[1:-1], ""])
+    assert kind == "complete" and json.loads(answer)[0] == sample.read(micro, [load_image(film)])[0]
 
 
 SPY = """
