@@ -91,7 +91,7 @@ def test_cleaned_reports_are_a_data_set_again(folder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["1", "2"])
 def test_a_folder_trains_and_a_broken_image_does_not_stop_it(folder, micro_folder, tmp_path, stage):
-    flags = ["--init", micro_folder, "--data", folder, "--steps", 3, "--batch", 4, "--size", 64, "--workers", 0]
+    flags = ["--init", micro_folder, "--data", folder, "--steps", 8, "--batch", 4, "--size", 64, "--workers", 0]
     result = run("train.py", "--stage", stage, *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "skipped: " in result.stderr and "5.jpg: broken image" in result.stderr
