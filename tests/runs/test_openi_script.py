@@ -53,7 +53,7 @@ def test_the_script_makes_a_model_and_judges_it(tmp_path):
     assert names[:4] == ["this run", "one text for every film", "nearest training film", "this run, shuffled"]
     image = json.loads((out / "image/results.json").read_text())
     assert image["floor"]["fd"] < image["table_3"]["fd"]  # two steps draw nothing that looks like a film
-    assert (out / "image/sheet.png").is_file() and (out / "rebuilt.png").is_file()
+    assert (out / "image/report.html").is_file() and (out / "rebuilt.png").is_file()
 
 
 @pytest.mark.slow
