@@ -27,7 +27,7 @@ vae = unix.vae
 # heart, the ribs, a catheter, the grain?
 
 # %%
-from evaluation.autoencoder import rebuild, with_and_without
+from studies.autoencoder import rebuild, with_and_without
 
 index = next(i for i in range(200) if with_and_without(1, i, "central venous catheter", 256))
 film = phantom(1, index, 256)
