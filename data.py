@@ -31,7 +31,7 @@ from archives.records import Records, Source
 from checkpoints.configs import read_tokenizer
 from common.errors import UserError, run
 from common.images import augment, to_square
-from common.workers import ignore_signals, stop_workers, unbroken
+from common.workers import ignore_signals, started, stop_workers, unbroken
 from losses import IGNORE, KINDS, Batch
 from model import UniXConfig, pad
 from reports import questions
@@ -314,7 +314,7 @@ def batches(
         pin_memory=pin,
         worker_init_fn=ignore_signals,
     )
-    iterator = iter(loader)
+    iterator = started(loader)
     try:
         yield from unbroken(iterator)
     finally:

@@ -28,7 +28,7 @@ from common.images import picture_files
 from common.observations import OBSERVATIONS
 from common.ownership import own_file
 from common.pictures import grid, save_png
-from common.workers import default_workers, ignore_signals, stop_workers, unbroken
+from common.workers import default_workers, ignore_signals, started, stop_workers, unbroken
 from reports import cleaning
 
 EDGES = [0, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1 << 30]  # of the histogram of lengths, tokens
@@ -69,7 +69,8 @@ def check(source: Records, workers: int) -> int:
     began, bad = time.time(), 0
     indices = [index for index, record in enumerate(source.records) if record.image]
     look = partial(open_and_discard, source)
-    opened = iter(DataLoader(indices, None, num_workers=workers, collate_fn=look, worker_init_fn=ignore_signals))
+    loader = DataLoader(indices, None, num_workers=workers, collate_fn=look, worker_init_fn=ignore_signals)
+    opened = started(loader)
     try:
         for problem in tqdm(unbroken(opened), total=len(indices), unit="image", desc="checking", dynamic_ncols=True):
             if problem:

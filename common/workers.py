@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from common.errors import UserError
 
@@ -18,6 +18,18 @@ def ignore_signals(worker: int) -> None:
     """Ctrl-C and SIGTERM reach every process; whether and when to stop is the training process's decision."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def started(loader: Iterable) -> Iterator:
+    """The iterator of a DataLoader. A signal waits until its processes have started, and they never get it: one that
+    came before `ignore_signals` would end them with a traceback."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        return iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def stop_workers(iterator: Iterator) -> None:
