@@ -7,7 +7,6 @@ import errno
 import multiprocessing
 import os
 import select
-import shlex
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -23,27 +22,23 @@ def run(main: Callable[[], object], last: bool = True) -> None:
     """Run a command's `main` and leave with its exit code; what it raises becomes one line on stderr.
 
     2: bad input (UserError). 130: Ctrl-C. 141: the reader of the output left, as `head` does; nothing is said. 1: what
-    nobody foresaw; its traceback goes to a file, or with `--traceback` on the command line to stderr.
+    nobody foresaw; its traceback goes to a file.
     last: False for what only checks the command line, before imports that take seconds: if it is good, this returns.
     """
-    given, command = sys.argv[1:], command_line()
-    show = "--traceback" in given
-    sys.argv[1:] = [word for word in given if word != "--traceback"]
     code = 0
     try:
         main()
         if not last:
-            sys.argv[1:] = given
             return
     except SystemExit as leaving:
         code = leaving.code
     except (Exception, KeyboardInterrupt) as error:
-        code = explain(error, command, show)
+        code = explain(error)
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except (OSError, ValueError) as error:
-        code = explain(error, command, show)
+        code = explain(error)
         discard_output()
     if "LOCAL_RANK" in os.environ:
         leave_team(code or 0)
@@ -64,7 +59,7 @@ def leave_team(code: int) -> NoReturn:
     os._exit(code)
 
 
-def explain(error: BaseException, command: str, show: bool) -> int:
+def explain(error: BaseException) -> int:
     """Say in a line what went wrong. Returns the exit code."""
     if isinstance(error, UserError):
         say(f"error: {error}")
@@ -75,21 +70,16 @@ def explain(error: BaseException, command: str, show: bool) -> int:
     if isinstance(error, BrokenPipeError) and reader_left():
         discard_output()
         return 141
-    if show:
-        import traceback
-
-        traceback.print_exception(error)
-        return 1
     rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
     if is_out_of_memory(error):
-        say(f"error: {rank}out of memory; give a smaller --batch, --micro-batch, --size or --n. Repeat it: {command}")
+        say(f"error: {rank}out of memory; give a smaller --batch, --micro-batch, --size or --n")
     elif isinstance(error, OSError) and error.errno in FULL:
         name = f"{error.filename}: " if error.filename else ""
         say(f"error: {rank}{name}the disk is full ({error.strerror}); make room, or write to another folder")
     else:
         first = (str(error).strip().splitlines() or [""])[0]
         what = f"{type(error).__name__}: {first[:300]}".removesuffix(": ")
-        say(f"error: {rank}unforeseen: {what}; traceback: {keep_traceback(error)}; repeat it: {command} --traceback")
+        say(f"error: {rank}unforeseen: {what}; traceback: {keep_traceback(error)}")
     return 1
 
 
@@ -97,16 +87,6 @@ def say(message: str) -> None:
     """One line on stderr, whatever the message holds."""
     visible = (c if c.isprintable() or c == "\u00a0" else c.encode("unicode_escape").decode() for c in message)
     print("".join(visible), file=sys.stderr, flush=True)
-
-
-def command_line() -> str:
-    """The command as a shell takes it, without --traceback."""
-    if "RANK" in os.environ:
-        processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
-        words = ["torchrun", f"--nproc_per_node={processes}", *sys.argv]
-    else:
-        words = ["python", *sys.orig_argv[1:]]
-    return shlex.join(word for word in words if word != "--traceback")
 
 
 def keep_traceback(error: BaseException) -> str:

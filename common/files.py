@@ -77,11 +77,9 @@ def finite(text: str) -> float:
 
 def levels(value: object) -> int:
     """How deep lists and objects lie in each other: 0 for a number or a text."""
-    depth, level = 0, [value]
-    while level := [each for each in level if isinstance(each, (dict, list))]:
-        depth += 1
-        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
-    return depth
+    if not isinstance(value, (dict, list)):
+        return 0
+    return 1 + max(map(levels, value.values() if isinstance(value, dict) else value), default=0)
 
 
 def make_writable(folder: Path, flag: str = "--out") -> None:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -43,20 +44,15 @@ def lock_folder(folder: str | Path, flag: str = "--out") -> Iterator[None]:
         yield
         return
     folder = Path(folder)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made = not folder.exists()
     make_writable(folder, flag)
     with open(folder / LOCK, "a+", encoding="utf-8") as file:
         lock(file, f"{flag} {folder}")
         try:
             yield
         finally:
-            if made and {path.name for path in folder.iterdir()} <= {
-                LOCK
-            }:  # the block refused before it wrote anything
-                (folder / LOCK).unlink()
-                with contextlib.suppress(OSError):  # others may have put something into the upper ones
-                    for path in made:
-                        path.rmdir()
+            if made and os.listdir(folder) == [LOCK]:  # the block refused before it wrote anything
+                shutil.rmtree(folder)
 
 
 def lock(file: TextIO, what: str) -> None:

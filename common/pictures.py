@@ -54,46 +54,36 @@ def difference(before: np.ndarray, after: np.ndarray, full: int = 64) -> np.ndar
     return np.rint(255 + np.abs(change) * (tint - 255)).astype(np.uint8)
 
 
-def curves(
-    series: dict[str, Sequence[tuple[float, float]]], title: str, size: tuple[int, int] = (900, 520)
-) -> Image.Image:
-    """Line plot. series: name -> [(step, value), ...]; each keeps its own colour and a running mean on top."""
-    canvas = Image.new("RGB", size, PAPER)
+def curves(series: dict[str, Sequence[tuple[float, float]]], title: str) -> Image.Image:
+    """Line plot. series: name -> [(step, value), ...]; the values are pale, their running mean is on top."""
+    canvas = Image.new("RGB", (900, 520), PAPER)
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=14)
-    left, top, right, bottom = 70, 40, size[0] - 20, size[1] - 40
-    points = [p for line in series.values() for p in line if np.isfinite(p[1])]
-    draw.text((left, 10), title, fill=INK, font=font)
-    if not points:
+    draw.text((70, 10), title, fill=INK, font=font)
+    lines = {name: np.array([p for p in line if np.isfinite(p[1])]).reshape(-1, 2) for name, line in series.items()}
+    if not sum(map(len, lines.values())):
         return canvas
-    xs, ys = np.array(points).T
-    x0, x1 = xs.min(), max(xs.max(), xs.min() + 1)
+    points = np.concatenate([*lines.values()])
+    low = points.min(axis=0)
     # A few wild first steps must not flatten the rest of the curve.
-    y0, y1 = ys.min(), np.percentile(ys, 99)
-    pad = 0.05 * max(y1 - y0, 1e-6)
-    y0, y1 = y0 - pad, y1 + pad
+    high = np.maximum([points[:, 0].max(), np.percentile(points[:, 1], 99)], low + [1, 1e-6])
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        return (
-            left + (x - x0) / (x1 - x0) * (right - left),
-            bottom - (float(np.clip(y, y0, y1)) - y0) / (y1 - y0) * (bottom - top),
-        )
+    def place(points: np.ndarray) -> list[tuple[float, ...]]:
+        """(N, 2) of steps and values -> pixels."""
+        shares = (np.minimum(points, high) - low) / (high - low)
+        return list(map(tuple, [70, 480] + shares * [810, -440]))
 
-    for k in range(6):
-        value, step = y0 + k / 5 * (y1 - y0), x0 + k / 5 * (x1 - x0)
-        draw.line([place(x0, value), place(x1, value)], fill=RULE)
-        draw.text((6, place(x0, value)[1] - 8), f"{value:.4g}", fill=INK, font=font)
-        draw.text((place(step, y0)[0] - 12, bottom + 8), f"{step:.0f}", fill=INK, font=font)
-    for (name, line), colour, k in zip(series.items(), CURVE_COLOURS * 9, range(len(series)), strict=False):
-        line = [(x, y) for x, y in line if np.isfinite(y)]
-        if not line:
-            continue
-        pale = tuple((c + 2 * 255) // 3 for c in colour)
+    for tick in np.linspace(low, high, 6):
+        x, y = place(tick[None])[0]
+        draw.line([(70, y), (880, y)], fill=RULE)
+        draw.text((6, y - 8), f"{tick[1]:.4g}", fill=INK, font=font)
+        draw.text((x - 12, 488), f"{tick[0]:.0f}", fill=INK, font=font)
+    for k, (name, line) in enumerate((name, line) for name, line in lines.items() if len(line)):
+        colour = CURVE_COLOURS[k % len(CURVE_COLOURS)]
         window = max(1, len(line) // 40)
-        values = np.array([y for _, y in line], dtype=np.float64)
-        mean = np.convolve(values, np.ones(window) / window, mode="valid")
-        draw.line([place(x, y) for x, y in line], fill=pale)
-        draw.line([place(line[i + window - 1][0], y) for i, y in enumerate(mean)], fill=colour, width=2)
-        draw.text((right - 190, top + 4 + 18 * k), f"{name}: {mean[-1]:.4g}", fill=colour, font=font)
+        mean = np.lib.stride_tricks.sliding_window_view(line, window, axis=0).mean(axis=-1)
+        draw.line(place(line), fill=tuple((c + 2 * 255) // 3 for c in colour))
+        draw.line(place(mean), fill=colour, width=2)
+        draw.text((690, 44 + 18 * k), f"{name}: {mean[-1, 1]:.4g}", fill=colour, font=font)
     return canvas
 
 

@@ -118,4 +118,4 @@ class Guard:
         try:
             await self.app(scope, counted, guarded)
         except Exception as error:  # of a route of gradio's; it has been answered with 500
-            explain(error, "python demo.py", show=False)
+            explain(error)

@@ -95,7 +95,7 @@ class Page(gr.Blocks):
             if isinstance(error, (UserError, gr.Error)):
                 message = textwrap.shorten(getattr(error, "message", str(error)), 300)  # gradio's quote all of a value
                 error = UserError(message)
-            explain(error, "python demo.py", show=False)
+            explain(error)
             raise gr.Error(escape(message), duration=None, print_exception=False) from None
 
     async def preprocess_data(self, *values: object, **named: object) -> list:

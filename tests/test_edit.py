@@ -86,8 +86,8 @@ def test_edits_and_strips_are_written_as_sheets(micro_folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), ["FILE, PROMPT: missing"]),
-        (("good.png",), ["PROMPT: missing"]),
+        ((), ["required: FILE, PROMPT"]),
+        (("good.png",), ["required: PROMPT"]),
         (("absent.png", "Edema."), ["absent.png: no such file"]),
         (("text.png", "Edema."), ["text.png", "not an image"]),
         (("good.png", " "), ["prompt is empty"]),
@@ -102,7 +102,7 @@ def test_edits_and_strips_are_written_as_sheets(micro_folder, tmp_path):
         (("good.png", "Edema.", "--out", "x.jpg"), ["--out x.jpg", "x.png"]),
         (("good.png", "Edema.", "--out", "good.png"), ["--out good.png", "no command here made it"]),
         (("--between", 1, "A.", "B."), ["--between 1"]),
-        (("--between", 3, "A."), ["PROMPT: missing"]),
+        (("--between", 3, "A."), ["required: PROMPT"]),
         (("--between", 3, "", "B."), ["prompt is empty"]),
         (("--between", 3, "A.", "B.", "--mask", "0,0,9,9"), ["--mask", "strip"]),
         (("--between", 3, "A.", "B.", "--strength", 0.5), ["--strength", "strip"]),

@@ -27,9 +27,9 @@ def end(body, *flags, **more):
         (r"raise UserError('a\nb\udcff\x1b[31m: a name')", 2, [r"error: a\nb\udcff\x1b[31m: a name"]),
         ("raise KeyboardInterrupt", 130, ["interrupted"]),
         ("sys.exit(3)", 3, []),
-        ("raise TypeError('one\\ntwo')", 1, ["error: unforeseen: TypeError: one;", "traceback: /", "--traceback"]),
+        ("raise TypeError('one\\ntwo')", 1, ["error: unforeseen: TypeError: one;", "traceback: /"]),
         ("raise AssertionError", 1, ["error: unforeseen: AssertionError;"]),
-        ("raise MemoryError", 1, ["error: out of memory", "--batch", "Repeat it"]),
+        ("raise MemoryError", 1, ["error: out of memory", "--batch"]),
         ("raise RuntimeError('DefaultCPUAllocator: can\\'t allocate memory')", 1, ["error: out of memory"]),
         ("raise type('OutOfMemoryError', (RuntimeError,), {})('CUDA out of memory')", 1, ["error: out of memory"]),
         ("raise OSError(errno.ENOSPC, 'No space left', 'x.png')", 1, ["x.png: the disk is full", "make room"]),
@@ -54,20 +54,12 @@ def test_a_process_of_torchrun_ends_with_its_own_code_whatever_its_threads_do():
 
 def test_the_traceback_of_the_unforeseen_lies_in_a_file_of_its_own(tmp_path):
     results = [end("raise TypeError('inside')", "--n", "3", environment={"TMPDIR": str(tmp_path)}) for _ in range(2)]
-    names = [re.search(r"traceback: (\S+);", result.stderr).group(1) for result in results]
+    names = [re.search(r"traceback: (\S+)", result.stderr).group(1) for result in results]
     assert len(set(names)) == 2 and sorted(tmp_path.iterdir()) == sorted(map(Path, names))
     for name in map(Path, names):
         assert name.match("unix-traceback-*.txt")
         text = name.read_text()
         assert "Traceback" in text and "in main" in text and "TypeError: inside" in text
-    assert "repeat it: python -c " in results[0].stderr and results[0].stderr.endswith("--n 3 --traceback\n")
-
-
-def test_traceback_shows_it_and_is_gone_before_the_flags_are_read(tmp_path):
-    result = end("raise TypeError(sys.argv[1:])", "a", "--traceback", "b", environment={"TMPDIR": str(tmp_path)})
-    assert result.returncode == 1 and "Traceback" in result.stderr and "TypeError: ['a', 'b']" in result.stderr
-    assert not list(tmp_path.iterdir())
-    assert end("raise UserError('bad')", "--traceback").stderr == "error: bad\n"
 
 
 def test_a_folder_for_tracebacks_that_cannot_be_written_is_said(tmp_path):
@@ -77,9 +69,8 @@ def test_a_folder_for_tracebacks_that_cannot_be_written_is_said(tmp_path):
 
 
 def test_under_torchrun_the_line_names_the_rank():
-    result = end("raise TypeError('x')", environment={"RANK": "3", "LOCAL_WORLD_SIZE": "4"})
+    result = end("raise TypeError('x')", environment={"RANK": "3"})
     assert result.stderr.startswith("error: rank 3: unforeseen: TypeError: x;")
-    assert "repeat it: torchrun --nproc_per_node=4" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -91,10 +82,9 @@ def test_under_torchrun_the_line_names_the_rank():
         "sys.stdin.read(); print('short')",  # the reader is gone before the buffer is written, when Python leaves
     ],
 )
-@pytest.mark.parametrize("flags", [(), ("--traceback",)])
-def test_a_reader_that_leaves_ends_the_command_quietly(body, flags):
+def test_a_reader_that_leaves_ends_the_command_quietly(body):
     code = f"import sys\nfrom common.errors import run\ndef main():\n    {body}\nrun(main)"
-    command = [sys.executable, "-c", code, *flags]
+    command = [sys.executable, "-c", code]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
         if "short" not in body:
