@@ -17,12 +17,11 @@ if __name__ == "__main__":  # before torch is imported, which takes seconds: --h
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
+from PIL import Image
 
 import flow
 from common.devices import dtype_name, pick_device, pick_dtype
@@ -95,26 +94,16 @@ def faded(mask: torch.Tensor) -> torch.Tensor:
     return (cells * (2 * share - 1).clamp(0, 1))[:, 0]
 
 
-def mask_of(mask: tuple[int, int, int, int] | Path, film: Image.Image, size: int, name: str) -> np.ndarray:
-    """--mask, a box in the film's pixels or a picture of the film's shape -> (size, size) bool, as `to_square` lays the
-    film out. name: of the film's file. Raises UserError for what marks nothing, or lies outside."""
-    if isinstance(mask, tuple):
-        x0, y0, x1, y1 = mask
-        word, marked = ",".join(map(str, mask)), Image.new("L", film.size)
-        if x1 > film.width or y1 > film.height:
-            raise UserError(f"--mask {word}: reaches out of {name}, which is {film.width} x {film.height} px")
-        ImageDraw.Draw(marked).rectangle((x0, y0, x1 - 1, y1 - 1), fill=255)
-    else:
-        word, marked = str(mask), load_image(mask)
-        if abs(marked.width * film.height - marked.height * film.width) > max(film.size) * max(marked.size) / 100:
-            raise UserError(
-                f"--mask {word}: is {marked.width} x {marked.height} px, {name} is {film.width} x {film.height};"
-                " give a mask of the same shape"
-            )
-        marked = marked.resize(film.size, Image.Resampling.NEAREST)
+def mask_of(box: tuple[int, int, int, int], film: Image.Image, size: int) -> np.ndarray:
+    """A box x0, y0, x1, y1 in the film's pixels -> (size, size) bool, as `to_square` lays the film out. Raises
+    UserError for what marks nothing, or lies outside."""
+    word, marked = ",".join(map(str, box)), Image.new("L", film.size)
+    if box[2] > film.width or box[3] > film.height:
+        raise UserError(f"--mask {word}: reaches out of the film, which is {film.width} x {film.height} px")
+    marked.paste(255, box)
     square = to_square(marked, size) > 127
     if not square.any():
-        raise UserError(f"--mask {word}: marks nothing; give a larger box, or a picture that is white where to edit")
+        raise UserError(f"--mask {word}: marks nothing; give a larger box")
     return square
 
 
@@ -181,7 +170,7 @@ def edited(
     """For each seed three pictures, before, after and what changed; and their captions."""
     size, count = args.size or checkpoint.model.config.image_size, len(seeds)
     check_size(size, checkpoint.model.config.max_latent_size)
-    masks = args.mask and np.stack([mask_of(args.mask, film, size, str(args.film))] * count)
+    masks = args.mask and np.stack([mask_of(args.mask, film, size)] * count)
     old, pictures, captions = to_square(film, size), [], []
     after = edit(checkpoint, np.stack([old] * count), [args.prompt] * count, seeds, args.strength, masks, **how)
     for seed, new in zip(seeds, after, strict=True):

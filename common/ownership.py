@@ -96,6 +96,8 @@ def own_folder(folder: str | Path, flag: str = "--out") -> None:
 def own_file(path: str | Path, flag: str = "--out") -> None:
     """Raises UserError if a picture could not be put at `path`, or if what is there is no picture of ours."""
     path, folder = Path(path), Path(path).absolute().parent
+    if path.suffix.lower() not in ("", ".png"):
+        raise UserError(f"{flag} {path}: a PNG is written; name it {path.stem}.png")
     if not folder.is_dir():
         raise UserError(f"{flag} {path}: no folder {folder}; make it first")
     make_writable(folder, flag)

@@ -31,11 +31,8 @@ EXAMPLE = '"Small left pleural effusion."'
 DRAWING = {"out": Path("sample.png"), "steps": STEPS, "solver": SOLVER, "guidance": None, "size": None}
 READING = {"question": None, "temperature": None}
 FILM = {"strength": STRENGTH, "mask": None}
-GONE = {  # from sample.py
-    "--edit": 'changing a picture is a command of its own now: python edit.py FILE "PROMPT"',
-    "--strength": 'belongs to edit.py now: python edit.py FILE "PROMPT" --strength T',
-    "--mask": 'belongs to edit.py now: python edit.py FILE "PROMPT" --mask BOX',
-    "--between": 'belongs to edit.py now: python edit.py --between N "PROMPT" "PROMPT"',
+EDITING = 'belongs to edit.py now: python edit.py FILE "PROMPT", or edit.py --between N "PROMPT" "PROMPT"'
+GONE = dict.fromkeys(("--edit", "--strength", "--mask", "--between"), EDITING) | {  # from sample.py
     "--reports": "is --n now: python sample.py --image FILE --n N",
     "--top-p": f"is gone; sampled reports hold {TOP_P} of the probability, and read_often in sample.py takes another",
     "--profile": "is gone; python -m speed.bench drawing measures the parts",
@@ -53,15 +50,12 @@ def sample_flags() -> argparse.Namespace:
         epilog="The shipped tiny weights know phantoms only. " + DISCLAIMER,
     )
     add = parser.add_argument
-    example = "Moderate cardiomegaly. Small left pleural effusion."
-    add("prompt", nargs="*", type=arguments.text, help=f'what to draw: "{example}"; several make a labelled grid')
+    add("prompt", nargs="*", type=arguments.text, help=f"what to draw: {EXAMPLE}; several make a labelled grid")
     add("--image", nargs="+", type=arguments.existing_file, metavar="FILE", help="read these images instead of drawing")
     add("--question", type=arguments.text, help="what to ask about each image; default: its FINDINGS and IMPRESSION")
-    temperature = "of sampled reports; 0: always the likeliest word (default 0 for one report, else {})"
-    add("--temperature", type=arguments.temperature, help=temperature.format(TEMPERATURE))
+    add("--temperature", type=arguments.temperature, help=f"of sampled reports (default {TEMPERATURE}; of one: 0)")
     add_drawing_flags(add, "sample.png")
-    several = "how many pictures of each prompt, or reports of each image and what they agree on (default 1)"
-    add("--n", type=arguments.whole(1, 10_000), default=1, help=several)
+    add("--n", type=arguments.whole(1, 10_000), default=1, help="pictures of each prompt, or reports of each image")
     args = parser.parse_args()
     if bool(args.prompt) == bool(args.image):
         raise UserError(f"give either a prompt in quotes ({EXAMPLE}) or --image FILE")
@@ -92,12 +86,9 @@ def edit_flags() -> argparse.Namespace:
     add = parser.add_argument
     add("film", type=arguments.text, metavar="FILE", help="the picture to change; with --between, the first prompt")
     add("prompt", type=arguments.text, metavar="PROMPT", help="what the picture shall show, in whole")
-    strength = f"the time it goes back to, from 0 (nothing changes) to 1 (default {STRENGTH})"
-    add("--strength", type=arguments.strength, help=strength)
-    mask = "edit here alone: x0,y0,x1,y1 in the picture's pixels, or a picture of its shape, white where to edit"
-    add("--mask", type=arguments.mask, metavar="BOX|FILE", help=mask)
-    between = "N pictures from one prompt to a second, from the same noise: their velocities are mixed, (1-w) A + w B"
-    add("--between", type=arguments.whole(2, 1000), metavar="N", help=between)
+    add("--strength", type=arguments.strength, help=f"time to go back to; 0 changes nothing (default {STRENGTH})")
+    add("--mask", type=arguments.box, metavar="BOX", help="edit here alone: x0,y0,x1,y1 in the picture's pixels")
+    add("--between", type=arguments.whole(2, 1000), metavar="N", help="N pictures from one prompt to a second")
     add_drawing_flags(add, "edit.png")
     add("--n", type=arguments.whole(1, 10_000), default=1, help="how many pictures or strips (default 1)")
     args = parser.parse_args()
@@ -114,32 +105,19 @@ def edit_flags() -> argparse.Namespace:
 
 
 def add_drawing_flags(add: Callable, out: str) -> None:
-    add("--out", type=png_file, metavar="PNG", help=f"picture to write (default {out})")
+    add("--out", type=arguments.output_file, metavar="PNG", help=f"picture to write (default {out})")
     add("--seed", type=arguments.seed, help="of the first picture or report; others count up (default 0)")
-    steps = "times from noise to picture, both ends counted, at least 2 (default {}): euler and ab2 evaluate the model"
-    steps += " once less than that, heun twice as often"
-    add("--steps", type=arguments.sampler_steps, help=steps.format(STEPS))
-    solver = f"default {SOLVER}; --solver euler --steps 50 is what was published"
-    add("--solver", choices=SOLVERS, help=solver)
-    guidance = "how hard to follow the prompt; 1: off; default: what the weights draw best with (the tiny ones: 3)"
-    add("--guidance", type=arguments.guidance, help=guidance)
+    add("--steps", type=arguments.sampler_steps, help=f"times from noise to picture, both ends too (default {STEPS})")
+    add("--solver", choices=SOLVERS, help=f"default {SOLVER}; --solver euler --steps 50 is what was published")
+    add("--guidance", type=arguments.guidance, help="how hard to follow the prompt; 1: off; default: by the weights")
     add("--size", type=arguments.size, help="pixels a side, a multiple of 16; default: what the weights know best")
     add_model_flags(add)
 
 
 def add_model_flags(add: Callable) -> None:
-    weights = "weights folder (default: the shipped tiny model)"
-    add("--weights", type=arguments.weights_folder, default=SHIPPED, help=weights)
+    add("--weights", type=arguments.weights_folder, default=SHIPPED, help="weights folder; default: the shipped tiny")
     add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
     add("--dtype", choices=arguments.SAMPLING_DTYPES, help=arguments.SAMPLING_DTYPES_HELP)
-
-
-def png_file(word: str) -> Path:
-    """A picture to write. Raises UserError for a name of another format than the one that is written."""
-    path = arguments.output_file(word)
-    if path.suffix.lower() not in ("", ".png"):
-        raise UserError(f"{arguments.shown(word)}: a PNG is written; name it {path.stem}.png")
-    return path
 
 
 def settle(args: argparse.Namespace, taken: dict, useless: dict, mend: str) -> None:
