@@ -262,7 +262,7 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
     with run.bar, contextlib.closing(mine):
         train(losses, mine, accumulation, run, clock)
     if args.profile:
-        team.say(cost.profile(clock, model.config, stage, recipe.size, recipe.batch, left, team))
+        team.say(cost.profile(clock, model.config, stage, recipe.size, recipe.batch, left))
     elif not run.code:
         team.say(f"wrote {out} after {state.seconds:.0f} s")
     return run.code

@@ -99,6 +99,18 @@ def test_velocities(model, expected, time):
     close(to_tokens(guided), expected[f"velocity_cfg_t{time}"])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 5e-2)])
+@torch.no_grad()
+def test_velocities_on_a_gpu(model, expected, dtype, tolerance, device="cuda"):
+    copied = UniX(model.config, compute_dtype=dtype)
+    copied.load_state_dict(model.state_dict())
+    copied.to(device, dtype)
+    prompt, wanted = copied.read_prompt([SPEC["prompt_ids"]]), expected["velocity_cond_t0.37"]
+    v = copied.velocity(to_image(expected["noise"]).to(device), torch.tensor([0.37], device=device), prompt)
+    assert (to_tokens(v).cpu() - wanted).abs().max() < tolerance * wanted.abs().max()
+
+
 @torch.no_grad()
 def test_whole_sampling_run(model, expected):
     settings = SPEC["generate"]

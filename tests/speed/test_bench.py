@@ -21,26 +21,22 @@ def quick():
 
 def check(rows, count):
     assert len(rows) == count
-    for row in rows:
-        assert row.ours > 0 and row.instead > 0 and 0 < row.ratio < math.inf
-        assert f"{row.ratio:.2f} x" in str(row)
+    for _, _, ours, instead, ratio in rows:
+        assert ours > 0 and instead > 0 and 0 < ratio < math.inf
 
 
 def test_reading_rows(quick):
-    check(list(bench.reading(quick)), 4)
+    check(list(bench.reading(quick)), 2)
 
 
 @pytest.mark.slow
-def test_training_rows_and_that_ours_keeps_less(quick):
-    rows = list(bench.training(quick))
-    check(rows, 4)
-    stage_2, stage_1 = (row.ratio for row in rows if row.unit == "MB")
-    assert stage_2 > 1.3 and stage_1 > 0.95  # stage 1 has no frozen part to save on
+def test_training_rows(quick):
+    check(list(bench.training(quick)), 2)
 
 
 @pytest.mark.slow
 def test_drawing_rows(quick):
-    check(list(bench.drawing(quick)), 2)
+    check(list(bench.drawing(quick)), 1)
 
 
 @pytest.mark.slow
@@ -53,10 +49,8 @@ def test_a_way_that_computes_something_else_is_refused(quick, monkeypatch):
 
 def test_a_row_says_how_many_times_better_ours_is():
     seconds = {"ours": [2.0, 2.0, 4.0], "instead": [4.0, 6.0, 4.0]}
-    rate = bench.row("reading", "samples/s", seconds, 8)
-    assert (rate.ours, rate.instead, rate.ratio) == (4.0, 2.0, 2.0)  # the median of 2, 3 and 1
-    wait = bench.row("  first token", "s", seconds, 2)
-    assert (wait.ours, wait.instead, wait.ratio) == (1.0, 2.0, 2.0)
+    assert bench.row("reading", "samples/s", seconds, 8)[2:] == (4.0, 2.0, 2.0)  # the median of 2, 3 and 1
+    assert bench.row("  first token", "s", seconds, 2)[2:] == (1.0, 2.0, 2.0)
 
 
 def test_ways_take_turns_after_a_round_that_does_not_count():
@@ -67,7 +61,10 @@ def test_ways_take_turns_after_a_round_that_does_not_count():
 
 
 def test_bad_input_is_refused_in_one_line(monkeypatch, quick):
-    for words, message in ((["speed"], "no row 'speed'"), (["--repeat", "0"], "--repeat 0: .*at least 1")):
+    for words, message in (
+        (["speed"], "speed: choose from reading, training, drawing"),
+        (["--repeat", "0"], "--repeat 0: .*at least 1"),
+    ):
         monkeypatch.setattr("sys.argv", ["bench.py", *words])
         with pytest.raises(UserError, match=message):
             bench.main()
@@ -83,4 +80,4 @@ def test_the_gpu_script_runs_at_tiny_size_on_a_cpu(tmp_path):
     done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     text = page.read_text()
-    assert text.count("| right |") == 2 and "failed" not in text and text.count("samples/s") == 3
+    assert text.count("samples/s") == 3 and text.count("tokens/s") == text.count("s/picture") == 2

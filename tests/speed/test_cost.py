@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from kept import kept_bytes
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,46 +33,29 @@ def counted(function):
     return counter.get_total_flops()
 
 
-@pytest.fixture
-def model(micro):
-    return micro.model
-
-
-def test_flops_of_a_velocity(model):
-    x, t = torch.randn(3, 16, 4, 4), torch.rand(3)
-    prompt = model.read_prompt([list(range(10, 20))] * 3)  # with BOS and EOS: 12 tokens
-    with torch.no_grad():
-        measured = counted(lambda: model.velocity(x, t, prompt))
-    expected = 3 * cost.velocity_flops(model.config, 64, 12)
-    assert measured == pytest.approx(expected, rel=1e-3)
-
-
-def test_flops_of_a_prompt(model):
-    measured = counted(lambda: model.read_prompt([list(range(10, 20))] * 3))
-    assert measured == pytest.approx(3 * model.config.num_layers * cost.layer_flops(model.config, 12, 12), rel=1e-3)
-
-
-def test_flops_of_a_report(model):
-    text = torch.randint(4, 400, (2, 32))
-    targets = torch.full((2, 32), -100)
-    targets[:, 20:] = 7
-    with torch.no_grad():
-        measured = counted(lambda: token_loss(model, model.text_states(torch.randn(2, 3, 64, 64), text), targets))
-    assert measured == pytest.approx(2 * cost.report_flops(model.config, 32, 12), rel=1e-3)
-
-
-def test_backward_is_twice_the_forward(model):
-    x, t = torch.randn(3, 16, 4, 4), torch.rand(3)
-    und = [parameter for _, parameter in model.und_parameters()]
-    for parameter in und:
+def test_operations_of_a_step_that_draws():
+    """Twice the forward in the backward pass, the frozen prompt once."""
+    model = UniX(preset("tiny"))
+    for _, parameter in model.und_parameters():
         parameter.requires_grad_(False)
-    prompt = model.read_prompt([[10] * 10] * 3)
-    measured = counted(lambda: model.velocity(x, t, prompt).square().sum().backward())
-    for parameter in und:
-        parameter.requires_grad_(True)
-    model.zero_grad()
-    # Not exact: the first layer needs no gradient of its input, and the two frozen tokens none of their weights.
-    assert measured == pytest.approx(3 * 3 * cost.velocity_flops(model.config, 64, 12), rel=0.1)
+
+    def step():
+        prompt = model.read_prompt([[10] * 30] * 3)  # with BOS and EOS: 32 tokens
+        model.velocity(torch.randn(3, 16, 16, 16), torch.rand(3), prompt).square().sum().backward()
+
+    assert counted(step) == pytest.approx(cost.step_flops(model.config, "3", 256, 32, 0, 3), rel=0.05)
+
+
+def test_operations_of_a_step_that_reads():
+    model, side = UniX(preset("tiny")), 128
+    text = torch.randint(4, 400, (2, 128))
+    targets = torch.full((2, 128), -100)
+    targets[:, 32:] = 7
+
+    def step():
+        token_loss(model, model.text_states(torch.randn(2, 3, side, side), text), targets).sum().backward()
+
+    assert counted(step) == pytest.approx(cost.step_flops(model.config, "1", side, 32, 96, 2), rel=0.05)
 
 
 @pytest.mark.slow
@@ -89,7 +73,7 @@ def test_memory_of_a_layers_activations(monkeypatch):
     t = torch.rand(4)
 
     def kept(size):
-        return cost.kept_bytes(lambda: model.velocity(torch.randn(4, 16, size // 16, size // 16), t, prompt), model)
+        return kept_bytes(lambda: model.velocity(torch.randn(4, 16, size // 16, size // 16), t, prompt), model)
 
     # Twice the picture: the difference is activations alone, of 4 * (1024 - 256) more tokens.
     measured = (kept(512) - kept(256)) / config.num_layers

@@ -5,10 +5,11 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn.functional as F
+from kept import kept_bytes
 
 from generate import stream
 from layers import MLP, Linear, RMSNorm
-from speed import cost, cpu
+from speed import cpu
 from speed.cpu import FEW, FewRowsLinear, speed_up
 
 
@@ -108,7 +109,7 @@ def test_a_frozen_mlp_passes_the_gradient_on():
 def test_an_mlp_keeps_gate_and_up_alone():
     x = torch.randn(10, 64, generator=generator(), requires_grad=True)
     for mlp, hidden in ((sped_up(MLP(64, 256)), 2 * 256), (MLP(64, 256), 4 * 256)):
-        assert cost.kept_bytes(lambda mlp=mlp: mlp(x), mlp) == 4 * 10 * (64 + hidden)
+        assert kept_bytes(lambda mlp=mlp: mlp(x), mlp) == 4 * 10 * (64 + hidden)
 
 
 def test_a_hook_on_the_down_projection_is_called():
