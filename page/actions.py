@@ -1,17 +1,14 @@
-"""What the buttons do, with one model. Each says how to do the same in a terminal, and gives a link to itself."""
+"""What the buttons do, with one model. Each says how to do the same in a terminal."""
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import shlex
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import urlencode
 
 import gradio as gr
 import numpy as np
@@ -25,8 +22,8 @@ from common.files import SHIPPED
 from common.images import to_square
 from common.pictures import difference
 from evaluation.metrics import derangement
-from page.uploads import example_command, example_film
-from page.work import StoppedError, finished, follow, said, status
+from page.uploads import example_film
+from page.work import finished, follow, said, status
 from reports.agreement import agreement_lines
 from reports.labeler import POSITIVE, label_report
 from studies import attention
@@ -34,50 +31,35 @@ from weights import Checkpoint
 
 MOST_PICTURES = 4  # of one click: others wait
 LONGEST_TEXT = 2000  # characters
-AT_A_TIME = 5  # sampled reports, between two looks at Cancel
+AT_A_TIME = 5  # sampled reports; Cancel waits for them
 
 
 class Actions:
     """draw ... inside are generators of what a tab shows, again and again, and of how far it is. They are given its
-    inputs by their names (as in links), and `stop`, which somebody may set, and add the commands that do the same."""
+    inputs by their names, and add the commands that do the same. Cancel closes them where they yield."""
 
     def __init__(self, checkpoint: Checkpoint, weights: Path) -> None:
         self.checkpoint, self.weights, self.config = checkpoint, weights, checkpoint.model.config
-        self.stops: dict[str, threading.Event] = {}  # token of a browser tab -> set once it is cancelled
 
-    def clicked(self, tab: str, fields: dict[str, gr.components.Component], action: Callable) -> Callable:
-        """What a click on the tab's button calls: with the values of its fields and the browser tab's token."""
+    def clicked(self, fields: dict[str, gr.components.Component], action: Callable) -> Callable:
+        """What a click on the tab's button calls with the values of its fields."""
         weights = ["--weights", self.weights] if self.weights != SHIPPED else []
 
         def click(*values: object) -> Iterator:
-            *values, token = values
             named = zip(fields.items(), values, strict=True)
             given = SimpleNamespace(**{name: checked(name, field, value) for (name, field), value in named})
-            address = {name: value for name, value in vars(given).items() if name != "film"}
-            address = escape("?" + urlencode({"tab": tab, **address}))
-            link = f'<div class="link">Link to these inputs: <a href="{address}">{address}</a></div>'
-            made = ""
             if "film" in fields:
                 given.film = example_film(given.example) if given.film is None else given.film
-                made, given.file = example_command(given.example)
                 if given.film is None:
                     raise UserError("no film: upload one, or pick an example")
-            given.stop = self.stops[token] = threading.Event()
             given.began = time.perf_counter()
-            with contextlib.suppress(StoppedError):
-                for shown in action(given):
-                    commands = [shlex.join(map(str, ["python", *words, *weights])) for words in given.commands]
-                    yield *shown, made + "\n".join(commands), link
+            for shown in action(given):
+                commands = [shlex.join(map(str, ["python", *words, *weights])) for words in given.commands]
+                yield *shown, "\n".join(commands)
 
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD  # of values that have these names in gradio's API
-        click.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in [*fields, "token"]])
+        click.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in fields])
         return click
-
-    def stop(self, token: str) -> None:
-        self.stops.setdefault(token, threading.Event()).set()  # it may still wait in the queue
-
-    def cancelled(self, token: str) -> object:
-        return said("Cancelled.") if token in self.stops and self.stops[token].is_set() else gr.skip()
 
     def draw(self, given: SimpleNamespace) -> Iterator:
         """-> pictures"""
@@ -89,35 +71,31 @@ class Actions:
             how = {"steps": given.steps, "guidance": given.guidance, "batch": given.number, "watch": watch}
             return sample.draw(self.checkpoint, [given.prompt] * given.number, seeds, given.size, **how)
 
-        for pictures, doing in follow(work, self.checkpoint, given.stop, given.steps - 1):
+        for pictures, doing in follow(work, self.checkpoint, given.steps - 1):
             shown = pictures is not None and [*zip(pictures, (f"seed {each}" for each in seeds), strict=True)]
             yield shown or gr.skip(), doing
 
     def read(self, given: SimpleNamespace) -> Iterator:
         """-> report, what the sampled ones agree on, those"""
         question = given.question.strip() or None
-        words = ["sample.py", "--image", given.file, *(["--question", question] if question else [])]
+        words = ["sample.py", "--image", "FILE", *(["--question", question] if question else [])]
         sampling = ["--n", given.reports, "--temperature", f"{given.temperature:g}", "--seed", given.seed]
         given.commands = [words, [*words, *sampling]] if given.reports > 1 else [words]
         text, sampled, shown = "", [], ("", "")
         for piece in sample.read_aloud(self.checkpoint, given.film, question):
-            if given.stop.is_set():
-                raise StoppedError
             text += piece
             yield text, *shown, said("Writing the report ...")
         seeds = range(given.seed, given.seed + given.reports)
         for first in range(0, given.reports, AT_A_TIME):
-            yield text, *shown, status(first, given.reports, given.began, "Sampling")
+            yield text, *shown, status(first, given.reports, "Sampling")
             some = seeds[first : first + AT_A_TIME]
             sampled += sample.read_often(self.checkpoint, [given.film], [some], given.temperature, question=question)[0]
-            if given.stop.is_set():
-                raise StoppedError
             shown = "\n".join(agreement_lines(sampled)), "\n".join(map("[seed {}] {}".format, seeds, sampled))
         yield text, *shown, finished(given.began, self.checkpoint)
 
     def edit(self, given: SimpleNamespace) -> Iterator:
         """-> (before, after), difference"""
-        words = ["edit.py", given.file, given.prompt, "--strength", f"{given.strength:g}", "--seed", given.seed]
+        words = ["edit.py", "FILE", given.prompt, "--strength", f"{given.strength:g}", "--seed", given.seed]
         before, masks = to_square(given.film, self.config.image_size), None
         if any(box := (given.x0, given.y0, given.x1, given.y1)):
             words += ["--mask", ",".join(map(str, box))]
@@ -129,7 +107,7 @@ class Actions:
             how = {"masks": masks, "watch": watch}
             return edit.edit(self.checkpoint, before[None], [given.prompt], [given.seed], given.strength, **how)
 
-        for pictures, doing in follow(work, self.checkpoint, given.stop, steps):
+        for pictures, doing in follow(work, self.checkpoint, steps):
             if pictures is None:
                 yield gr.skip(), gr.skip(), doing
             else:
@@ -146,7 +124,7 @@ class Actions:
             return sample.draw(self.checkpoint, lines, [given.seed] * len(lines), batch=len(lines), watch=watch)
 
         then = said("Reading them back ...")
-        for pictures, doing in follow(work, self.checkpoint, given.stop, sample.STEPS - 1, then):
+        for pictures, doing in follow(work, self.checkpoint, sample.STEPS - 1, then):
             shown = gr.skip() if pictures is None else [*zip(pictures, lines, strict=True)]
             yield shown, "", doing
         reports = sample.read(self.checkpoint, [Image.fromarray(picture) for picture in pictures])
@@ -154,11 +132,10 @@ class Actions:
 
     def inside(self, given: SimpleNamespace) -> Iterator:
         """-> the film under each word of its report, report"""
-        given.commands = [["sample.py", "--image", given.file]]  # the report without the maps
+        given.commands = [["sample.py", "--image", "FILE"]]  # the report without the maps
         yield gr.skip(), "", said("Reading ...")
         report = sample.read(self.checkpoint, [given.film])[0]
-        if given.stop.is_set():
-            raise StoppedError
+        yield gr.skip(), report, said("Looking inside ...")
         square = to_square(given.film, self.config.vit.image_size)
         words = attention.word_maps(self.checkpoint, given.film, report, given.layer - 1 if given.layer else None)
         shown = [(attention.over(square, word_map), word) for word, word_map in words]
@@ -166,7 +143,7 @@ class Actions:
 
 
 def checked(name: str, field: gr.components.Component, value: object) -> object:
-    """What a field holds. What it does not let one type can still come in a link or a call. Raises UserError."""
+    """What a field holds. What it does not let one type can still come in a call. Raises UserError."""
     if isinstance(field, gr.Textbox):
         if len(value or "") > LONGEST_TEXT:
             raise UserError(f"the {name}: {len(value):,} characters; give at most {LONGEST_TEXT:,}")

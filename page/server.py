@@ -30,7 +30,6 @@ STYLE = """
 .gradio-container { max-width: 75rem !important; margin: 0 auto !important }
 .disclaimer { border-left: 4px solid #d55e00; padding: .3rem .8rem; font-weight: 600 }
 .status progress { width: 100%; height: .8rem }
-.link a { overflow-wrap: anywhere }
 .results { overflow-x: auto }
 .tab-wrapper { overflow-x: clip }
 @media (max-width: 40rem) { .tab-container button { padding-left: .3rem !important; padding-right: .3rem !important } }

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from html import escape
 from pathlib import Path
 
 import gradio as gr
 
-from common.errors import UserError
 from common.sampling import DISCLAIMER, DOWNSAMPLING, STEPS, STRENGTH, TEMPERATURE
 from model import UniXConfig
-from page.actions import LONGEST_TEXT, MOST_PICTURES, Actions, checked
+from page.actions import LONGEST_TEXT, MOST_PICTURES, Actions
 from page.uploads import EXAMPLES, example_film, open_upload
-from page.work import Page
+from page.work import Page, said
 from weights import Checkpoint
 
 KEPT = (600, 3600)  # seconds: how often uploads and pictures are looked through, and how old they may grow
@@ -41,22 +39,21 @@ written = partial(gr.Textbox, interactive=False)
 def build(checkpoint: Checkpoint, weights: Path) -> Page:
     """The page of one model. Everything that computes waits in one queue, so two users share it one after the other.
 
-    Each tab: inputs beside outputs, and below them the same in a terminal and a link. Cancel takes at most one step.
+    Each tab: inputs beside outputs, and below them the same in a terminal. Cancel takes at most one step.
     """
-    actions, every = Actions(checkpoint, weights), []  # (tab, name in links, field)
+    actions = Actions(checkpoint, weights)
     with Page(title="UniX from scratch", analytics_enabled=False, delete_cache=KEPT) as blocks:
-        session = gr.State("")
         gr.Markdown("# UniX from scratch\nOne model that draws chest X-rays and reads them.")
         disclaimer(KNOWS)
-        with gr.Tabs() as tabs:
-            for tab, title, action, inputs in (
-                ("draw", "Draw", actions.draw, draw_tab),
-                ("read", "Read", actions.read, read_tab),
-                ("edit", "Edit", actions.edit, edit_tab),
-                ("loop", "Closed loop", actions.closed_loop, loop_tab),
-                ("inside", "Look inside", actions.inside, inside_tab),
+        with gr.Tabs():
+            for title, action, inputs in (
+                ("Draw", actions.draw, draw_tab),
+                ("Read", actions.read, read_tab),
+                ("Edit", actions.edit, edit_tab),
+                ("Closed loop", actions.closed_loop, loop_tab),
+                ("Look inside", actions.inside, inside_tab),
             ):
-                with gr.Tab(title, id=tab):
+                with gr.Tab(title):
                     with gr.Row():
                         with gr.Column():
                             fields, outputs = inputs(actions.config)
@@ -66,29 +63,13 @@ def build(checkpoint: Checkpoint, weights: Path) -> Page:
                         with gr.Column():
                             disclaimer()
                             shown = outputs()
-                    shown += [html()] if tab == "loop" else []  # its table needs the width of the page
-                    shown += [progress, written(label="Command line: the same in a terminal", lines=2), html()]
-                click, given = actions.clicked(tab, fields, action), [*fields.values(), session]
+                    shown += [html()] if title == "Closed loop" else []  # its table needs the width of the page
+                    shown += [progress, written(label="Command line: the same in a terminal", lines=2)]
+                click, given = actions.clicked(fields, action), [*fields.values()]
                 model = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
                 work = start.click(click, given, shown, api_name=action.__name__, **model)
-                cancel.click(actions.stop, session, cancels=[work], queue=False, api_visibility="private")
-                # Written when the last step that was on its way is shown; an answer to the click would come before it.
-                work.then(actions.cancelled, session, progress, queue=False, **HIDDEN)
-                every += [(tab, name, field) for name, field in fields.items() if name != "film"]
-
-        def opened(request: gr.Request) -> list:
-            """A token for this browser tab, the tab that a link names, and its inputs, where they may be so."""
-            given, values = dict(request.query_params), []
-            for tab, name, field in every:
-                try:
-                    values.append(checked(name, field, given[name]) if given.get("tab") == tab else gr.skip())
-                except (KeyError, UserError, gr.Error):
-                    values.append(gr.skip())
-            known = given.get("tab") in [tab for tab, *_ in every]
-            return [os.urandom(8).hex(), gr.Tabs(selected=given["tab"]) if known else gr.skip(), *values]
-
-        opened.__annotations__["request"] = gr.Request  # gradio looks for the class, not for its name
-        blocks.load(opened, outputs=[session, tabs, *(field for *_, field in every)], queue=False, **HIDDEN)
+                stopped = cancel.click(None, cancels=[work], api_visibility="private")
+                stopped.then(lambda: said("Cancelled."), outputs=progress, queue=False, **HIDDEN)
     return blocks
 
 
@@ -96,7 +77,7 @@ def disclaimer(more: str = "") -> None:
     html(f'<p class="disclaimer" role="note">{escape(f"{DISCLAIMER} {more}".strip())}</p>')
 
 
-# ---- the tabs: each returns its inputs by their names in links, and what makes its outputs -----------------------
+# ---- the tabs: each returns its inputs by their names in calls, and what makes its outputs -----------------------
 
 
 def draw_tab(config: UniXConfig) -> tuple:
@@ -130,22 +111,13 @@ def edit_tab(config: UniXConfig) -> tuple:
     prompt = text(PROMPTS[-1], label="Prompt: what the X-ray shall show, in whole")
     strength = gr.Slider(0.05, 1, STRENGTH, step=0.05, label="Strength: 0 changes nothing, 1 everything")
     seed = whole(0, label="Seed")
-    gr.Markdown("Only here (all 0: everywhere), in the film's pixels. Or click two corners on the film.")
+    gr.Markdown("Only here (all 0: everywhere), in the film's pixels.")
     with gr.Row():
         box = [whole(0, label=label) for label in ("Left", "Top", "Right", "Bottom")]
-    film.select(corner, box, box, **HIDDEN)
     fields = {"film": film, "prompt": prompt, "strength": strength, "seed": seed}
     fields |= {**dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)), "example": example}
     labels = {gr.ImageSlider: "Before | after", gr.Image: "Difference: red brighter, blue darker"}
     return fields, lambda: [kind(label=label, interactive=False, **PICTURE) for kind, label in labels.items()]
-
-
-def corner(x0: float, y0: float, x1: float, y1: float, at: gr.SelectData) -> tuple[int, int, int, int]:
-    """The box after a click: the first click of a pair is one corner, the second the opposite one."""
-    x, y = map(int, at.index)
-    if (x1 or 0) - (x0 or 0) > 1 or not any((x0, y0, x1, y1)):
-        return x, y, x + 1, y + 1
-    return min(x0, x), min(y0, y), max(x0, x) + 1, max(y0, y) + 1
 
 
 def loop_tab(config: UniXConfig) -> tuple:

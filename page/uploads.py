@@ -48,11 +48,3 @@ def example_film(number: object) -> Image.Image | None:
     if str(number) not in map(str, range(1, EXAMPLES + 1)):
         return None
     return Image.fromarray(phantom(EXAMPLE_SEED, int(number) - 1, 256).image)
-
-
-def example_command(number: object) -> tuple[str, str]:
-    """What makes an example film in a terminal, and the file it then is; for an upload, ("", "FILE")."""
-    if not number:
-        return "", "FILE"
-    make = f"python -m phantoms --n {EXAMPLES} --seed {EXAMPLE_SEED} --out out/phantoms && "
-    return make, f"out/phantoms/{EXAMPLE_SEED:03d}_{int(number) - 1:06d}.png"

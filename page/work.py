@@ -19,33 +19,33 @@ from weights import Checkpoint
 
 
 class StoppedError(Exception):
-    """Somebody pressed Cancel."""
+    """Nobody waits for the drawing any more."""
 
 
 def follow(
-    work: Callable[[Watch], np.ndarray], checkpoint: Checkpoint, stop: threading.Event, total: int, then: str = ""
+    work: Callable[[Watch], np.ndarray], checkpoint: Checkpoint, total: int, then: str = ""
 ) -> Iterator[tuple[np.ndarray | None, str]]:
     """Run a drawing in a thread: yields (a preview or None, how far it is) again and again, then (pictures, `then`).
 
     work: takes the watcher to hand to `sample.draw` or `edit.edit`. A preview is the estimate of the clean latents,
     decoded; all previews together may take a quarter of the time. total: evaluations of the model. then: HTML, by
-    default what it took. Raises StoppedError once `stop` is set.
+    default what it took. Once this generator is closed, the drawing ends at its next step.
     """
     news: queue.Queue = queue.Queue()
     done, decoding, last, started = 0, 0.0, 0.0, time.perf_counter()
-    left = threading.Event()  # the browser tab was closed
+    left = threading.Event()  # by Cancel, or with the browser tab
     vae, dtype = checkpoint.vae, checkpoint.model.compute_dtype
 
     def watch(clean: torch.Tensor, t: float) -> None:
         nonlocal done, decoding, last
-        if stop.is_set() or left.is_set():
+        if left.is_set():
             raise StoppedError
         done, began, preview = done + 1, time.perf_counter(), None
         if began - last > 3 * decoding:
             preview = vae.postprocess(vae.decode(clean.to(dtype))).cpu().numpy()
             last = time.perf_counter()
             decoding = last - began
-        news.put((preview, status(done, total, started)))
+        news.put((preview, status(done, total)))
 
     def worker() -> None:
         try:
@@ -57,8 +57,6 @@ def follow(
     try:
         while True:
             item = news.get()
-            if stop.is_set():  # also of steps that wait here: the page takes them slower than the model makes them
-                raise StoppedError
             if isinstance(item, Exception):
                 raise item
             pictures, doing = item
@@ -73,11 +71,8 @@ def said(html: str) -> str:
     return f'<div class="status">{html}</div>'
 
 
-def status(done: int, total: int, began: float, what: str = "Drawing") -> str:
-    """A progress bar with the time left."""
-    left = (time.perf_counter() - began) / max(done, 1) * (total - done)
-    words = f"{what}: {done} of {total}" + (f", about {left:.0f} s left" if done else "")
-    return said(f'<progress max="{total}" value="{done}">{done}</progress><br>{words}')
+def status(done: int, total: int, what: str = "Drawing") -> str:
+    return said(f'<progress max="{total}" value="{done}">{done}</progress><br>{what}: {done} of {total}')
 
 
 def finished(began: float, checkpoint: Checkpoint) -> str:

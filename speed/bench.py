@@ -1,4 +1,4 @@
-"""How fast: ours beside what people would use instead. For the rows of a GPU: speed/gpu.py.
+"""How fast: ours beside the plain way of the paper's files. For a GPU: speed/gpu.py.
 
     python -m speed.bench                      every row
     python -m speed.bench reading drawing      some
@@ -12,19 +12,15 @@ Columns: ours and the alternative in the row's unit; how many times better ours 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
-import io
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer, models
 from torch import nn
 
 import data
@@ -33,11 +29,11 @@ from checkpoints.presets import init_weights, preset
 from common import arguments
 from common.errors import UserError, run
 from common.files import SHIPPED
-from generate import generate, stream
+from generate import generate, naive_generate
 from losses import IGNORE, Batch, RepaProjector, StageLoss, repa_loss
 from model import UniX
 from phantoms.dataset import Phantoms
-from sample import GUIDED_ABOVE, prompted_velocities, split_times
+from sample import GUIDED_ABOVE, prompted_velocities, question_of, split_times
 from speed import cpu
 from vae import sample_posterior
 from weights import load_checkpoint
@@ -89,75 +85,38 @@ def random_unix(wide: bool) -> UniX:
 
 # ---- reading -----------------------------------------------------------------------------------------------------
 
-BEFORE, AFTER = [5, 17, 9, 33], list(range(100, 116))  # the prompt around the image: 20 tokens
-
 
 def reading(args: argparse.Namespace) -> Iterator[Row]:
-    """the first token of a report and the tokens a second after it, beside transformers' Janus"""
-    instead, ours = janus_pair(args.quick)
-    cpu.speed_up(ours)
-    for batch in (1,) if args.quick else (1, 8):
-        yield from reading_rows(instead, ours, batch, args)
+    """the first token of a report and the tokens a second after it, beside the whole sequence again for each token"""
+    shipped = load_checkpoint(SHIPPED)
+    question = question_of(shipped, None)
+    yield from reading_rows(shipped.model, question, 1, "tiny", args)
+    if not args.quick:
+        yield from reading_rows(shipped.model, question, 8, "tiny", args)
+        yield from reading_rows(random_unix(wide=True).eval(), question, 1, "12 x 768", args)
 
 
-def janus_pair(quick: bool) -> tuple[nn.Module, UniX]:
-    """One Janus with random weights, as transformers' and as ours: 12 layers of width 768, 32,000 tokens, 256 px."""
-    try:
-        from transformers import JanusConfig, JanusForConditionalGeneration, logging
-    except ImportError as error:
-        raise UserError("speed.bench compares with transformers: pip install -e '.[test]'") from error
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    width, layers, vocabulary, side = (64, 2, 300, 4) if quick else (768, 12, 32_000, 16)
-    both = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": width // 64}
-    text = both | {"intermediate_size": width * 8 // 3, "num_key_value_heads": width // 64, "vocab_size": vocabulary}
-    text |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    vision = both | {"image_size": 16 * side, "patch_size": 16, "mlp_ratio": 4, "projection_dim": width}
-    vision |= {"num_image_tokens": side**2}
-    unused = {"base_channels": 32, "channel_multiplier": [1, 1], "num_res_blocks": 1, "embed_dim": 4}  # image tokens
-    unused |= {"num_embeddings": 16, "latent_channels": 4, "image_token_embed_dim": 64, "projection_dim": 64}
-    configs = {"text_config": text, "vision_config": vision, "vq_config": unused}
-    torch.manual_seed(0)
-    config = JanusConfig(**configs, image_token_id=vocabulary - 1, tie_word_embeddings=False)
-    instead = JanusForConditionalGeneration(config).eval()
-    for parameter in instead.parameters():
-        if parameter.dim() == 2:  # wider than their initialisation, or every answer would be one token repeated
-            nn.init.normal_(parameter, std=1.25 / width**0.5)
-    names = {"<|bos|>": 0, "<|eos|>": 1, "<|boi|>": 2, "<|eoi|>": 3}
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        instead.save_pretrained(folder)
-        Tokenizer(models.WordLevel(names, unk_token="<|eos|>")).save(f"{folder}/tokenizer.json")
-        ours = load_checkpoint(folder, parity=True).model
-    ours.before = BEFORE
-    return instead, ours
+def reading_rows(model: UniX, question: list[int], batch: int, name: str, args: argparse.Namespace) -> Iterator[Row]:
+    fast, tokens = copy.deepcopy(model), 9 if args.quick else 33
+    cpu.speed_up(fast)
+    image = model.vit.preprocess(torch.tensor(Phantoms(1, model.config.vit.image_size).image(0))[None])
+    images = image.repeat(batch, 1, 1, 1)
 
+    def ours(count: int) -> list[list[int]]:
+        return generate(fast, images, [question] * batch, count)
 
-def reading_rows(instead: nn.Module, ours: UniX, batch: int, args: argparse.Namespace) -> Iterator[Row]:
-    tokens, size = 9 if args.quick else 33, ours.config.vit.image_size
-    pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1)).repeat(batch, 1, 1, 1)
-    image = [ours.config.vocab_size - 1] * (size // 16) ** 2
-    ids = torch.tensor([[*BEFORE, *image, *AFTER]] * batch)
-    asked = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+    def instead(count: int) -> list[list[int]]:
+        return [naive_generate(model, each[None], question, count) for each in images]
 
-    def answer_instead(count: int) -> list[list[int]]:
-        found = instead.generate(**asked, generation_mode="text", max_new_tokens=count, do_sample=False)
-        return found[:, ids.shape[1] :].tolist()
-
-    def answer(count: int) -> list[list[int]]:
-        return generate(ours, pixels, [AFTER] * batch, count)
-
-    with torch.inference_mode():
-        agree(next(stream(ours, pixels, [AFTER] * batch))[1], instead(**asked).logits[:, -1])
-    if answer(tokens) != answer_instead(tokens):
-        raise AssertionError("not the same tokens")
-
-    ways = {"first ours": partial(answer, 1), "first instead": partial(answer_instead, 1)}
-    ways |= {"whole ours": partial(answer, tokens), "whole instead": partial(answer_instead, tokens)}
+    if ours(tokens) != instead(tokens) or len(ours(tokens)[0]) != tokens:
+        raise AssertionError(f"reading, {name}: not the same tokens, or too few")
+    ways = {"first ours": partial(ours, 1), "first instead": partial(instead, 1)}
+    ways |= {"whole ours": partial(ours, tokens), "whole instead": partial(instead, tokens)}
     seconds, first, after = take_turns(ways, args.repeat), {}, {}
     for way in ("ours", "instead"):
         first[way], whole = seconds[f"first {way}"], seconds[f"whole {way}"]
         after[way] = [(w - f) / (tokens - 1) for w, f in zip(whole, first[way], strict=True)]
-    yield row(f"reading, batch {batch}", "tokens/s", after, batch)
+    yield row(f"reading, {name}, batch {batch}", "tokens/s", after, batch)
     yield row("  first token", "s", first, 1)
 
 

@@ -1,6 +1,6 @@
 """How fast this code is on one GPU at full size, and how much memory it takes: about ten minutes.
 
-    bash runs/gpu.sh             writes docs/gpu-CARDNAME.md
+    bash runs/gpu.sh             prints a page of Markdown
     python -m speed.gpu --tiny   the tiny model, also on a CPU: does it run? its numbers mean nothing
 
 Weights are random; nothing is downloaded.
@@ -8,12 +8,10 @@ Weights are random; nothing is downloaded.
 
 from __future__ import annotations
 
+import datetime
 import gc
-import re
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -28,7 +26,7 @@ from common import arguments
 from common.clock import memory_used
 from common.devices import dtype_name, pick_device
 from common.errors import run
-from common.files import SHIPPED, write_text
+from common.files import SHIPPED
 from generate import generate
 from losses import Batch, RepaProjector, StageLoss
 from model import UniX
@@ -139,24 +137,16 @@ def main() -> None:
     parser = arguments.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="the tiny model: does it run? also on a CPU")
     parser.add_argument("--device", help="cpu, cuda, cuda:1; default: cuda if there is one")
-    page_name = "page to write; default docs/gpu-CARDNAME.md, with --tiny none"
-    parser.add_argument("--out", type=arguments.output_file, metavar="FILE", help=page_name)
     args = parser.parse_args()
     device = pick_device(args.device)
     on_cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_cuda else "CPU, tiny model (numbers mean nothing)"
     dtype, tiny = torch.bfloat16 if on_cuda else torch.float32, args.tiny or not on_cuda
-    rows: list[Row] = [("what", "unit", "measured", "beside"), ("---",) * 4]
+    print(f"# {name}\n\n*{datetime.date.today()}, torch {torch.__version__}, random weights, {dtype_name(dtype)}*\n")
+    print("| what | unit | measured | beside |\n|---|---|---|---|")
     for part in (training, using):
         for row in part(device, dtype, tiny):
-            rows.append(row)
-            print(" | ".join(row), flush=True)
-    card = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
-    if out := args.out or (None if tiny else Path("docs") / f"gpu-{card}.md"):
-        made = f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, random weights (`bash runs/gpu.sh`)"
-        head = f"# {name}\n\n*{made}, {dtype_name(dtype)}*\n\n"
-        write_text(out, head + "".join(f"| {' | '.join(row)} |\n" for row in rows))
-        print(out)
+            print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":

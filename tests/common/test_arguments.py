@@ -246,7 +246,6 @@ REFUSED = [
     ("-m speed.bench", "--repeat 0", ["--repeat 0"]),
     ("-m speed.cost", "--stage 1", ["--stage 1"]),
     ("-m speed.gpu", "--device abacus", ["--device abacus"]),
-    ("-m speed.gpu", "--tiny --out fifo", ["--out fifo: is a fifo"]),
     ("-m studies.autoencoder", "--n 0", ["--n 0"]),
     ("-m studies.autoencoder", "--weights absent", ["--weights absent: no such folder"]),
     ("-m studies.prompt_gain", "--n 1", ["--n 1", "at least 2"]),

@@ -60,7 +60,7 @@ def test_ways_take_turns_after_a_round_that_does_not_count():
     assert [len(taken) for taken in seconds.values()] == [3, 3]
 
 
-def test_bad_input_is_refused_in_one_line(monkeypatch, quick):
+def test_bad_input_is_refused_in_one_line(monkeypatch):
     for words, message in (
         (["speed"], "speed: choose from reading, training, drawing"),
         (["--repeat", "0"], "--repeat 0: .*at least 1"),
@@ -68,16 +68,12 @@ def test_bad_input_is_refused_in_one_line(monkeypatch, quick):
         monkeypatch.setattr("sys.argv", ["bench.py", *words])
         with pytest.raises(UserError, match=message):
             bench.main()
-    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    with pytest.raises(UserError, match=r"compares with transformers: pip install -e '.\[test\]'"):
-        next(bench.reading(quick))
 
 
 @pytest.mark.slow
-def test_the_gpu_script_runs_at_tiny_size_on_a_cpu(tmp_path):
-    page = tmp_path / "gpu.md"
-    command = [sys.executable, "-m", "speed.gpu", "--tiny", "--device", "cpu", "--out", page]
-    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
+def test_the_gpu_script_runs_at_tiny_size_on_a_cpu():
+    command = [sys.executable, "-m", "speed.gpu", "--tiny", "--device", "cpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    text = page.read_text()
-    assert text.count("samples/s") == 3 and text.count("tokens/s") == text.count("s/picture") == 2
+    assert done.stdout.startswith("# CPU")
+    assert [done.stdout.count(unit) for unit in ("samples/s", "tokens/s", "s/picture")] == [3, 2, 2]
