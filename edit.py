@@ -15,7 +15,6 @@ from common.sampling import DISCLAIMER, DOWNSAMPLING, STRENGTH, check_size, edit
 if __name__ == "__main__":  # before torch is imported, which takes seconds: --help and a typing error do not wait
     run(edit_flags, last=False)
 
-import argparse
 from collections.abc import Sequence
 
 import numpy as np
@@ -150,33 +149,21 @@ def main() -> None:
     dtype = pick_dtype(args.dtype, device)
     film = None if args.between else load_image(args.film)
     checkpoint = load_model(args.weights, device, dtype)
-    seeds = range(args.seed, args.seed + args.n)
     how = {"guidance": args.guidance, "steps": args.steps, "solver": args.solver, "progress": True}
     if args.between:
-        pictures, captions = [], []
-        for seed in seeds:
-            pictures += [*between(checkpoint, (args.film, args.prompt), seed, args.between, args.size, **how)]
-            shares = [f"{k / (args.between - 1):.0%}" for k in range(1, args.between - 1)]
-            captions += [f"{args.film} (seed {seed})", *shares, f"{args.prompt} (seed {seed})"]
+        prompts = args.film, args.prompt
+        pictures = between(checkpoint, prompts, args.seed, args.between, args.size, **how)
+        shares = [f"{k / (args.between - 1):.0%}" for k in range(1, args.between - 1)]
+        captions = [prompts[0], *shares, prompts[1]]
     else:
-        pictures, captions = edited(args, checkpoint, film, seeds, how)
-    save_png(grid(pictures, captions, args.between or 3), args.out)
+        size = args.size or checkpoint.model.config.image_size
+        check_size(size, checkpoint.model.config.max_latent_size)
+        before, masks = to_square(film, size), args.mask and mask_of(args.mask, film, size)[None]
+        after = edit(checkpoint, before[None], [args.prompt], [args.seed], args.strength, masks, **how)[0]
+        pictures = [np.stack([before] * 3, axis=-1), np.stack([after] * 3, axis=-1), difference(before, after)]
+        captions = [args.film.name, args.prompt, "red: brighter, blue: darker"]
+    save_png(grid(pictures, captions, len(pictures)), args.out)
     print(f"{args.out}\ndrawn by {args.weights} on {device} in {dtype_name(dtype)}\n{DISCLAIMER}")
-
-
-def edited(
-    args: argparse.Namespace, checkpoint: Checkpoint, film: Image.Image, seeds: Sequence[int], how: dict
-) -> tuple[list[np.ndarray], list[str]]:
-    """For each seed three pictures, before, after and what changed; and their captions."""
-    size, count = args.size or checkpoint.model.config.image_size, len(seeds)
-    check_size(size, checkpoint.model.config.max_latent_size)
-    masks = args.mask and np.stack([mask_of(args.mask, film, size)] * count)
-    old, pictures, captions = to_square(film, size), [], []
-    after = edit(checkpoint, np.stack([old] * count), [args.prompt] * count, seeds, args.strength, masks, **how)
-    for seed, new in zip(seeds, after, strict=True):
-        pictures += [np.stack([old] * 3, axis=-1), np.stack([new] * 3, axis=-1), difference(old, new)]
-        captions += [args.film.name, f"{args.prompt} (seed {seed})", "red: brighter, blue: darker"]
-    return pictures, captions
 
 
 if __name__ == "__main__":

@@ -90,7 +90,6 @@ def edit_flags() -> argparse.Namespace:
     add("--mask", type=arguments.box, metavar="BOX", help="edit here alone: x0,y0,x1,y1 in the picture's pixels")
     add("--between", type=arguments.whole(2, 1000), metavar="N", help="N pictures from one prompt to a second")
     add_drawing_flags(add, "edit.png")
-    add("--n", type=arguments.whole(1, 10_000), default=1, help="how many pictures or strips (default 1)")
     args = parser.parse_args()
     for prompt in (args.prompt, args.film) if args.between else (args.prompt,):
         if not prompt.strip():

@@ -168,13 +168,10 @@ def loop_table(prompts: Sequence[str], reports: Sequence[str], seed: int) -> str
         return {f"{name} {label.side or ''}".strip() for name, label in labels if label.value == POSITIVE}
 
     asked, found = list(map(affirmed, prompts)), list(map(affirmed, reports))
-    partner = derangement(len(prompts), seed % 2**32)
-    back = sum(len(a & f) for a, f in zip(asked, found, strict=True))
-    control = sum(len(a & found[other]) for a, other in zip(asked, partner, strict=True))
-    rows = [("prompt", "report of the drawing", "asked for", "read back", "came back")]
-    for prompt, report, a, f in zip(prompts, reports, asked, found, strict=True):
-        rows += [(prompt, report, ", ".join(sorted(a)), ", ".join(sorted(f)), f"{len(a & f)} of {len(a)}")]
-    total = sum(map(len, asked))
-    summary = f"{back} of {total} labels came back; control, the reports exchanged: {control} of {total}."
+    others = [found[k] for k in derangement(len(prompts), seed % 2**32)]
+    back, control = (sum(len(a & f) for a, f in zip(asked, each, strict=True)) for each in (found, others))
+    rows = [("prompt", "report of the drawing", "asked for", "read back")]
+    rows += zip(prompts, reports, *(map(", ".join, map(sorted, each)) for each in (asked, found)), strict=True)
+    summary = f"{back} of {sum(map(len, asked))} labels came back; control, the reports exchanged: {control}."
     html = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<p><strong>{escape(summary)}</strong></p><div class="results"><table>{html}</table></div>'
+    return f'<p><strong>{summary}</strong></p><div class="results"><table>{html}</table></div>'
