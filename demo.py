@@ -8,7 +8,6 @@ it. A research and teaching tool, not a medical device.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import signal
@@ -21,16 +20,12 @@ from common.sampling import DISCLAIMER, add_model_flags
 ENDS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
-def parse_args() -> argparse.Namespace:
+def main() -> None:
     words = "A page that draws, reads and edits chest X-rays, on this machine alone."
     parser = arguments.Parser(description=words, epilog=DISCLAIMER)
     parser.add_argument("--port", type=arguments.whole(0, 65535), default=7860, help="default 7860; 0: any free one")
     add_model_flags(parser.add_argument)
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
+    args = parser.parse_args()
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the page needs gradio, which is not installed; pip install -e '.[demo]'")
     for name in list(os.environ):  # others' settings of gradio; a proxy, which would be asked for this very page

@@ -67,8 +67,10 @@ def edit(
     pictures = solve(checkpoint, begin, len(ids), since=strength, **how)
     if masks is None:
         return pictures
-    kept = 1 - faded(mask).numpy()
-    return np.rint(pictures + kept * (squares.astype(np.float32) - pictures)).astype(np.uint8)
+    cells = F.interpolate(mask, scale_factor=DOWNSAMPLING, mode="nearest")  # (N, 1, S, S); the border is no edge:
+    share = F.avg_pool2d(cells, DOWNSAMPLING + 1, 1, DOWNSAMPLING // 2, count_include_pad=False)
+    drawn = (cells * (2 * share - 1).clamp(0, 1))[:, 0].numpy()
+    return np.rint(squares + drawn * (pictures.astype(np.float32) - squares)).astype(np.uint8)
 
 
 def hold(velocity: flow.Velocity, data: torch.Tensor, noise: torch.Tensor, mask: torch.Tensor) -> flow.Velocity:
@@ -83,14 +85,6 @@ def hold(velocity: flow.Velocity, data: torch.Tensor, noise: torch.Tensor, mask:
         return torch.lerp(noise - data, velocity(x, t), mask)
 
     return held
-
-
-def faded(mask: torch.Tensor) -> torch.Tensor:
-    """Latents (B, 1, h, w) in {0, 1} -> pixels (B, 16h, 16w) in [0, 1]: 0 outside, rising to 1 over half a latent
-    inside; the picture's own border is no border."""
-    cells = F.interpolate(mask, scale_factor=DOWNSAMPLING, mode="nearest")
-    share = F.avg_pool2d(cells, DOWNSAMPLING + 1, 1, DOWNSAMPLING // 2, count_include_pad=False)
-    return (cells * (2 * share - 1).clamp(0, 1))[:, 0]
 
 
 def mask_of(box: tuple[int, int, int, int], film: Image.Image, size: int) -> np.ndarray:
@@ -129,14 +123,13 @@ def between(
     def begin(rows: slice) -> tuple:
         w = weights[rows]
         pair = [*[first] * len(w), *[second] * len(w)]
-        both, triple = model.read_prompt(pair), model.read_prompt([*pair, *[None] * len(w)])
+        both, neither = model.read_prompt(pair), model.read_prompt([None] * len(w))
 
         def conditional(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return torch.lerp(*model.velocity(x.repeat(2, 1, 1, 1), t.repeat(2), both).chunk(2), w)
 
         def guided(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            v_a, v_b, v_uncond = model.velocity(x.repeat(3, 1, 1, 1), t.repeat(3), triple).chunk(3)
-            return flow.guide(torch.lerp(v_a, v_b, w), v_uncond, guidance)
+            return flow.guide(conditional(x, t), model.velocity(x, t, neither), guidance)
 
         return conditional if guidance == 1.0 else guided, conditional, noise_of(config, [seed] * len(w), size)
 

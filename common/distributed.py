@@ -48,10 +48,17 @@ class Team:
         return dict(zip(values, self.sum([*values.values()]), strict=True))
 
 
-def join_team(device: torch.device) -> Team:
-    """Under torchrun: NCCL with one GPU a process, or Gloo on CPUs. Otherwise a team of one."""
+@contextlib.contextmanager
+def joined_team(device: torch.device) -> Iterator[Team]:
+    """The team for the length of the block: under torchrun NCCL with one GPU a process, or Gloo on CPUs. At its end
+    each process waits until the main one has saved.
+
+    If a process dies, the others cannot go on: each raises UserError, a line that says so. One that fails by itself
+    waits for nobody.
+    """
     if "LOCAL_RANK" not in os.environ:
-        return Team(0, 1, device)
+        yield Team(0, 1, device)
+        return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         if device.index >= (count := torch.cuda.device_count()):
@@ -59,32 +66,20 @@ def join_team(device: torch.device) -> Team:
             raise UserError(f"torchrun asks for more processes than the {count} GPUs of this machine; {mend}")
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Team(dist.get_rank(), dist.get_world_size(), device)
-
-
-@contextlib.contextmanager
-def joined_team(device: torch.device) -> Iterator[Team]:
-    """The team for the length of the block; at its end each process waits until the main one has saved.
-
-    If a process dies, the others cannot go on: each raises UserError, a line that says so. One that fails by itself
-    waits for nobody.
-    """
-    team = join_team(device)
+    team = Team(dist.get_rank(), dist.get_world_size(), device)
     try:
         yield team
-        if team.size > 1:
-            dist.barrier()
+        dist.barrier()
     except RuntimeError as error:
         # Only the death of a peer or of the network makes NCCL or Gloo raise.
-        if team.size > 1 and (isinstance(error, dist.DistBackendError) or "gloo" in str(error).lower()):
+        if isinstance(error, dist.DistBackendError) or "gloo" in str(error).lower():
             raise UserError(
                 f"process {team.rank} of {team.size} has lost another one, which was killed or failed (out of memory?);"
                 " if it could still speak, its own line says why; go on with --resume"
             ) from error
         raise
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        dist.destroy_process_group()
 
 
 class StopSignal:

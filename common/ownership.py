@@ -101,12 +101,6 @@ def own_file(path: str | Path, flag: str = "--out") -> None:
     if not folder.is_dir():
         raise UserError(f"{flag} {path}: no folder {folder}; make it first")
     make_writable(folder, flag)
-    if not os.path.lexists(path):
-        return
-    try:
-        with open(path, "rb") as file:
-            start = file.read(4096)
-    except OSError:
-        start = b""
-    if PNG_MARK not in start:
+    start = path.read_bytes()[:4096] if path.is_file() else b""
+    if os.path.lexists(path) and PNG_MARK not in start:
         raise UserError(f"{flag} {path}: is there, and no command here made it; delete it or name another file")

@@ -59,8 +59,6 @@ def sample_flags() -> argparse.Namespace:
     args = parser.parse_args()
     if bool(args.prompt) == bool(args.image):
         raise UserError(f"give either a prompt in quotes ({EXAMPLE}) or --image FILE")
-    if not all(prompt.strip() for prompt in args.prompt):
-        raise UserError(f"the prompt is empty; say what to draw, for example {EXAMPLE}")
     mend = "is for drawing, and --image is read" if args.image else "is for reading; name an image, --image FILE"
     taken, useless = (READING, DRAWING) if args.image else (DRAWING, READING)
     settle(args, taken, useless, mend)
@@ -91,9 +89,6 @@ def edit_flags() -> argparse.Namespace:
     add("--between", type=arguments.whole(2, 1000), metavar="N", help="N pictures from one prompt to a second")
     add_drawing_flags(add, "edit.png")
     args = parser.parse_args()
-    for prompt in (args.prompt, args.film) if args.between else (args.prompt,):
-        if not prompt.strip():
-            raise UserError(f"the prompt is empty; say what the picture shall show, for example {EXAMPLE}")
     taken, useless = ({}, FILM) if args.between else (FILM, {})
     settle(args, {**DRAWING, "out": Path("edit.png"), **taken}, useless, "is for a film, not for a strip of prompts")
     if not args.between:

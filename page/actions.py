@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -57,8 +56,6 @@ class Actions:
                 commands = [shlex.join(map(str, ["python", *words, *weights])) for words in given.commands]
                 yield *shown, "\n".join(commands)
 
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD  # of values that have these names in gradio's API
-        click.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in fields])
         return click
 
     def draw(self, given: SimpleNamespace) -> Iterator:

@@ -45,6 +45,5 @@ def uploaded(path: str) -> Path | None:
 
 def example_film(number: object) -> Image.Image | None:
     """Phantom 1..EXAMPLES; None for another number."""
-    if str(number) not in map(str, range(1, EXAMPLES + 1)):
-        return None
-    return Image.fromarray(phantom(EXAMPLE_SEED, int(number) - 1, 256).image)
+    known = str(number) in map(str, range(1, EXAMPLES + 1))
+    return Image.fromarray(phantom(EXAMPLE_SEED, int(number) - 1, 256).image) if known else None

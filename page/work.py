@@ -28,23 +28,21 @@ def follow(
     """Run a drawing in a thread: yields (a preview or None, how far it is) again and again, then (pictures, `then`).
 
     work: takes the watcher to hand to `sample.draw` or `edit.edit`. A preview is the estimate of the clean latents,
-    decoded; all previews together may take a quarter of the time. total: evaluations of the model. then: HTML, by
-    default what it took. Once this generator is closed, the drawing ends at its next step.
+    decoded, five times a drawing. total: evaluations of the model. then: HTML, by default what it took. Once this
+    generator is closed, the drawing ends at its next step.
     """
     news: queue.Queue = queue.Queue()
-    done, decoding, last, started = 0, 0.0, 0.0, time.perf_counter()
+    done, started = 0, time.perf_counter()
     left = threading.Event()  # by Cancel, or with the browser tab
     vae, dtype = checkpoint.vae, checkpoint.model.compute_dtype
 
     def watch(clean: torch.Tensor, t: float) -> None:
-        nonlocal done, decoding, last
+        nonlocal done
         if left.is_set():
             raise StoppedError
-        done, began, preview = done + 1, time.perf_counter(), None
-        if began - last > 3 * decoding:
-            preview = vae.postprocess(vae.decode(clean.to(dtype))).cpu().numpy()
-            last = time.perf_counter()
-            decoding = last - began
+        shown = done % max(1, total // 5) == 0
+        preview = vae.postprocess(vae.decode(clean.to(dtype))).cpu().numpy() if shown else None
+        done += 1
         news.put((preview, status(done, total)))
 
     def worker() -> None:

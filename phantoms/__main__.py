@@ -15,13 +15,13 @@ from common import arguments
 from common.errors import run
 from common.files import write_atomically
 from common.ownership import own_folder
-from common.pictures import grid, save_png
+from common.pictures import save_png
 from phantoms.dataset import phantom
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = arguments.Parser(
-        description="Render chest radiographs with known truth: PNGs, phantoms.jsonl and a captioned contact sheet.",
+        description="Render chest radiographs with known truth: PNGs and phantoms.jsonl.",
         epilog="example: python -m phantoms --n 64 --out out/phantoms   # the same 64 pictures on every machine",
     )
     add = parser.add_argument
@@ -31,7 +31,6 @@ def main(argv: list[str] | None = None) -> None:
     add("--size", type=arguments.size, default=256, help="pixels a side, a multiple of 16 (default 256)")
     args = parser.parse_args(argv)
     own_folder(args.out)
-    samples = []
     with write_atomically(args.out / "phantoms.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as lines:
         for index in tqdm(range(args.n), unit="image"):
             sample = phantom(args.seed, index, args.size)
@@ -40,9 +39,6 @@ def main(argv: list[str] | None = None) -> None:
             record = {"image": name, "view": sample.view, "report": sample.report, "impression": sample.impression}
             record |= {"truth": [asdict(f) for f in sample.findings], "labels": sample.labels()}
             lines.write(json.dumps(record) + "\n")
-            samples += [sample] if index < 64 else []  # a larger sheet is no longer looked at
-    sheet = grid([sample.image for sample in samples], [sample.impression for sample in samples])
-    save_png(sheet, args.out / "contact_sheet.png")
     print(f"{args.n} images of {args.size} px in {args.out}")
 
 

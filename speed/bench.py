@@ -17,7 +17,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -39,31 +38,24 @@ from vae import sample_posterior
 from weights import load_checkpoint
 
 Row = tuple[str, str, float, float, float]  # name, unit, ours and the alternative in it, ratio (> 1: ours is better)
-Seconds = dict[str, list[float]]  # of each way in each round
 
 
-# ---- measuring ---------------------------------------------------------------------------------------------------
-
-
-def take_turns(ways: dict[str, Callable[[], object]], repeat: int) -> Seconds:
-    """Seconds of each way in each of `repeat` rounds, after a round that does not count."""
-    seconds: Seconds = {name: [] for name in ways}
-    for round_number in range(repeat + 1):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            way()
-            if round_number:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
-
-
-def row(name: str, unit: str, seconds: Seconds, amount: float) -> Row:
-    """amount: what one call does, for a unit a second; for "s", how many share its time."""
-    median = {way: statistics.median(taken) for way, taken in seconds.items()}
-    ours, instead = (amount / median[way] if "/s" in unit else median[way] / amount for way in ("ours", "instead"))
+def compare(
+    name: str, unit: str, amount: float, ours: Callable[[], object], instead: Callable[[], object], repeat: int
+) -> Row:
+    """Two ways that take turns for `repeat` rounds, after a round that does not count. amount: what one call does, for
+    a unit a second; for seconds, how many share them."""
+    rounds = []
+    for _ in range(repeat + 1):
+        began = time.perf_counter()
+        instead()
+        middle = time.perf_counter()
+        ours()
+        rounds.append((time.perf_counter() - middle, middle - began))
+    medians = map(statistics.median, zip(*rounds[1:], strict=True))
+    mine, other = (amount / seconds if "/s" in unit else seconds / amount for seconds in medians)
     # Each round is compared with its own neighbour.
-    ratio = statistics.median(i / o for i, o in zip(seconds["instead"], seconds["ours"], strict=True))
-    return name, unit, ours, instead, ratio
+    return name, unit, mine, other, statistics.median(other / mine for mine, other in rounds[1:])
 
 
 def agree(ours: torch.Tensor, instead: torch.Tensor) -> None:
@@ -72,11 +64,10 @@ def agree(ours: torch.Tensor, instead: torch.Tensor) -> None:
     torch.testing.assert_close(ours / scale, instead / scale, atol=1e-3, rtol=0)
 
 
-def random_unix(wide: bool) -> UniX:
-    """The tiny model, or 12 layers of width 768, between that and the published one."""
+def wide_unix() -> UniX:
+    """12 layers of width 768, between the tiny model and the published one, with random weights."""
     config = preset("tiny")
-    if wide:
-        config.hidden_size, config.intermediate_size, config.num_layers, config.num_heads = 768, 2048, 12, 12
+    config.hidden_size, config.intermediate_size, config.num_layers, config.num_heads = 768, 2048, 12, 12
     generator, model = torch.Generator().manual_seed(0), UniX(config)
     init_weights(model, generator)
     nn.init.normal_(model.llm2vae.weight, std=0.02, generator=generator)  # at zero, nothing before it has a gradient
@@ -87,37 +78,30 @@ def random_unix(wide: bool) -> UniX:
 
 
 def reading(args: argparse.Namespace) -> Iterator[Row]:
-    """the first token of a report and the tokens a second after it, beside the whole sequence again for each token"""
+    """the tokens a second of a report, beside the whole sequence again for each token"""
     shipped = load_checkpoint(SHIPPED)
     question = question_of(shipped, None)
-    yield from reading_rows(shipped.model, question, 1, "tiny", args)
+    yield reading_row(shipped.model, question, 1, "tiny", args)
     if not args.quick:
-        yield from reading_rows(shipped.model, question, 8, "tiny", args)
-        yield from reading_rows(random_unix(wide=True).eval(), question, 1, "12 x 768", args)
+        yield reading_row(shipped.model, question, 8, "tiny", args)
+        yield reading_row(wide_unix().eval(), question, 1, "12 x 768", args)
 
 
-def reading_rows(model: UniX, question: list[int], batch: int, name: str, args: argparse.Namespace) -> Iterator[Row]:
+def reading_row(model: UniX, question: list[int], batch: int, name: str, args: argparse.Namespace) -> Row:
     fast, tokens = copy.deepcopy(model), 9 if args.quick else 33
     cpu.speed_up(fast)
     image = model.vit.preprocess(torch.tensor(Phantoms(1, model.config.vit.image_size).image(0))[None])
     images = image.repeat(batch, 1, 1, 1)
 
-    def ours(count: int) -> list[list[int]]:
-        return generate(fast, images, [question] * batch, count)
+    def ours() -> list[list[int]]:
+        return generate(fast, images, [question] * batch, tokens)
 
-    def instead(count: int) -> list[list[int]]:
-        return [naive_generate(model, each[None], question, count) for each in images]
+    def instead() -> list[list[int]]:
+        return [naive_generate(model, each[None], question, tokens) for each in images]
 
-    if ours(tokens) != instead(tokens) or len(ours(tokens)[0]) != tokens:
+    if ours() != instead() or len(ours()[0]) != tokens:
         raise AssertionError(f"reading, {name}: not the same tokens, or too few")
-    ways = {"first ours": partial(ours, 1), "first instead": partial(instead, 1)}
-    ways |= {"whole ours": partial(ours, tokens), "whole instead": partial(instead, tokens)}
-    seconds, first, after = take_turns(ways, args.repeat), {}, {}
-    for way in ("ours", "instead"):
-        first[way], whole = seconds[f"first {way}"], seconds[f"whole {way}"]
-        after[way] = [(w - f) / (tokens - 1) for w, f in zip(whole, first[way], strict=True)]
-    yield row(f"reading, {name}, batch {batch}", "tokens/s", after, batch)
-    yield row("  first token", "s", first, 1)
+    return compare(f"reading, {name}, batch {batch}", "tokens/s", batch * tokens, ours, instead, args.repeat)
 
 
 # ---- training ----------------------------------------------------------------------------------------------------
@@ -126,9 +110,9 @@ def reading_rows(model: UniX, question: list[int], batch: int, name: str, args: 
 def training(args: argparse.Namespace) -> Iterator[Row]:
     """samples/s of forward and backward, beside plain layers over one padded sequence"""
     for stage in ("2", "1"):
-        yield training_row(random_unix(wide=False), stage, 4 if args.quick else 16, "tiny", args.repeat)
+        yield training_row(load_checkpoint(SHIPPED).model, stage, 4 if args.quick else 16, "tiny", args.repeat)
         if not args.quick:
-            yield training_row(random_unix(wide=True), stage, 4, "12 x 768", args.repeat)
+            yield training_row(wide_unix(), stage, 4, "12 x 768", args.repeat)
 
 
 def training_row(model: UniX, stage: str, count: int, name: str, repeat: int) -> Row:
@@ -149,22 +133,20 @@ def training_row(model: UniX, stage: str, count: int, name: str, repeat: int) ->
     cpu.speed_up(model)
     losses, plain_losses = (StageLoss(each, vae, heads, lambda index, image: frozen, 0.5) for each in (model, plain))
     totals, obvious = {kind: float(batch.terms())}, obvious_draw if stage == "2" else obvious_read
-    ways = {"instead": lambda: obvious(plain_losses, batch), "ours": lambda: losses(batches, totals)[0]}
-
     trained = [p for p in [*model.parameters(), *heads.parameters()] if p.requires_grad]
-    results = []
-    for forward in ways.values():
-        loss = forward()
-        results.append([loss.detach(), *torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)])
-    for expected, value in zip(*results, strict=True):
+
+    def step(loss: torch.Tensor) -> list[torch.Tensor]:
+        return [loss.detach(), *torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)]
+
+    def ours() -> list[torch.Tensor]:
+        return step(losses(batches, totals)[0])
+
+    def instead() -> list[torch.Tensor]:
+        return step(obvious(plain_losses, batch))
+
+    for value, expected in zip(ours(), instead(), strict=True):
         agree(value, expected)
-
-    def step(loss: Callable[[], torch.Tensor]) -> None:
-        model.zero_grad()
-        loss().backward()
-
-    steps = {way: partial(step, loss) for way, loss in ways.items()}
-    return row(f"stage {stage}, {name}", "samples/s", take_turns(steps, repeat), count)
+    return compare(f"stage {stage}, {name}", "samples/s", count, ours, instead, repeat)
 
 
 # What one would write first: prompt and picture in one padded sequence, one graph over all of it, plain layers.
@@ -199,7 +181,7 @@ def drawing(args: argparse.Namespace) -> Iterator[Row]:
     yield drawing_row(checkpoint.model, prompt, 1, "tiny", args.repeat)
     if not args.quick:
         yield drawing_row(checkpoint.model, prompt, 4, "tiny", args.repeat)
-        yield drawing_row(random_unix(wide=True).eval(), prompt, 1, "12 x 768", min(3, args.repeat))
+        yield drawing_row(wide_unix().eval(), prompt, 1, "12 x 768", min(3, args.repeat))
 
 
 def drawing_row(model: UniX, prompt: list[int], batch: int, name: str, repeat: int) -> Row:
@@ -223,22 +205,18 @@ def drawing_row(model: UniX, prompt: list[int], batch: int, name: str, repeat: i
     passes, passes_of_50 = 2 * (len(early) - 1) + len(late) - 1, 2 * 41 + 8
     with torch.inference_mode():
         agree(ours(), instead())
-        seconds = take_turns({"instead": instead, "ours": ours}, repeat)
-    return row(f"drawing, {name}, batch {batch}", "s a picture", seconds, batch * passes / passes_of_50)
+        amount = batch * passes / passes_of_50
+        return compare(f"drawing, {name}, batch {batch}", "s a picture", amount, ours, instead, repeat)
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
 
-# name on the command line -> what yields its rows; its docstring is its help
-ROWS = {each.__name__: each for each in (reading, training, drawing)}
+ROWS = {"reading": reading, "training": training, "drawing": drawing}
 
 
 def main() -> None:
-    rows = "\n".join(f"  {name:12}{each.__doc__}" for name, each in ROWS.items())
-    parser = arguments.Parser(
-        description=__doc__, epilog=f"rows:\n{rows}", formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="rows to measure; default: all")
+    parser = arguments.Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="reading, training, drawing; default: all")
     parser.add_argument("--repeat", type=arguments.whole(1, 10_000), default=7, help="rounds (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="tiny models and two rounds, to see it run")
     args = parser.parse_args()

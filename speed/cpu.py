@@ -161,12 +161,10 @@ class ActivateAndDown(torch.autograd.Function):
 class LeanMLP(MLP):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         down = self.down
-        own_way = (
-            type(down) is not FewRowsLinear or down._forward_hooks or down._forward_pre_hooks
-        )  # an adapter, a hook
-        if own_way or not (x.is_cpu and torch.is_grad_enabled()):
-            return super().forward(x)
-        return ActivateAndDown.apply(self.gate_up(x), down.weight.to(x.dtype))
+        plain = type(down) is FewRowsLinear and not (down._forward_hooks or down._forward_pre_hooks)  # no adapter
+        if plain and x.is_cpu and torch.is_grad_enabled():
+            return ActivateAndDown.apply(self.gate_up(x), down.weight.to(x.dtype))
+        return super().forward(x)
 
 
 FASTER = {Linear: FewRowsLinear, RMSNorm: LeanRMSNorm, MLP: LeanMLP}

@@ -33,7 +33,6 @@ def test_the_command_writes_what_it_says(tmp_path):
         assert (line["report"], line["impression"], line["view"]) == (sample.report, sample.impression, sample.view)
         assert line["labels"] == sample.labels()
         assert line["truth"] == [dataclasses.asdict(finding) for finding in sample.findings]
-    assert Image.open(tmp_path / "new" / "contact_sheet.png").size[0] > 64
     assert not list((tmp_path / "new").glob("*.tmp"))
 
 
