@@ -222,8 +222,7 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.names) - set(ROWS):
         raise UserError(f"{' '.join(unknown)}: choose from {', '.join(ROWS)}")
-    if args.quick:
-        args.repeat = min(args.repeat, 2)
+    args.repeat = min(args.repeat, 2) if args.quick else args.repeat
     cpu.keep_freed_memory()
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, float32")
     print(f"{'ours':>57}{'instead':>12}{'ratio':>10}")
