@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from common import arguments
 from common.errors import UserError, run
@@ -22,8 +23,7 @@ from common.files import SHIPPED
 from common.sampling import DISCLAIMER, SOLVER, SOLVERS, STEPS
 
 # Filled in once it is known which flags were typed. The sampler's are left to --protocol.
-DEFAULTS = {"data": "phantom:200", "split": "test", "seed": 0, "dtype": "float32"}
-DEFAULTS |= {"cache": arguments.path("out/cache")}
+DEFAULTS = {"data": "phantom:200", "split": "test", "seed": 0, "dtype": "float32", "cache": Path("out/cache")}
 GONE = {  # from evaluate.py phantom
     "--reports": "is a study of its own now: python -m studies.calibration --reports N",
     "--edit": "is a study of its own now: python -m studies.editing --n N",

@@ -175,17 +175,18 @@ def compare(
         return metrics.positives(label(texts), "positive")
 
     words = literature_words if args.literature_bleu else metrics.tokenize
-    true, ours, constant = claims(truth), claims(answers["this run"]), None
+    labels, ours, constant = claims(truth), claims(answers["this run"]), None
     answers["this run, shuffled"] = shuffled(answers["this run"])
     if examples:
         constant = constant_text(examples, words)
         answers["one text for every film"] = [constant] * len(truth)
         usual = usual_texts(examples, claims(examples), words)
-        answers["true labels, usual words"] = [usual.get(claim.tobytes(), constant) for claim in true]
+        answers["true labels, usual words"] = [usual.get(claim.tobytes(), constant) for claim in labels]
     scored = []
     for name, said in answers.items():
-        row = {"name": name, "f1": macro_f1(true, claims(said))}
-        row["f1_below"] = macro_f1(true, ours, less=claims(said)) if scored else None
+        claimed = claims(said)
+        row = {"name": name, "f1": macro_f1(labels, claimed)}
+        row["f1_below"] = macro_f1(labels, ours, less=claimed) if scored else None
         scored.append(row | dict(zip(WORDS, word_scores(truth, said, args.literature_bleu), strict=True)))
     if args.literature_bleu:
         scored += [{"name": name, **dict(zip(WORDS, values, strict=True))} for name, values in PUBLISHED.items()]
@@ -202,10 +203,8 @@ def findings_of(report: str) -> str:
 def comparison(beside: dict) -> Table:
     """What `compare` found."""
     how = "corpus BLEU as in this set's literature" if beside["literature"] else "BLEU is the mean over reports"
-    note = (
-        f"F1: macro, over the observations with {LEAST_POSITIVES} positives or more, uncertain as positive. Below this"
-    )
-    note += " run: by how much, with the interval of the difference over the same draws of films."
+    note = f"F1: macro, over the observations with {LEAST_POSITIVES} positives or more, uncertain as positive. Below"
+    note += " this run: by how much, with the interval of the difference over the same draws of films."
     if beside["constant"]:
         note += " True labels, usual words: of the training reports with a film's true labels the one that agrees best"
         note += f" with all of them. The one text: {beside['constant']}"

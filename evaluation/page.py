@@ -37,7 +37,8 @@ tr.section th { padding-top: .8rem; font-style: italic; font-weight: 400 }
 tr.ours { background: #0072b226 }
 .number { text-align: right; white-space: nowrap }
 .number small { display: block }
-.pictures { display: grid; grid-template-columns: repeat(4, 1fr); gap: 1rem .8rem; font-size: .82rem }
+.pictures { display: grid; grid-template-columns: repeat(4, 1fr); gap: 1rem .8rem; font-size: .82rem;
+  margin-bottom: 2rem }
 .pictures figure { margin: 0; overflow-wrap: anywhere }
 .pictures img { display: block; width: 100%; height: auto }
 """

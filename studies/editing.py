@@ -79,13 +79,9 @@ def editing_table(found: dict[str, np.ndarray], count: int) -> Table:
     for kind, scores in {**found, "mean": np.mean(list(found.values()), axis=0)}.items():
         asked, (stayed, outside) = scores[:, :, 0].ravel(), scores[:, :, 1:].mean(axis=0).T
         rows.append([kind, *asked.tolist(), *stayed.tolist(), outside[0], outside[2]])  # a mask keeps what is outside
-    note = (
-        f"{count} of each kind, strength {STRENGTH:g}. edit: the prompt alone. mask: and the place. control: the same"
-    )
-    note += (
-        " prompt again. removed, added: the judge's label of the finding is then as asked. others: other labels that"
-    )
-    note += " stayed. outside: grey levels that pixels elsewhere moved."
+    note = f"{count} of each kind, strength {STRENGTH:g}. edit: the prompt alone. mask: and the place. control: the"
+    note += " unchanged prompt. removed, added: the judge's label of the finding is then as asked. others: its other"
+    note += " labels stayed. outside: grey levels that pixels elsewhere moved."
     headers, groups = ["finding", *EDITS * 3, "edit", "control"], [("", 1), ("removed", 3), ("added", 3)]
     groups += [("others", 3), ("outside", 2)]
     return Table(headers, rows, "Editing: one finding removed or added", note, groups, [0, *[2] * 9, 1, 1])
