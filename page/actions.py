@@ -134,8 +134,9 @@ class Actions:
         report = sample.read(self.checkpoint, [given.film])[0]
         yield gr.skip(), report, said("Looking inside ...")
         square = to_square(given.film, self.config.vit.image_size)
-        words = attention.word_maps(self.checkpoint, given.film, report, given.layer - 1 if given.layer else None)
-        shown = [(attention.over(square, word_map), word) for word, word_map in words]
+        words = attention.report_maps(self.checkpoint, given.film, report)
+        looks = [(word, maps[given.layer - 1] if given.layer else maps.mean(axis=0)) for word, maps in words]
+        shown = [(attention.over(square, word_map), word) for word, word_map in looks]
         yield shown, report, finished(given.began, self.checkpoint)
 
 
