@@ -16,12 +16,14 @@ from reports.labeler import (
     ANSWER,
     POSITIVE,
     UNCERTAIN,
+    Claim,
     Label,
     find_mentions,
     find_statements,
     label_report,
-    labels_together,
+    labels_of,
     pieces,
+    read_claims,
     single_spaces,
 )
 from reports.tables import read_tables, replacements
@@ -68,12 +70,11 @@ def _clean_once(text: str, keep_comparisons: bool) -> str:
         if cleaned := _reworded(sentence, keep_comparisons):
             kept.append((cleaned, drop))
     others = " ".join(sentence for sentence, drop in kept if not drop)
-    known = label_report(others) if others else {}
+    known = _claims(others)
     for index, (sentence, drop) in enumerate(kept):
         if drop and _named(sentence):
-            said = label_report(sentence)
-            together = labels_together(known, said) if known else said
-            if together != known:
+            together = known | _claims(sentence)
+            if labels_of(together) != labels_of(known):
                 kept[index] = (sentence, False)
                 known = together
     return " ".join(sentence for sentence, drop in kept if not drop)
@@ -144,6 +145,11 @@ def _rewrite(sentence: str, keep_comparisons: bool) -> str:
         return ""
     sentence = re.sub(r"^No [A-Z](?=[a-z])", lambda start: start[0].capitalize(), sentence)  # "No Left effusion"
     return f"{sentence[0].upper()}{sentence[1:]}{end}"
+
+
+def _claims(text: str) -> set[Claim]:
+    """What a text claims, in whatever words: so few that `labels_of` takes no time."""
+    return {claim._replace(words="", rule="") for claim in read_claims(text)}
 
 
 def _named(text: str) -> bool:

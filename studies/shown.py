@@ -128,7 +128,7 @@ def main() -> None:
     own_folder(args.out)
     device = pick_device(args.device)
     checkpoint, extractor = load_unix(args, device), load_feature_extractor(None, device, args.vit)
-    train = open_images(args.train, "train", args.cache)
+    train = open_images(args.train, "train")
     found, rows, sheet = features(train, extractor, args.cache, progress=True), [], []
     for name, prompt in PAIRS.items():
         judge, areas = fit_judge(found, labels_of(train, name)[:, None]), []
