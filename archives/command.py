@@ -31,10 +31,8 @@ from common.pictures import grid, save_png
 from common.workers import default_workers, ignore_signals, started, stop_workers, unbroken
 from reports import cleaning
 
-EDGES = [0, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1 << 30]  # of the histogram of lengths, tokens
 
-
-def stats(source: Records, out: Path, tokenizer: Tokenizer, tokenizer_file: Path) -> None:
+def stats(source: Records, out: Path, tokenizer: Tokenizer) -> None:
     """Print counts, the table of labels and the lengths of reports; write a contact sheet of 24 pictures."""
     records = source.records
     print(f"{source.kind}: {len(source):,} examples")
@@ -42,19 +40,17 @@ def stats(source: Records, out: Path, tokenizer: Tokenizer, tokenizer_file: Path
         counts = Counter(getattr(record, what) or "-" for record in records)
         print(f"{what:8}" + ", ".join(f"{name} {count:,}" for name, count in counts.most_common()))
     with_findings = Counter(record.split for record in records if record.findings)
-    counts = (f"{name} {with_findings[name]:,}" for name in Counter(record.split for record in records))
-    print(f"with findings: {with_findings.total():,} of {len(source):,} ({', '.join(counts)})")
+    counts = ", ".join(f"{name} {count:,}" for name, count in with_findings.items())
+    print(f"with findings: {with_findings.total():,} of {len(source):,} ({counts})")
     print(f"patients {len({record.patient for record in records} - {''}):,}")
     print(f"\n{'label':28}{'positive':>10}{'uncertain':>10}{'negative':>10}")
     for name in OBSERVATIONS:
         values = Counter(record.labels.get(name) for record in records)
         print(f"{name:28}{values[1]:10,}{values[-1]:10,}{values[0]:10,}")
     reports = [source.text(i)[0] for i in range(len(source))]
-    lengths = np.array([len(encoding.ids) for encoding in tokenizer.encode_batch(reports)])
-    print(f"\ntokens of a report ({tokenizer_file}): median {np.median(lengths):.0f}, longest {lengths.max()}")
-    for low, high, count in zip(EDGES, EDGES[1:], np.histogram(lengths, EDGES)[0], strict=False):
-        label = f"{low}-{high - 1}" if high < 1 << 30 else f"{low}-"
-        print(f"{label:>8} {count:8,} {'#' * round(50 * count / len(lengths))}")
+    lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(reports)]
+    half, most, longest = np.percentile(lengths, (50, 95, 100))
+    print(f"\ntokens of a report: half have at most {half:.0f}, 95 % {most:.0f}, the longest has {longest:.0f}")
     print("\n" + source.problems.summary())
     chosen, pictures = squares(source, 24, 256)
     if not chosen:
@@ -100,12 +96,11 @@ def hold_out(records: list[Record], share: float) -> list[Record]:
     if any(record.split == "validate" for record in records):
         print("--hold-out: the set has a validation split, which stays as it is")
         return records
-
-    def held_out(record: Record) -> bool:
+    split = []
+    for record in records:
         digest = hashlib.sha256((record.patient or record.image or record.findings + record.impression).encode())
-        return record.split == "train" and int(digest.hexdigest()[:8], 16) < share * 2**32
-
-    split = [replace(record, split="validate") if held_out(record) else record for record in records]
+        held = record.split == "train" and int(digest.hexdigest()[:8], 16) < share * 2**32
+        split.append(replace(record, split="validate") if held else record)
     counts = Counter(record.split for record in split)
     if not counts["validate"] or not counts["train"]:
         left = f"{counts['train']} reports to train on and {counts['validate']} to validate on"
@@ -149,10 +144,9 @@ def main(read_tokenizer: Callable[[Path], Tokenizer]) -> None:
         own_file(args.out)
         if args.out.resolve() in {(source.root / record.image).resolve() for record in source.records}:
             raise UserError(f"--out {args.out}: is a picture of the set; name another file")
-        stats(source, args.out, read_tokenizer(args.tokenizer), args.tokenizer)
+        stats(source, args.out, read_tokenizer(args.tokenizer))
     elif args.command == "check":
-        if check(source, args.workers):
-            sys.exit(2)
+        sys.exit(2 if check(source, args.workers) else 0)
     else:
         records = hold_out(source.records, args.hold_out) if args.hold_out else source.records
         cleaning.run(args, (asdict(record) for record in records))

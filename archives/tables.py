@@ -94,6 +94,8 @@ def text_of_bytes(data: bytes, name: str, problems: Problems) -> str | None:
 def read_text(path: Path, problems: Problems) -> str:
     """A text file, gzipped or not. Raises UserError if it cannot be read or holds no text."""
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("not a file")  # a pipe would be waited for
         data = path.read_bytes()
         text = text_of_bytes(gzip.decompress(data) if path.suffix.lower() == ".gz" else data, path.name, problems)
     except (OSError, EOFError, zlib.error) as error:

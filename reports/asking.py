@@ -54,17 +54,11 @@ def kept_answers(path: Path) -> dict[str, Sections]:
 
 
 def ask_all(
-    server: ChatServer,
-    reports: Iterable[Sections],
-    path: Path,
-    concurrency: int = 8,
-    progress: bool = True,
-    prices: tuple[float, float] = (0.0, 0.0),
+    server: ChatServer, reports: Iterable[Sections], path: Path, concurrency: int = 8, progress: bool = True
 ) -> dict[Sections, Sections]:
     """Every report's answer, from the file at `path` or the server; what was refused or answered malformed is missing.
 
-    prices: $ per million tokens in and out. Raises UserError if the server stops answering, or if none of its answers
-    can be used.
+    Raises UserError if the server stops answering, or if none of its answers can be used.
     """
     kept = kept_answers(path)
     keys = {report: answer_key(server, report) for report in reports if any(text.strip() for text in report)}
@@ -72,10 +66,9 @@ def ask_all(
     todo = [report for report in keys if report not in answers]
     written = sum(len(text) for report in todo for text in report)
     tokens = (written + len(todo) * (len(server.prompt) + 40)) / 4, (written + len(todo) * 35) / 4
-    cost = sum(price * count for price, count in zip(prices, tokens, strict=True)) / 1e6
     print(
         f"{len(todo)} reports to ask, {len(answers)} answered before: about {tokens[0]:,.0f} tokens in, "
-        f"{tokens[1]:,.0f} out" + (f", at most about ${cost:.2f}" if cost else "")
+        f"{tokens[1]:,.0f} out"
     )
     refusals: list[RefusedError] = []
     useless, gate = 0, asyncio.Semaphore(concurrency)

@@ -45,7 +45,7 @@ def test_a_report_that_is_a_pipe_is_counted_and_not_waited_for(tmp_path):
     report.unlink()
     os.mkfifo(report)
     records = open_source(tmp_path)
-    assert records.problems.count("bad", "report not a file") == 1
+    assert records.problems.count("bad", "no readable report") == 1
     assert records.counts == {"train": 2}
 
 

@@ -35,7 +35,7 @@ def test_open_i_in_a_folder_or_an_archive(tmp_path, archive):
     )
     records = open_source(root)
     assert [r.image[-8:] for r in records.records] == ["3001.png"]
-    assert records.problems.count("dropped", "projection not frontal") == 1
+    assert records.problems.count("dropped", "view not frontal") == 1
 
     alone = open_source(root / archive if archive else root, need_images=False)
     assert [r.patient for r in alone.records] == ["CXR1", "CXR3"] and alone.records[0].image == ""
