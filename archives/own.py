@@ -45,8 +45,6 @@ def read_rows(
     listing = Listing(root)
     for name, row in rows:
         with problems.row():
-            if isinstance(row.get("extra"), dict):  # as `data.py clean` writes them
-                row = row["extra"] | row
             row = {key: None if is_empty(value) else value for key, value in row.items()}
             mesh, captions = mesh_terms(row.get("mesh")), read_captions(row.get("captions"))
             if any(isinstance(row.get(key), (list, dict)) for key in TEXTS):
@@ -96,11 +94,10 @@ def read_captions(given: Json) -> list[str]:
             given = json.loads(given)
         except (ValueError, RecursionError):
             given = [given]
-    texts = given.values() if isinstance(given, dict) else given if isinstance(given, list) else []
-    texts = [text for text in texts if not is_empty(text)]
-    if not all(isinstance(text, str) for text in texts):
+    texts = list(given.values()) if isinstance(given, dict) else given if isinstance(given, list) else []
+    if not all(isinstance(text, str) or is_empty(text) for text in texts):
         raise RowError("bad", "captions are no texts", str(given))
-    return list(map(one_line, texts))
+    return [one_line(text) for text in texts if not is_empty(text)]
 
 
 def report_of_labels(labels: dict[str, Json]) -> tuple[str, str]:

@@ -3,8 +3,8 @@
 The paper (sections 3 and 5.1) strips "underscores, technical metadata, and conversational fillers" from reports with an
 LLM, since a model that learns to write "___" or "unchanged from the prior" hallucinates. There are two ways to do it:
 
-    reports/rules.py   tables of regular expressions, free and offline
-    reports/asking.py  any OpenAI-compatible server
+    reports/rules.py  tables of regular expressions, free and offline
+    reports/llm.py    any OpenAI-compatible server
 
 This file holds what both share: neither may lose a finding or add one. The labeler must read the same observations and
 sides before and after. Where an LLM's answer fails that, the rules' text is kept and the difference is written down.
@@ -96,7 +96,7 @@ def clean_records(
         answers = {}
         if llm:
             try:
-                from reports.asking import KEEPING, PROMPT, ChatServer, ask_all
+                from reports.llm import KEEPING, PROMPT, ChatServer, ask_all
             except ModuleNotFoundError as error:
                 raise UserError(f"--llm: the package {error.name} is missing; pip install 'openai'") from error
             reports = [(item["findings"], item["impression"]) for item in items]

@@ -13,6 +13,7 @@ from archives.records import Record
 from common.errors import UserError
 from common.observations import OBSERVATIONS
 from reports import labeler
+from reports.cleaning import clean_records
 
 
 def test_a_report_of_labels_says_these_labels():
@@ -68,8 +69,7 @@ def test_mesh_codes_become_labels_and_survive_cleaning(tmp_path):
     assert records[0].labels == {"Pleural Effusion": 1, "Cardiomegaly": -1}
     assert records[0].extra == {"mesh": codes.split("|")}
     assert records[1].labels == {"No Finding": 1} and (records[2].labels, records[2].extra) == ({}, {})
-    lines = [json.dumps(asdict(record)) for record in records]  # what `data.py clean` writes
-    (tmp_path / "csv/cleaned.jsonl").write_text("\n".join(lines))
+    clean_records(map(asdict, records), tmp_path / "csv/cleaned.jsonl", progress=False)
     assert open_source(tmp_path / "csv/cleaned.jsonl").records == records
 
 
