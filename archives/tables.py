@@ -92,7 +92,7 @@ def text_of_bytes(data: bytes, name: str, problems: Problems) -> str | None:
 
 
 def read_text(path: Path, problems: Problems) -> str:
-    """A text file, gzipped or not. Raises UserError if it cannot be read or holds no text."""
+    """A text file, gzipped or not, its line ends as "\\n". Raises UserError if it cannot be read or holds no text."""
     try:
         if path.exists() and not path.is_file():
             raise OSError("not a file")  # a pipe would be waited for
@@ -102,7 +102,7 @@ def read_text(path: Path, problems: Problems) -> str:
         raise UserError(f"{path}: cannot be read ({error}); fetch it again") from error
     if text is None:
         raise UserError(f"{path}: not a text file; save it as UTF-8")
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_header(path: Path) -> list[str]:
@@ -115,30 +115,24 @@ def read_table(path: Path, columns: tuple[str, ...], problems: Problems) -> Iter
     if path.suffix.lower() in (".json", ".jsonl"):
         yield from read_json_rows(path, problems)
         return
-    reader = csv.reader(io.StringIO(read_text(path, problems), newline=""), strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-    except csv.Error as error:
-        raise UserError(f"{path}: line 1: broken column names ({error}); write them again") from error
+    header = read_header(path)
     if missing := [name for name in columns if name not in header]:
         has = f"it has {', '.join(header)[:200] or 'none'}"
         raise UserError(f"{path}: no column {', '.join(missing)}; {has}; {GUIDE}")
     if twice := [name for name in header if name and header.count(name) > 1]:
         raise UserError(f"{path}: two columns {twice[0]}; rename or remove one")
-    while True:
+    reader, row = csv.reader(io.StringIO(read_text(path, problems)), strict=True), []
+    while row is not None:
         started = reader.line_num + 1
         try:
-            row = next(reader)
-        except StopIteration:
-            return
+            row = next(reader, None)
+            if row and started > 1:
+                yield f"{path.name} line {started}", dict(zip(header, row, strict=True))
         except csv.Error as error:
             if "unexpected end" in str(error):
                 raise UserError(f"{path}: line {started}: a quote is opened but not closed; close it") from error
             problems.add("bad", "malformed row", f"{path.name} line {started}")
-            continue
-        if len(row) == len(header):
-            yield f"{path.name} line {started}", dict(zip(header, row, strict=True))
-        elif row:
+        except ValueError:
             problems.add("bad", "wrong number of columns", f"{path.name} line {started}")
 
 

@@ -35,22 +35,16 @@ MAX_LINE = 2**24  # bytes of a first line
 Sections = tuple[str, str]  # findings and impression
 
 
-def differences(before: str, after: str) -> list[str]:
-    """The observations that `label_report` reads differently (value or side) in the two texts."""
-    old, new = label_report(before), label_report(after)
-    return [name for name in OBSERVATIONS if old[name] != new[name]]
-
-
 def lost_or_added(before: Sections, proposed: Sections, rules: Sections) -> list[str]:
-    """The observations that `proposed` loses or adds. rules: what the rules make of `before`, perhaps the same.
+    """The observations of which `proposed` says another value or side. rules: what the rules make of `before`.
 
     Words about a prior examination may go with what they claim, so one counts as lost only if the rules keep it.
     """
-    whole, by_rules, text = ("\n\n".join(sections) for sections in (before, rules, proposed))
-    if proposed == rules:
-        return differences(whole, text) if any(rules) else []  # nothing is left, so the original stays
-    kept = differences(by_rules, text)
-    return [name for name in differences(whole, text) if name in kept]
+    if not any(rules) and proposed == rules:
+        return []  # nothing is left, so the original stays
+    old, by_rules, new = (label_report("\n\n".join(sections)) for sections in (before, rules, proposed))
+    known = old if proposed == rules else by_rules
+    return [name for name in OBSERVATIONS if new[name] not in (old[name], known[name])]
 
 
 def is_likely(answer: Sections, report: Sections) -> bool:
@@ -168,15 +162,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, items: Iterable[dict]) -> dict[str, int]:
     """`clean_records` with the flags of `add_arguments`."""
-    for name in ("model", "concurrency", "timeout"):
-        if not args.llm and getattr(args, name) is not None:
-            raise UserError(f"--{name}: only a server takes it; add --llm URL")
-    return clean_records(
-        items,
-        args.out,
-        args.llm,
-        args.model,
-        args.concurrency or 8,
-        keep_comparisons=args.keep_comparisons,
-        timeout=args.timeout or 120.0,
-    )
+    server = {name: getattr(args, name) for name in ("model", "concurrency", "timeout")}
+    server = {name: value for name, value in server.items() if value is not None}
+    if server and not args.llm:
+        raise UserError(f"--{next(iter(server))}: only a server takes it; add --llm URL")
+    return clean_records(items, args.out, args.llm, keep_comparisons=args.keep_comparisons, **server)
