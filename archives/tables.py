@@ -19,7 +19,7 @@ from archives.records import Problems, RowError
 from common.errors import UserError
 
 csv.field_size_limit(2**31 - 1)  # a quote that is not closed is found at the end of the file, and named by its line
-EMPTY = ("", "nan", "none", "null", "<na>", "na", "n/a", "nat")  # what pandas writes, and reads, where nothing stands
+EMPTY = ("", "nan", "none", "null", "na", "n/a", "n.a", "nat")  # what tables write where nothing stands, less its signs
 GUIDE = "docs/data.md says what a data set needs"
 
 
@@ -62,7 +62,7 @@ def path_inside(name: str) -> str | None:
 
 def is_empty(value: object) -> bool:
     """Whether a cell holds nothing, whatever its table writes for that."""
-    return value is None or value != value or str(value).strip().lower() in EMPTY
+    return value is None or value != value or str(value).strip(" \t\r\n#<>-–?.[]{}()").lower() in EMPTY
 
 
 def whole_characters(text: str) -> str:
@@ -144,7 +144,7 @@ def read_json_rows(path: Path, problems: Problems) -> Iterator[tuple[str, dict]]
     """
     text, lines = read_text(path, problems), path.suffix.lower() != ".json"
     try:
-        rows = text.split("\n") if lines else json.loads(text)
+        rows = text.split("\n") if lines else json.loads(text, object_pairs_hook=without_repeats)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: broken JSON ({error}); write it again") from error
     if isinstance(rows, dict) and all(isinstance(part, list) for part in rows.values()):
@@ -165,6 +165,14 @@ def read_json_rows(path: Path, problems: Problems) -> Iterator[tuple[str, dict]]
                 said = {message["role"]: message["content"] for message in row["messages"]}
                 yield name, {"image": row["images"][0], "report": said["assistant"], "question": said["user"]}
             elif not lines or row.strip():
-                yield name, dict((json.loads(row) if lines else row).items())
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-            problems.add("bad", "malformed row", name)
+                yield name, dict((json.loads(row, object_pairs_hook=without_repeats) if lines else row).items())
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+            problems.add("bad", "key twice in one row" if "twice" in str(error) else "malformed row", name)
+
+
+def without_repeats(pairs: list[tuple[str, object]]) -> dict:
+    """A JSON object. Raises ValueError if a key stands twice in it: which of the two is meant?"""
+    keys = [key for key, _ in pairs]
+    if twice := [key for key in set(keys) if keys.count(key) > 1]:
+        raise ValueError(f'"{min(twice)}" stands twice in one object')
+    return dict(pairs)

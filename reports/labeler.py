@@ -154,7 +154,7 @@ def split_sentences(text: str) -> list[str]:
     text = re.sub(r"(?<=[a-z]{2})\.(?=[A-Z])|(?:^|(?<=[\s.]))\(?\d{1,2}[.)] ?(?=[A-Z])", ". ", text).lower()
     text = re.sub(r"\b(?:findings|impression)\s*:|\b(?=(?:comparison|indication)\s*:)", ". ", text)
     text = re.sub(r"(?:^|(?<=[.\n]))\s*\(?\d+[.)]\s", " ", text.replace("? ", " ?. "))
-    sentences = re.split(r"(?<![.;!])[.;!]+(?=\s|$)|\n\s*\n", text)
+    sentences = re.split(r"(?<![.;!])(?<!\b[lr])(?<!\b[lr]t)[.;!]+(?=\s|$)|\n\s*\n", text)
     return [piece for sentence in sentences for piece in pieces(sentence)]
 
 

@@ -102,7 +102,8 @@ def _sentences(text: str) -> Iterator[str]:
     sections.append((about, False, text[start:]))
     for about, ended, piece in sections:
         piece = re.sub(r"(?:^|(?<=[.\n:])(?=\s)|(?<=[\n:¶]))\s*(?:\(?\d{1,2}[.)]|[-*•●▪–])(?=\s|[A-Z])", "¶", piece)
-        piece = re.sub(r"\b(dr|mr|mrs|ms|vs|a\.m|p\.m|(?:by|with|to) [a-z])\.(?=\s+[\w□])", r"\1", piece, flags=re.I)
+        short = r"\b(dr|mr|mrs|ms|vs|[lr]t|a\.m|p\.m|(?:by|with|to) [a-z])\.(?=\s+[\w□])"
+        piece = re.sub(short, r"\1", piece, flags=re.I)
         paragraphs = [part for part in piece.split("¶") if part.strip()]
         if not about and (ended or len(paragraphs) > 1):
             paragraphs, about = paragraphs[1:], True
