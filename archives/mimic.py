@@ -8,7 +8,7 @@ from pathlib import Path
 from archives.own import read_rows
 from archives.records import NO_SECTIONS, Problems, Record, RowError
 from archives.sections import split_report
-from archives.tables import Listing, path_inside, plain_or_gzipped, read_table, read_text
+from archives.tables import path_inside, plain_or_gzipped, read_table, read_text
 from common.errors import UserError
 from common.observations import OBSERVATIONS
 
@@ -29,7 +29,7 @@ def read_mimic(root: Path, files: list[Path], problems: Problems, need_images: b
             labels[row["study_id"]] = {name: row[name] for name in OBSERVATIONS}
     else:
         problems.add("note", "no CheXpert labels", MIMIC.format("chexpert") + ".gz")
-    listing, reports = Listing(root), {}
+    reports: dict[str, tuple[str, str]] = {}
 
     def rows() -> Iterator[tuple[str, dict]]:
         for name, row in read_table(tables["split"], ("dicom_id", "study_id", "subject_id", "split"), problems):
@@ -50,7 +50,7 @@ def read_mimic(root: Path, files: list[Path], problems: Problems, need_images: b
                     raise RowError("dropped", NO_SECTIONS, f"{folder}.txt")
                 names = [f"{folder}/{row['dicom_id']}{end}" for end in (".jpg", ".png", ".dcm")]
                 said = {"findings": findings, "impression": impression, "labels": labels.get(study), "view": view}
-                image = next(filter(listing.find, names), names[0])
+                image = next((name for name in names if (root / name).exists()), names[0])
                 yield name, {"image": image, "split": row["split"], "patient": patient, **said}
 
     yield from read_rows(rows(), root, "train", problems, need_images)

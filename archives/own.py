@@ -10,7 +10,7 @@ from pathlib import Path
 from archives.labels import Json, label_value, mesh_labels, named_values, read_labels
 from archives.records import SPLITS, Problems, Record, RowError
 from archives.sections import read_section, split_report
-from archives.tables import GUIDE, Listing, is_empty, one_line, read_header, read_table, whole_characters
+from archives.tables import GUIDE, find_image, is_empty, one_line, read_header, read_table, whole_characters
 from common.errors import UserError
 
 TEXTS = ("image", "report", "findings", "impression", "split", "patient", "view", "question")
@@ -42,7 +42,6 @@ def read_rows(
 
     split: of the rows that name none. folders: where below root an image may lie.
     """
-    listing = Listing(root)
     for name, row in rows:
         with problems.row():
             row = {key: None if is_empty(value) else value for key, value in row.items()}
@@ -70,7 +69,7 @@ def read_rows(
             part = SPLITS.get((cell.get("split") or split).lower())
             if part is None:
                 raise RowError("bad", "unknown split", cell["split"])
-            image = listing.find_image(text.get("image", ""), need_images, folders)
+            image = find_image(root, text.get("image", ""), need_images, folders)
             question = text.get("question", "").replace("<image>", "").strip()
             extra = {"question": question} if question else {}
             if extra and "report" in text:  # the reference word by word, with whatever sections it has

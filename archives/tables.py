@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import gzip
 import io
@@ -23,34 +22,21 @@ EMPTY = ("", "nan", "none", "null", "na", "n/a", "n.a", "nat")  # what tables wr
 GUIDE = "docs/data.md says what a data set needs"
 
 
-class Listing:
-    """Which files lie under a folder, by one directory listing for each folder that is asked about."""
+def find_image(root: Path, name: str, needed: bool, folders: tuple[str, ...] = ("",)) -> str:
+    """Where image `name` lies below `root`, in one of `folders`, as the disk writes it: a Mac keeps Unicode decomposed.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.folders: dict[str, dict[str, str]] = {}  # folder -> name of a file -> path as the disk has it
-
-    def find(self, name: str) -> str | None:
-        """The path `name` as the disk has it: a Mac keeps Unicode decomposed, where a table has it composed."""
-        folder, _, file = name.rpartition("/")
-        if folder not in self.folders:
-            real, inside = self.find(folder) if folder else "", []
-            if real is not None:
-                with contextlib.suppress(OSError, ValueError):
-                    inside = os.listdir(self.root / real)
-            self.folders[folder] = {unicodedata.normalize("NFC", n): posixpath.join(real, n) for n in inside}
-        return self.folders[folder].get(unicodedata.normalize("NFC", file))
-
-    def find_image(self, name: str, needed: bool, folders: tuple[str, ...] = ("",)) -> str:
-        """Where image `name` lies below the data folder, in one of `folders`. Raises RowError, if `needed` also for an
-        image that is not there."""
-        inside = path_inside(name) if name.strip() else ""
-        if inside is None:
-            raise RowError("bad", "path outside of the data folder", name)
-        found = next(filter(None, (self.find(folder + inside) for folder in folders if inside)), None)
-        if found is None and needed:
-            raise RowError("bad", "image absent", name or "(no name)")
-        return found or inside
+    Raises RowError for a path that leads out of `root` and, if `needed`, for an image that is not there.
+    """
+    inside = path_inside(name) if name.strip() else ""
+    if inside is None:
+        raise RowError("bad", "path outside of the data folder", name)
+    forms = [inside, *(unicodedata.normalize(form, inside) for form in ("NFC", "NFD"))] if inside else []
+    found = next(
+        (folder + form for folder in folders for form in forms if os.path.exists(root / (folder + form))), None
+    )
+    if found is None and needed:
+        raise RowError("bad", "image absent", name or "(no name)")
+    return found or inside
 
 
 def path_inside(name: str) -> str | None:

@@ -111,8 +111,7 @@ def read_picture(file: BinaryIO, size: int | None) -> Image.Image:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
         return image.convert("L")
     low = Image.open(file, formats=FORMATS)
-    part = getattr(type(low.tile[0]), "_make", tuple)  # a tuple, or in new versions of Pillow a named one
-    low.tile = [part((*tile[:3], (LOW_BYTES[layout[0]], *layout[1:]))) for tile in low.tile]
+    low.tile = [tile._replace(args=(LOW_BYTES[layout[0]], *layout[1:])) for tile in low.tile]
     low = np.asarray(ImageOps.exif_transpose(low))
     if layout[0] == "LA;16B":  # both bytes of the grey value, both of alpha
         low = low[..., [1, 1, 1, 3]]
@@ -186,12 +185,9 @@ def read_dicom(file: BinaryIO) -> Image.Image:
     """
     try:
         import pydicom
+        from pydicom import pixels
     except ImportError as error:
         raise UserError(f"{file.name}: reading DICOM needs pydicom (the extra `dicom`); pip install pydicom") from error
-    try:
-        from pydicom import pixels
-    except ImportError:  # before pydicom 3
-        from pydicom.pixel_data_handlers import util as pixels
     film = pydicom.dcmread(file)
     check_size(file, int(film.Columns), int(film.Rows) * int(film.get("NumberOfFrames") or 1))
     stored, kind = film.pixel_array, film.PhotometricInterpretation

@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import os
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +26,7 @@ from tqdm import tqdm
 
 from common import arguments
 from common.errors import UserError
-from common.files import write_atomically
+from common.files import make_writable, write_text
 from common.observations import OBSERVATIONS
 from reports.labeler import label_report
 from reports.rules import clean_report
@@ -81,45 +82,40 @@ def clean_records(
     """
     out = Path(out)
     check_target(out)
+    make_writable(out.parent)
     if llm and not model:
         raise UserError("--llm: which model? add --model NAME")
-    items = list(items)
+    items, answers, lines, differing = list(items), {}, [], []
     counts = dict.fromkeys(("read", "changed", "emptied", "disagreements", "fallbacks"), 0)
-    disagreements = beside(out, "disagreements")
-    with write_atomically(out) as temporary, write_atomically(disagreements) as temporary_disagreements:
-        answers = {}
-        if llm:
-            try:
-                from reports.llm import KEEPING, PROMPT, ChatServer, ask_all
-            except ModuleNotFoundError as error:
-                raise UserError(f"--llm: the package {error.name} is missing; pip install 'openai'") from error
-            reports = [(item["findings"], item["impression"]) for item in items]
-            chat = ChatServer(llm, model, KEEPING if keep_comparisons else PROMPT, **server)
-            found = ask_all(chat, reports, beside(out, "answers"), concurrency, progress)
-            answers = {report: answer for report, answer in found.items() if is_likely(answer, report)}
-            counts["fallbacks"] = sum(any(map(str.strip, report)) and report not in answers for report in reports)
-        with (
-            open(temporary, "w", encoding="utf-8", errors="replace") as file,  # half characters become "?"
-            open(temporary_disagreements, "w", encoding="utf-8", errors="replace") as differing,
-        ):
-            for item in tqdm(items, disable=not progress or bool(llm), unit="report"):
-                before = (item["findings"], item["impression"])
-                rules = clean_report(*before, keep_comparisons)
-                after = answers.get(before, rules)
-                if lost := lost_or_added(before, after, rules):
-                    counts["disagreements"] += 1
-                    record = {"image": item["image"], "by": "rules" if after == rules else "llm", "observations": lost}
-                    texts = {"before": before, "after": after}
-                    differing.write(json.dumps(record | texts, ensure_ascii=False) + "\n")
-                    after = rules
-                if not any(text.strip() for text in after):
-                    after = before
-                    counts["emptied"] += any(text.strip() for text in before)
-                counts["read"] += 1
-                counts["changed"] += after != before
-                record = item | {"findings": after[0], "impression": after[1], "changed": after != before}
-                record |= {name: value for name, value in record.pop("extra", {}).items() if name not in record}
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    if llm:
+        try:
+            from reports.llm import KEEPING, PROMPT, ChatServer, ask_all
+        except ModuleNotFoundError as error:
+            raise UserError(f"--llm: the package {error.name} is missing; pip install 'openai'") from error
+        reports = [(item["findings"], item["impression"]) for item in items]
+        chat = ChatServer(llm, model, KEEPING if keep_comparisons else PROMPT, **server)
+        found = ask_all(chat, reports, beside(out, "answers"), concurrency, progress)
+        answers = {report: answer for report, answer in found.items() if is_likely(answer, report)}
+        counts["fallbacks"] = sum(any(map(str.strip, report)) and report not in answers for report in reports)
+    for item in tqdm(items, disable=not progress or bool(llm), unit="report"):
+        before = (item["findings"], item["impression"])
+        rules = clean_report(*before, keep_comparisons)
+        after = answers.get(before, rules)
+        if lost := lost_or_added(before, after, rules):
+            counts["disagreements"] += 1
+            record = {"image": item["image"], "by": "rules" if after == rules else "llm", "observations": lost}
+            differing.append(json.dumps(record | {"before": before, "after": after}, ensure_ascii=False) + "\n")
+            after = rules
+        if not any(text.strip() for text in after):
+            after = before
+            counts["emptied"] += any(text.strip() for text in before)
+        counts["read"] += 1
+        counts["changed"] += after != before
+        record = item | {"findings": after[0], "impression": after[1], "changed": after != before}
+        record |= {name: value for name, value in record.pop("extra", {}).items() if name not in record}
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    write_text(out, "".join(lines))
+    write_text(beside(out, "disagreements"), "".join(differing))
     print(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     return counts
 
@@ -136,15 +132,11 @@ def check_target(out: Path, inputs: Iterable[Path] = ()) -> None:
             if target.samefile(source):
                 raise UserError(f"--out {out}: {target} is part of the set to be cleaned; name another file")
     for target, mark in ((out, b'"changed": '), (disagreements, b'"observations": ')):
-        try:
-            if target.is_file():
-                with open(target, "rb") as file:
-                    ours = mark in (file.readline(MAX_LINE) or mark)
-            else:
-                ours = not target.exists()
-        except OSError as error:
-            raise UserError(f"--out {target}: cannot be written ({error.strerror}); name another file") from error
-        if not ours:
+        first = b"" if os.path.exists(target) else mark
+        if os.path.isfile(target):  # a pipe would be waited for
+            with open(target, "rb") as file:
+                first = file.readline(MAX_LINE) or mark
+        if mark not in first:
             raise UserError(f"--out {out}: {target} is there and no cleaning wrote it; name another file or move it")
 
 

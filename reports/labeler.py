@@ -109,8 +109,7 @@ _REWRITES = replacements(_TABLES["REWRITES"])
 _RULES = read_rules(_TABLES["RULES"])
 _PATTERNS = {name: re.compile("|".join(lines)) for name, lines in groups(_TABLES["PATTERNS"])}
 
-# ---------------------------------------------------------------------------------------------------------------------
-# From a report to labels.
+# ---- From a report to labels ----------------------------------------------------------------------------------------
 
 
 def label_report(text: str) -> dict[str, Label]:
@@ -144,8 +143,7 @@ def read_sentence(sentence: str) -> tuple[Claim, ...]:
     return tuple(claims)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 1. Extract.
+# ---- 1. Extract -----------------------------------------------------------------------------------------------------
 
 
 def split_sentences(text: str) -> list[str]:
@@ -172,10 +170,7 @@ def single_spaces(text: str) -> str:
 
 def pieces(sentence: str) -> list[str]:
     """The sentence with single spaces, in pieces of at most MAX_SENTENCE characters, cut between words if it can be."""
-    sentence = " ".join(sentence.split())
-    if len(sentence) <= MAX_SENTENCE:
-        return [sentence]
-    return textwrap.wrap(sentence, MAX_SENTENCE, break_on_hyphens=False)
+    return textwrap.wrap(" ".join(sentence.split()), MAX_SENTENCE, break_on_hyphens=False)
 
 
 def find_mentions(clause: str) -> list[Mention]:
@@ -196,8 +191,7 @@ def find_mentions(clause: str) -> list[Mention]:
     return sorted(kept)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 2. Classify.
+# ---- 2. Classify ----------------------------------------------------------------------------------------------------
 
 
 def read_clause(clause: str, before: str) -> list[Claim]:
@@ -342,8 +336,7 @@ def _side_words(text: str) -> list[set[str]]:
     return [{match.lastgroup} for match in _PATTERNS["side"].finditer(text)]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 3. Aggregate.
+# ---- 3. Aggregate ---------------------------------------------------------------------------------------------------
 
 
 def labels_of(claims: Iterable[Claim]) -> dict[str, Label]:
@@ -362,8 +355,7 @@ def labels_of(claims: Iterable[Claim]) -> dict[str, Label]:
     return labels
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# How good it is, and why.
+# ---- How good it is, and why ----------------------------------------------------------------------------------------
 
 
 def measure(path: Path) -> str:

@@ -115,10 +115,8 @@ class ChatServer:
             late = (openai.APITimeoutError, asyncio.TimeoutError)  # older packages wrap the second
             timed_out = isinstance(error, late) or isinstance(error.__cause__, late)
             problem = "timed out" if timed_out else self.masked(f"{error} {error.__cause__ or ''}")
-        raise UserError(
-            f"{self.shown}: no answer after {self.retries + 1} tries ({problem}); start the server or run "
-            "the same command again later: answers so far are kept"
-        )
+        mend = "start the server or run the same command again later: answers so far are kept"
+        raise UserError(f"{self.shown}: no answer after {self.retries + 1} tries ({problem}); {mend}")
 
     def without_key(self, text: str) -> str:
         """`text` with *** for the key, as it is or as a web address has it; a host is shown in lower case."""
@@ -203,36 +201,36 @@ def ask_all(
     size = "about {:,.0f} tokens in, {:,.0f} out".format(*tokens)
     print(f"{len(todo)} reports to ask, {len(answers)} answered before: {size}")
     refusals: list[RefusedError] = []
-    useless, gate = 0, asyncio.Semaphore(concurrency)
+    gate = asyncio.Semaphore(concurrency)
 
-    async def ask(report: Sections) -> None:
-        nonlocal useless
-        answer = None
+    async def ask(report: Sections) -> tuple[Sections, Sections | None]:
         async with gate:
             try:
-                answer = await server.ask(report)
+                return report, await server.ask(report)
             except RefusedError as error:
                 refusals.append(error)
-        bar.update()
-        if answer:
-            answers[report] = answer
-            record = {"key": keys[report], "findings": answer[0], "impression": answer[1]}
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            file.flush()
-            return
-        useless += 1
-        if not answers and useless in (HOPELESS, len(todo)):
-            mend = f"check --model {server.model}, or leave --llm out to clean by rules"
-            problem = f"{server.shown}: {useless} of {useless} answers are not the JSON that was asked for; {mend}"
-            raise refusals[-1] if refusals else UserError(problem)
+                return report, None
 
     async def ask_each() -> None:  # the first error ends all
-        await asyncio.gather(*map(ask, todo))
+        useless = 0
+        waiting = asyncio.as_completed([ask(report) for report in todo])
+        for done in tqdm(waiting, total=len(todo), disable=not progress, unit="report"):
+            report, answer = await done
+            if answer:
+                answers[report] = answer
+                record = {"key": keys[report], "findings": answer[0], "impression": answer[1]}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                file.flush()
+                continue
+            useless += 1
+            if not answers and useless in (HOPELESS, len(todo)):
+                mend = f"check --model {server.model}, or leave --llm out to clean by rules"
+                problem = f"{server.shown}: {useless} of {useless} answers are not the JSON that was asked for; {mend}"
+                raise refusals[-1] if refusals else UserError(problem)
 
     torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
     try:
-        bar = tqdm(total=len(todo), disable=not progress, unit="report")
-        with open(path, "a", encoding="utf-8") as file, bar:
+        with open(path, "a", encoding="utf-8") as file:
             file.write("\n" if torn else "")
             asyncio.run(ask_each())
     finally:

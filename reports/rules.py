@@ -17,10 +17,8 @@ from reports.labeler import (
     POSITIVE,
     UNCERTAIN,
     Claim,
-    Label,
     find_mentions,
     find_statements,
-    label_report,
     labels_of,
     pieces,
     read_claims,
@@ -129,8 +127,7 @@ def _reworded(sentence: str, keep_comparisons: bool) -> str:
 
 def _findings(text: str) -> set[str]:
     """The observations that a text affirms or calls possible."""
-    labels = label_report(text) | {"No Finding": Label(None)}
-    return {name for name, label in labels.items() if label.value in (POSITIVE, UNCERTAIN)}
+    return {claim.observation for claim in read_claims(text) if claim.value in (POSITIVE, UNCERTAIN)} - {"No Finding"}
 
 
 def _rewrite(sentence: str, keep_comparisons: bool) -> str:
@@ -154,4 +151,4 @@ def _claims(text: str) -> set[Claim]:
 
 
 def _named(text: str) -> bool:
-    return any(label.value is not None for name, label in label_report(text).items() if name != "No Finding")
+    return any(claim.value is not None and claim.observation != "No Finding" for claim in read_claims(text))
