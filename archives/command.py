@@ -1,7 +1,4 @@
-"""`python data.py stats|check|clean`: look at a data set of films and reports, and clean its reports.
-
-`main` is handed the function that reads a tokenizer, since no file here knows a model.
-"""
+"""`python data.py stats|check|clean`: look at a data set of films and reports, and clean its reports."""
 
 from __future__ import annotations
 
@@ -9,13 +6,11 @@ import hashlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -23,7 +18,6 @@ from archives.opening import ARCHIVES, open_source, recognise
 from archives.records import Record, Records, squares
 from common import arguments
 from common.errors import UserError
-from common.files import SHIPPED
 from common.images import picture_files
 from common.observations import OBSERVATIONS
 from common.ownership import own_file
@@ -32,7 +26,7 @@ from common.workers import default_workers, ignore_signals, started, stop_worker
 from reports import cleaning
 
 
-def stats(source: Records, out: Path, tokenizer: Tokenizer) -> None:
+def stats(source: Records, out: Path) -> None:
     """Print counts, the table of labels and the lengths of reports; write a contact sheet of 24 pictures."""
     records = source.records
     print(f"{source.kind}: {len(source):,} examples")
@@ -48,9 +42,8 @@ def stats(source: Records, out: Path, tokenizer: Tokenizer) -> None:
         values = Counter(record.labels.get(name) for record in records)
         print(f"{name:28}{values[1]:10,}{values[-1]:10,}{values[0]:10,}")
     reports = [source.text(i)[0] for i in range(len(source))]
-    lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(reports)]
-    half, most, longest = np.percentile(lengths, (50, 95, 100))
-    print(f"\ntokens of a report: half have at most {half:.0f}, 95 % {most:.0f}, the longest has {longest:.0f}")
+    half, most, longest = np.percentile([len(report.split()) for report in reports], (50, 95, 100))
+    print(f"\nwords of a report: half have at most {half:.0f}, 95 % {most:.0f}, the longest has {longest:.0f}")
     print("\n" + source.problems.summary())
     chosen, pictures = squares(source, 24, 256)
     if not chosen:
@@ -109,7 +102,7 @@ def hold_out(records: list[Record], share: float) -> list[Record]:
     return split
 
 
-def main(read_tokenizer: Callable[[Path], Tokenizer]) -> None:
+def main() -> None:
     what = "Look at a data set of chest X-rays and reports, of any kind that docs/data.md names, and clean its reports."
     examples = "examples: python data.py stats DATA; python data.py clean DATA --out cleaned.jsonl"
     parser = arguments.Parser(description=what, epilog=examples)
@@ -117,8 +110,6 @@ def main(read_tokenizer: Callable[[Path], Tokenizer]) -> None:
     command = commands.add_parser("stats", help="counts, labels, lengths of reports, and a contact sheet")
     sheet = "contact sheet (default stats.png)"
     command.add_argument("--out", type=arguments.output_file, default="stats.png", help=sheet)
-    shipped, whose = SHIPPED / "tokenizer.json", "default: the shipped tiny model's"
-    command.add_argument("--tokenizer", type=arguments.existing_file, default=shipped, help=whose)
     command = commands.add_parser("check", help="open every image and list the bad ones (exit code 2 if there are any)")
     workers = arguments.whole(1, arguments.MOST_WORKERS)
     command.add_argument("--workers", type=workers, default=default_workers(), help="processes; default: one a core")
@@ -144,7 +135,7 @@ def main(read_tokenizer: Callable[[Path], Tokenizer]) -> None:
         own_file(args.out)
         if args.out.resolve() in {(source.root / record.image).resolve() for record in source.records}:
             raise UserError(f"--out {args.out}: is a picture of the set; name another file")
-        stats(source, args.out, read_tokenizer(args.tokenizer))
+        stats(source, args.out)
     elif args.command == "check":
         sys.exit(2 if check(source, args.workers) else 0)
     else:

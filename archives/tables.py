@@ -31,9 +31,8 @@ def find_image(root: Path, name: str, needed: bool, folders: tuple[str, ...] = (
     if inside is None:
         raise RowError("bad", "path outside of the data folder", name)
     forms = [inside, *(unicodedata.normalize(form, inside) for form in ("NFC", "NFD"))] if inside else []
-    found = next(
-        (folder + form for folder in folders for form in forms if os.path.exists(root / (folder + form))), None
-    )
+    places = (folder + form for folder in folders for form in forms)
+    found = next((place for place in places if os.path.exists(root / place)), None)
     if found is None and needed:
         raise RowError("bad", "image absent", name or "(no name)")
     return found or inside
@@ -134,24 +133,26 @@ def read_json_rows(path: Path, problems: Problems) -> Iterator[tuple[str, dict]]
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: broken JSON ({error}); write it again") from error
     if isinstance(rows, dict) and all(isinstance(part, list) for part in rows.values()):
-        rows = [(split, row) for split, part in rows.items() for row in part]
+        rows = [(row, split) for split, part in rows.items() for row in part]
     if not isinstance(rows, list):
         raise UserError(f'{path}: no list; it must be [{{"messages": [...], "images": [...]}}, ...]; {GUIDE}')
     for number, row in enumerate(rows, 1):
         name = f"{path.name} {'line' if lines else 'row'} {number}"
         try:
+            if lines:
+                row = json.loads(row, object_pairs_hook=without_repeats) if row.strip() else {}
             if isinstance(row, tuple):
-                split, row = row
+                row, split = row
                 image, *others = [row["image_path"]] if isinstance(row["image_path"], str) else row["image_path"]
                 for film in others:  # the first of a study is its frontal one
                     problems.add("dropped", "further film of a report", film)
                 patient = row.get("subject_id", row.get("id"))
-                yield name, {"image": image, "report": row["report"], "split": split, "patient": patient}
-            elif not lines and "messages" in row:
+                row = {"image": image, "report": row["report"], "split": split, "patient": patient}
+            elif "messages" in row:
                 said = {message["role"]: message["content"] for message in row["messages"]}
-                yield name, {"image": row["images"][0], "report": said["assistant"], "question": said["user"]}
-            elif not lines or row.strip():
-                yield name, dict((json.loads(row, object_pairs_hook=without_repeats) if lines else row).items())
+                row = {"image": row["images"][0], "report": said["assistant"], "question": said["user"]}
+            if row:
+                yield name, dict(row.items())
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
             problems.add("bad", "key twice in one row" if "twice" in str(error) else "malformed row", name)
 

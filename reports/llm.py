@@ -131,12 +131,8 @@ class ChatServer:
 
 def check_address(url: str) -> str:
     """The URL if a key may go there, else UserError, which does not show it: it may hold a secret."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        plain = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and "@" not in parts.netloc
-    except ValueError:
-        plain = False
-    if not plain or not re.fullmatch(r"[!-~]+", url) or re.search(r"[?#]", url):
+    plain = r"https?://(?:[\w.-]+|\[[\da-f:.]+\])(?::(?!0)(?:[1-5]?\d{1,4}|6[0-4]\d{3}))?(?:/[!-~]*)?"
+    if not re.fullmatch(plain, url, re.ASCII | re.IGNORECASE) or re.search("[?#]", url):
         example = "give one such as http://localhost:8000/v1, without user, password, ? and #"
         raise UserError(f"--llm: not a plain web address; {example}; the key goes into OPENAI_API_KEY")
     return url

@@ -55,7 +55,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "fifo")
     for out in (tmp_path / "folder", tmp_path / "fifo", tmp_path / ("x" * 300)):
-        with pytest.raises(UserError, match="no cleaning wrote it|cannot be written"):
+        with pytest.raises(UserError, match=r"no cleaning wrote it|cannot be written"):
             clean_records(ITEMS, out, progress=False)
     assert len(list(tmp_path.iterdir())) == 2
 
