@@ -114,7 +114,14 @@ def main() -> None:
     workers = arguments.whole(1, arguments.MOST_WORKERS)
     command.add_argument("--workers", type=workers, default=default_workers(), help="processes; default: one a core")
     command = commands.add_parser("clean", help="rewrite the reports without what no image shows")
-    cleaning.add_arguments(command)
+    command.add_argument("--out", type=arguments.output_file, required=True, help="JSON lines to write")
+    keep = "leave words such as stable, improved and new, as UniX's own references have them"
+    command.add_argument("--keep-comparisons", action="store_true", help=keep)
+    url = "an OpenAI-compatible server, e.g. http://localhost:8000/v1"
+    command.add_argument("--llm", metavar="URL", help=f"{url}; it goes with the next three")
+    command.add_argument("--model", metavar="NAME", help="the model to ask there")
+    command.add_argument("--concurrency", type=arguments.whole(1, 256), help="requests at a time (default 8)")
+    command.add_argument("--timeout", type=arguments.number(0.1, 3600), help="seconds for one request (default 120)")
     share = "make a validation split of this share of the patients, where the set has none"
     command.add_argument("--hold-out", type=arguments.number(0, 0.9, above=True), metavar="SHARE", help=share)
     for command in commands.choices.values():
@@ -139,6 +146,11 @@ def main() -> None:
     elif args.command == "check":
         sys.exit(2 if check(source, args.workers) else 0)
     else:
+        server = {name: getattr(args, name) for name in ("model", "concurrency", "timeout")}
+        server = {name: value for name, value in server.items() if value is not None}
+        if server and not args.llm:
+            raise UserError(f"--{next(iter(server))}: only a server takes it; add --llm URL")
         records = hold_out(source.records, args.hold_out) if args.hold_out else source.records
-        cleaning.run(args, (asdict(record) for record in records))
+        items = map(asdict, records)
+        cleaning.clean_records(items, args.out, args.llm, keep_comparisons=args.keep_comparisons, **server)
         print(f"to train on it: --data {source.root / args.out.name}, where the paths of its images begin")

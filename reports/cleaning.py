@@ -13,7 +13,6 @@ sides before and after. Where an LLM's answer fails that, the rules' text is kep
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import json
@@ -24,7 +23,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from common import arguments
 from common.errors import UserError
 from common.files import make_writable, write_text
 from common.observations import OBSERVATIONS
@@ -138,24 +136,3 @@ def check_target(out: Path, inputs: Iterable[Path] = ()) -> None:
                 first = file.readline(MAX_LINE) or mark
         if mark not in first:
             raise UserError(f"--out {out}: {target} is there and no cleaning wrote it; name another file or move it")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `run`; where the reports come from is the caller's flag."""
-    parser.add_argument("--out", type=arguments.output_file, required=True, help="JSON lines to write")
-    keep = "leave words such as stable, improved and new, as UniX's own references have them"
-    parser.add_argument("--keep-comparisons", action="store_true", help=keep)
-    parser.add_argument("--llm", metavar="URL", help="an OpenAI-compatible server, e.g. http://localhost:8000/v1")
-    server = parser.add_argument_group("with --llm")
-    server.add_argument("--model", metavar="NAME", help="the model to ask there")
-    server.add_argument("--concurrency", type=arguments.whole(1, 256), help="requests at a time (default 8)")
-    server.add_argument("--timeout", type=arguments.number(0.1, 3600), help="seconds for one request (default 120)")
-
-
-def run(args: argparse.Namespace, items: Iterable[dict]) -> dict[str, int]:
-    """`clean_records` with the flags of `add_arguments`."""
-    server = {name: getattr(args, name) for name in ("model", "concurrency", "timeout")}
-    server = {name: value for name, value in server.items() if value is not None}
-    if server and not args.llm:
-        raise UserError(f"--{next(iter(server))}: only a server takes it; add --llm URL")
-    return clean_records(items, args.out, args.llm, keep_comparisons=args.keep_comparisons, **server)

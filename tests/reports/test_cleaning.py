@@ -1,15 +1,14 @@
 """Cleaned records: all of them written and counted, no finding lost, the flags of the command."""
 
-import argparse
 import json
 import sys
 
 import pytest
 from fake_server import by_llm, good, items, written
 
+from archives import command
 from archives.opening import open_source
 from common.errors import UserError
-from reports import cleaning
 from reports.cleaning import clean_records
 
 
@@ -60,20 +59,22 @@ def test_what_cannot_work_is_refused_in_one_line(serve, tmp_path):
     assert not out.exists()
 
 
-def test_the_flags_reach_the_work(serve, tmp_path):
-    parser = argparse.ArgumentParser()
-    cleaning.add_arguments(parser)
+def test_the_flags_reach_the_work(serve, tmp_path, monkeypatch):
+    def clean(*flags):
+        out = tmp_path / "out.jsonl"
+        monkeypatch.setattr(sys, "argv", ["data.py", "clean", str(tmp_path), "--out", str(out), *flags])
+        command.main()
+        return written(out)
+
+    rows = [{"image": "a.png", "findings": "Stable cardiomegaly since ___.", "impression": ""}, *items(2)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     fake = serve(good)
-    out = str(tmp_path / "out.jsonl")
-    args = parser.parse_args(["--out", out, "--llm", fake.url, "--model", "m", "--concurrency", "2"])
-    assert cleaning.run(args, items(2))["changed"] == 2 and len(fake.requests) == 2
-    args = parser.parse_args(["--out", out, "--keep-comparisons"])
-    stable = [{"image": "a.png", "findings": "Stable cardiomegaly since ___.", "impression": ""}]
-    cleaning.run(args, stable)
-    assert json.loads((tmp_path / "out.jsonl").read_text())["findings"] == "Stable cardiomegaly."
-    for given in (["--model", "m"], ["--concurrency", "2"], ["--timeout", "9"]):
-        with pytest.raises(UserError, match=f"{given[0]}: only a server takes it; add --llm URL"):
-            cleaning.run(parser.parse_args(["--out", out, *given]), items(2))
+    assert all(row["changed"] for row in clean("--llm", fake.url, "--model", "m", "--concurrency", "2"))
+    assert len(fake.requests) == 3
+    assert clean("--keep-comparisons")[0]["findings"] == "Stable cardiomegaly."
+    for flag in ("--model", "--concurrency", "--timeout"):
+        with pytest.raises(UserError, match=f"{flag}: only a server takes it; add --llm URL"):
+            clean(flag, "2")
 
 
 def test_captions_and_questions_of_a_row_stay(tmp_path):
