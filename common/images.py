@@ -193,8 +193,8 @@ def read_dicom(file: BinaryIO) -> Image.Image:
     stored, kind = film.pixel_array, film.PhotometricInterpretation
     if kind == "PALETTE COLOR":
         stored = pixels.apply_color_lut(stored, film)
-    if kind in ("PALETTE COLOR", "RGB"):
-        bits = film.BitsStored if kind == "RGB" else film.RedPaletteColorLookupTableDescriptor[2]
+    if kind == "PALETTE COLOR" or film.get("SamplesPerPixel") == 3:  # of YBR pydicom makes RGB
+        bits = film.RedPaletteColorLookupTableDescriptor[2] if kind == "PALETTE COLOR" else film.BitsStored
         return Image.fromarray(scale(stored[..., :3] @ LUMA, 0, 2**bits - 1))
     if stored.ndim != 2:
         raise UserError(f"{file.name}: {stored.shape} values are not one grey picture; export a single frame")
