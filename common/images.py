@@ -84,10 +84,11 @@ def read_picture(file: BinaryIO, size: int | None) -> Image.Image:
     image = Image.open(file, formats=FORMATS)  # of a path it would map a turned TIFF wrongly (Pillow 12)
     check_size(file, *image.size)
     tags = getattr(image, "tag_v2", {})  # of a TIFF
-    if tags.get(284) == 2 and max(tags[258]) > 8:  # of which Pillow makes noise
-        raise ValueError("deep colours, each in a plane of its own, compressed")
     kind, _, start, layout = image.tile[0] if image.tile else ("", 0, 0, "")
     layout = layout if isinstance(layout, tuple) else (layout,)  # Pillow's name of it comes first
+    halved = image.mode[0] in "RC" and layout[0][-4:-1] == ";16" and layout[0] not in LOW_BYTES
+    if halved or (tags.get(284) == 2 and max(tags[258]) > 8):  # of the second Pillow makes noise
+        raise ValueError("deep colours in planes of their own, or with alpha in them, compressed")
     if image.format == "PPM" and image.mode == "RGB" and kind != "raw" and layout[1] > 255:
         file.seek(start)
         count = image.width * image.height * 3

@@ -204,6 +204,18 @@ def test_a_compressed_film_of_unsigned_numbers_is_no_negative(tmp_path):
     np.testing.assert_allclose(np.asarray(load_image(tmp_path / "film.tif")), expected, atol=1)
 
 
+@pytest.mark.parametrize(("planes", "extra"), [(2, 2), (1, 1)])
+def test_compressed_deep_colours_that_pillow_reads_by_half_are_refused(tmp_path, planes, extra):
+    """Here they are only called compressed: Pillow must not get to the pixels."""
+    path = tmp_path / "film.tif"
+    write_tiff(path, np.dstack([COLOURS, SHARE]), "<", 2, planes, extra)
+    plain, lzw = (struct.pack("<HHII", 259, 4, 1, kind) for kind in (1, 5))
+    assert plain in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(plain, lzw))
+    with pytest.raises(UserError, match=r"film\.tif: broken image \(deep colours in planes"):
+        load_image(path)
+
+
 @pytest.mark.parametrize("most", [4095, 65535])
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_ppm_of_deep_colours_is_the_film_of_its_pgm(tmp_path, most, plain):
