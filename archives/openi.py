@@ -79,13 +79,13 @@ def xml_files(sources: list[Path]) -> list[tuple[str, bytes]]:
 
 def parse_xml(data: bytes, name: str, problems: Problems) -> ET.Element:
     """The root of one report. Raises RowError for what is malformed, too large, or could expand without bound."""
-    text = text_of_bytes(data, name, problems)
-    if text is None or re.search(r"<!(?:DOCTYPE|ENTITY)", text, re.IGNORECASE):
-        # Entities that name each other grow without bound, and Python's parser follows them.
-        raise RowError("bad", "unsafe XML (not plain text, or it declares a DOCTYPE or ENTITY)", name)
     try:
+        text = text_of_bytes(data, name, problems)
         if len(data) > MAX_XML:
             raise ValueError
-        return ET.fromstring(text)
+        if not re.search(r"<!(?:DOCTYPE|ENTITY)", text, re.IGNORECASE):
+            return ET.fromstring(text)
     except (ET.ParseError, ValueError) as error:
         raise RowError("bad", "malformed XML", name) from error
+    # Entities that name each other grow without bound, and Python's parser follows them.
+    raise RowError("bad", "unsafe XML (it declares a DOCTYPE or ENTITY)", name)

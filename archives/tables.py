@@ -65,10 +65,10 @@ def plain_or_gzipped(path: Path) -> Path | None:
     return next((p for p in (path.with_name(path.name + ".gz"), path) if p.is_file()), None)
 
 
-def text_of_bytes(data: bytes, name: str, problems: Problems) -> str | None:
-    """Bytes as UTF-8, or as Windows-1252, which is counted as a note. None: they are no text."""
+def text_of_bytes(data: bytes, name: str, problems: Problems) -> str:
+    """Bytes as UTF-8, or as Windows-1252, which is counted as a note. Raises ValueError if they are no text."""
     if b"\0" in data:
-        return None
+        raise ValueError("not a text file in UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -83,10 +83,8 @@ def read_text(path: Path, problems: Problems) -> str:
             raise OSError("not a file")  # a pipe would be waited for
         data = path.read_bytes()
         text = text_of_bytes(gzip.decompress(data) if path.suffix.lower() == ".gz" else data, path.name, problems)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error}); fetch it again") from error
-    if text is None:
-        raise UserError(f"{path}: not a text file; save it as UTF-8")
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); fetch or save it again") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -68,8 +68,7 @@ def clean_records(
     items: {"image", "findings", "impression", ...}, all str; other fields are kept as they are, and those in "extra"
     (captions, question, ...) become fields, as a table of one's own has them. llm, model: a server and its model
     instead of the rules; `server`: timeout (s) and retries of `ChatServer`. keep_comparisons: leave words such as
-    "stable" and "new", as UniX's own references have them; the studies they name still go. Two files may lie beside
-    `out` afterwards:
+    "stable" and "new"; the studies they name still go. Two files may lie beside `out` afterwards:
 
         OUT.disagreements.jsonl  the texts whose labels changed; where an LLM changed them, `out` has the rules' text
         OUT.answers.jsonl        the LLM's answers, from which a run that was cut off goes on

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -271,7 +271,10 @@ def classify(mention: Mention, statement: Statement, cues: list[tuple[Rule, list
         return None, "heading"  # "Pneumothorax: no pneumothorax"
     if mention.hedged:
         return UNCERTAIN, "hint"
-    if any(_PATTERNS["alternative"].search(between) for between in _gaps(mention, statement)):
+    earlier, later = _neighbours(mention, [other for other in mentions if other.observation != mention.observation])
+    before, after = clause[earlier : mention.start], clause[mention.end : later]
+    gaps = (before if earlier is not None else "", after if later is not None else "")
+    if any(map(_PATTERNS["alternative"].search, gaps)):
         return UNCERTAIN, "alternative"
     return POSITIVE, "named"
 
@@ -297,22 +300,17 @@ def _reaches(rule: Rule, cue: re.Match, mention: Mention, statement: Statement) 
     return reached
 
 
-def _gaps(mention: Mention, statement: Statement) -> Iterator[str]:
-    """The text between a mention and its neighbours (of other observations) on either side."""
-    others = [other for other in statement.mentions if other.observation != mention.observation]
-    earlier = [other.end for other in others if other.end <= mention.start]
-    later = [other.start for other in others if other.start >= mention.end]
-    if earlier:
-        yield statement.clause[max(earlier) : mention.start]
-    if later:
-        yield statement.clause[mention.end : min(later)]
+def _neighbours(mention: Mention, others: Iterable[Mention]) -> tuple[int | None, int | None]:
+    """Where the mention before it ends and where the one behind it begins, if there are such."""
+    ends = [other.end for other in others if other.end <= mention.start]
+    starts = [other.start for other in others if other.start >= mention.end]
+    return max(ends, default=None), min(starts, default=None)
 
 
 def _sides(mention: Mention, statement: Statement) -> set[str]:
     """The sides a mention is given: first its own words, then those of its list ("collapse and fluid on the left")."""
     clause, start, end, mentions = statement
-    earlier = max((other.end for other in mentions if other.end <= mention.start), default=None)
-    later = min((other.start for other in mentions if other.start >= mention.end), default=None)
+    earlier, later = _neighbours(mention, mentions)
 
     # "small LEFT effusion"; between two mentions only what follows the last "and", "with" or comma is ours.
     own = clause[earlier or start : mention.end]

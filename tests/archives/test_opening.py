@@ -26,7 +26,11 @@ def test_too_many_bad_rows_stop_the_set_in_one_line(tmp_path):
         ("metadata.csv", "file,report\na.png,Clear.\n", r"metadata\.csv: no column image"),
         ("metadata.csv", "", r"metadata\.csv: no column"),
         ("metadata.csv", 'image,report\na.png,Clear.\nb.png,"Clear.\nc.png,Clear.\n', r"line 3: a quote is opened"),
-        ("metadata.csv", "image,report\na.png,Clear.\n".encode("utf-16"), r"metadata\.csv: not a text file"),
+        (
+            "metadata.csv",
+            "image,report\na.png,Clear.\n".encode("utf-16"),
+            r"metadata\.csv: cannot be read \(not a text file",
+        ),
         ("metadata.csv", "image,report,split\na.png,Clear.,trian\n", "1 unknown split"),
         ("metadata.csv", "image,report,report\na.png,Clear.,Hazy.\n", r"metadata\.csv: two columns report"),
         ("set.csv", "file,age\na.png,58\n", r"columns image and report \(there is set\.csv\); docs/data\.md says"),
