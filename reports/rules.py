@@ -12,18 +12,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from archives.sections import ITEM
-from reports.labeler import (
-    ANSWER,
-    POSITIVE,
-    UNCERTAIN,
-    Claim,
-    find_mentions,
-    find_statements,
-    labels_of,
-    pieces,
-    read_claims,
-    single_spaces,
-)
+from reports import labeler
 from reports.tables import read_tables, replacements
 
 BLANK = "□"
@@ -72,7 +61,7 @@ def _clean_once(text: str, keep_comparisons: bool) -> str:
     for index, (sentence, drop) in enumerate(kept):
         if drop and _named(sentence):
             together = known | _claims(sentence)
-            if labels_of(together) != labels_of(known):
+            if labeler.labels_of(together) != labeler.labels_of(known):
                 kept[index] = (sentence, False)
                 known = together
     return " ".join(sentence for sentence, drop in kept if not drop)
@@ -85,7 +74,7 @@ def clean_report(findings: str, impression: str, keep_comparisons: bool = False)
 
 def _sentences(text: str) -> Iterator[str]:
     """The sentences of the sections that describe the picture, blanks marked, list numbers and headers off."""
-    text = ANSWER.sub(": ", ITEM.sub(".\n", single_spaces(text.replace("\r", ""))))
+    text = labeler.ANSWER.sub(": ", ITEM.sub(".\n", labeler.single_spaces(text.replace("\r", ""))))
     text = re.sub(r"<br ?/?>|^\s*FINAL REPORT\s*$", "\n", text, flags=re.I | re.M)
     text = re.sub(r"\[\*\*(?:(?!\[\*\*).)*?\*\*\]|_{2,}|\bX{3,}", BLANK, text, flags=re.S)
     # "Views of the chest with overlying leads show ...": the leads are in the picture.
@@ -107,7 +96,7 @@ def _sentences(text: str) -> Iterator[str]:
             paragraphs, about = paragraphs[1:], True
         parts = [part for one in paragraphs for part in re.split(r"(?<=[.!?;])\s+|(?<=[a-z]{2}\.)(?=[A-Z])", one)]
         # "COMPARISON: None. Heart normal." with neither a header nor an empty line after it: only a sentence goes.
-        yield from (piece for part in parts[0 if about else 1 :] for piece in pieces(part))
+        yield from (piece for part in parts[0 if about else 1 :] for piece in labeler.pieces(part))
 
 
 @lru_cache(maxsize=1 << 14)  # as in reports/labeler.py: reports repeat each other's sentences
@@ -116,7 +105,7 @@ def _reworded(sentence: str, keep_comparisons: bool) -> str:
 
     A comparison may be all that keeps a denial off: "no edema, PERSISTENT effusion" becomes "No edema. Effusion."
     """
-    statements = find_statements(sentence.lower(), find_mentions(sentence.lower()))
+    statements = labeler.find_statements(sentence.lower(), labeler.find_mentions(sentence.lower()))
     parts = [re.sub(r"(?:,| and| with)? *$", "", sentence[each.start : each.end]) for each in statements]
     cleaned = _rewrite(sentence, keep_comparisons)
     apart = " ".join(_rewrite(part, keep_comparisons) for part in parts)
@@ -127,7 +116,9 @@ def _reworded(sentence: str, keep_comparisons: bool) -> str:
 
 def _findings(text: str) -> set[str]:
     """The observations that a text affirms or calls possible."""
-    return {claim.observation for claim in read_claims(text) if claim.value in (POSITIVE, UNCERTAIN)} - {"No Finding"}
+    return {
+        claim.observation for claim in labeler.read_claims(text) if claim.value in (labeler.POSITIVE, labeler.UNCERTAIN)
+    } - {"No Finding"}
 
 
 def _rewrite(sentence: str, keep_comparisons: bool) -> str:
@@ -145,10 +136,10 @@ def _rewrite(sentence: str, keep_comparisons: bool) -> str:
     return f"{sentence[0].upper()}{sentence[1:]}{end}"
 
 
-def _claims(text: str) -> set[Claim]:
-    """What a text claims, in whatever words: so few that `labels_of` takes no time."""
-    return {claim._replace(words="", rule="") for claim in read_claims(text)}
+def _claims(text: str) -> set[labeler.Claim]:
+    """What a text claims, in whatever words: so few that `labeler.labels_of` takes no time."""
+    return {claim._replace(words="", rule="") for claim in labeler.read_claims(text)}
 
 
 def _named(text: str) -> bool:
-    return any(claim.value is not None and claim.observation != "No Finding" for claim in read_claims(text))
+    return any(claim.value is not None and claim.observation != "No Finding" for claim in labeler.read_claims(text))
