@@ -135,6 +135,8 @@ def deep_tiff(file: BinaryIO) -> Image.Image | None:
         return None
     width, height = tags[256], tags[257]
     check_size(file, width, height)
+    if sum(tags[279]) > 2 * width * height * count * bits // 8:  # each might be the whole file
+        raise ValueError("more bytes than pixels")
     strips = [file.read(length) for at, length in zip(tags[273], tags[279], strict=True) if file.seek(at)]
     order, number = "<" if head[0] == 73 else ">", {1: "u", 2: "i", 3: "f"}[kind]
     values = np.frombuffer(b"".join(strips), f"{order}{number}{bits // 8}", width * height * count)

@@ -116,9 +116,8 @@ def _reworded(sentence: str, keep_comparisons: bool) -> str:
 
 def _findings(text: str) -> set[str]:
     """The observations that a text affirms or calls possible."""
-    return {
-        claim.observation for claim in labeler.read_claims(text) if claim.value in (labeler.POSITIVE, labeler.UNCERTAIN)
-    } - {"No Finding"}
+    said = (labeler.POSITIVE, labeler.UNCERTAIN)
+    return {claim.observation for claim in _claims(text) if claim.value in said} - {"No Finding"}
 
 
 def _rewrite(sentence: str, keep_comparisons: bool) -> str:
