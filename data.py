@@ -28,7 +28,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from archives import command
 from archives.records import Records, Source
-from checkpoints.configs import read_tokenizer
 from common.errors import UserError, run
 from common.images import augment, to_square
 from common.workers import ignore_signals, started, stop_workers, unbroken
@@ -343,7 +342,7 @@ def count_cut(source: Records, encode: Callable[[str], list[int]], room: int) ->
 
 
 def main() -> None:
-    command.main(read_tokenizer)
+    command.main()
 
 
 if __name__ == "__main__":

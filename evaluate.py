@@ -74,7 +74,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         add("--split", help="train, validate, test (default) or all")
         add("--n", type=whole(2, arguments.MOST_EXAMPLES), help="only the first N")
         add("--protocol", choices=["unix"], help="score as the authors' public code does; docs/protocol.md")
-        add("--cache", type=result, help="where indexes and features are kept (default out/cache)")
+        add("--cache", type=result, help="where features are kept (default out/cache)")
     for command, out in ((phantom, "out/evaluate"), (report, "out/report"), (image, "out/image")):
         add = command.add_argument
         add("--weights", type=folder, help="the model that reads and draws; default, but to image: the shipped one")

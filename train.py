@@ -213,7 +213,7 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
     earlier = read_state(out, stage) if args.resume else None
     if args.resume and not earlier:
         team.say(f"--resume: nothing was saved in {out} yet; starting anew")
-    checkpoint = setup.start_from(stage, args.init, args.asked, args.cache, earlier, team)
+    checkpoint = setup.start_from(stage, args.init, args.asked, earlier, team)
     model, vae = checkpoint.model, checkpoint.vae
     recipe = choose_recipe(stage, args.asked, model.config, earlier)
     micro_batch, accumulation = batches.divide(recipe, team.size)

@@ -23,13 +23,14 @@ class VAEConfig:
     num_res_blocks: int = 2
     z_channels: int = 16
     norm_groups: int = 32  # of GroupNorm; must divide every level's width
+    patch: int = 1  # px of a side that become channels first, and come back last; kl-f16 has 1
     scale_factor: float = 0.238092
     shift_factor: float = -0.201906
 
     @property
     def downsampling(self) -> int:
         """Pixels per latent along a side: 16."""
-        return 2 ** (len(self.ch_mult) - 1)
+        return self.patch * 2 ** (len(self.ch_mult) - 1)
 
 
 class ResnetBlock(nn.Module):
@@ -112,7 +113,8 @@ class Encoder(nn.Module):
         super().__init__()
         channels = [config.ch * m for m in config.ch_mult]
         lowest = len(channels) - 1
-        self.conv_in = Conv2d(3, config.ch, 3, padding=1)
+        self.patch = config.patch
+        self.conv_in = Conv2d(3 * config.patch**2, config.ch, 3, padding=1)
         self.down = nn.ModuleList()
         c_in = config.ch
         for i, c_out in enumerate(channels):
@@ -126,6 +128,7 @@ class Encoder(nn.Module):
         self.conv_out = Conv2d(c_in, 2 * config.z_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.pixel_unshuffle(x, self.patch)
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
         for level in self.down:
             x = level(x)
@@ -137,6 +140,7 @@ class Decoder(nn.Module):
         super().__init__()
         channels = [config.ch * m for m in config.ch_mult]
         lowest = len(channels) - 1
+        self.patch = config.patch
         self.conv_in = Conv2d(config.z_channels, channels[-1], 3, padding=1)
         self.mid = Middle(channels[-1], config.norm_groups)
         levels, c_in = [], channels[-1]
@@ -148,14 +152,14 @@ class Decoder(nn.Module):
             c_in = c_out
         self.up = nn.ModuleList(reversed(levels))  # numbered by resolution, walked from the lowest
         self.norm_out = GroupNorm(config.norm_groups, c_in, eps=1e-6)
-        self.conv_out = Conv2d(c_in, 3, 3, padding=1)
+        self.conv_out = Conv2d(c_in, 3 * config.patch**2, 3, padding=1)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         z = z.contiguous(memory_format=torch.channels_last)  # as convolutions compute; every layer keeps it
         z = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             z = level(z)
-        return self.conv_out(F.silu(self.norm_out(z)))
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(z))), self.patch)
 
 
 class VAE(nn.Module):

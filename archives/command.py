@@ -1,7 +1,4 @@
-"""`python data.py stats|check|clean`: look at a data set of films and reports, and clean its reports.
-
-`main` is handed the function that reads a tokenizer, since no file here knows a model.
-"""
+"""`python data.py stats|check|clean`: look at a data set of films and reports, and clean its reports."""
 
 from __future__ import annotations
 
@@ -9,13 +6,11 @@ import hashlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -23,7 +18,6 @@ from archives.opening import ARCHIVES, open_source, recognise
 from archives.records import Record, Records, squares
 from common import arguments
 from common.errors import UserError
-from common.files import SHIPPED
 from common.images import picture_files
 from common.observations import OBSERVATIONS
 from common.ownership import own_file
@@ -31,10 +25,8 @@ from common.pictures import grid, save_png
 from common.workers import default_workers, ignore_signals, started, stop_workers, unbroken
 from reports import cleaning
 
-EDGES = [0, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1 << 30]  # of the histogram of lengths, tokens
 
-
-def stats(source: Records, out: Path, tokenizer: Tokenizer, tokenizer_file: Path) -> None:
+def stats(source: Records, out: Path) -> None:
     """Print counts, the table of labels and the lengths of reports; write a contact sheet of 24 pictures."""
     records = source.records
     print(f"{source.kind}: {len(source):,} examples")
@@ -42,19 +34,16 @@ def stats(source: Records, out: Path, tokenizer: Tokenizer, tokenizer_file: Path
         counts = Counter(getattr(record, what) or "-" for record in records)
         print(f"{what:8}" + ", ".join(f"{name} {count:,}" for name, count in counts.most_common()))
     with_findings = Counter(record.split for record in records if record.findings)
-    counts = (f"{name} {with_findings[name]:,}" for name in Counter(record.split for record in records))
-    print(f"with findings: {with_findings.total():,} of {len(source):,} ({', '.join(counts)})")
+    counts = ", ".join(f"{name} {count:,}" for name, count in with_findings.items())
+    print(f"with findings: {with_findings.total():,} of {len(source):,} ({counts})")
     print(f"patients {len({record.patient for record in records} - {''}):,}")
     print(f"\n{'label':28}{'positive':>10}{'uncertain':>10}{'negative':>10}")
     for name in OBSERVATIONS:
         values = Counter(record.labels.get(name) for record in records)
         print(f"{name:28}{values[1]:10,}{values[-1]:10,}{values[0]:10,}")
     reports = [source.text(i)[0] for i in range(len(source))]
-    lengths = np.array([len(encoding.ids) for encoding in tokenizer.encode_batch(reports)])
-    print(f"\ntokens of a report ({tokenizer_file}): median {np.median(lengths):.0f}, longest {lengths.max()}")
-    for low, high, count in zip(EDGES, EDGES[1:], np.histogram(lengths, EDGES)[0], strict=False):
-        label = f"{low}-{high - 1}" if high < 1 << 30 else f"{low}-"
-        print(f"{label:>8} {count:8,} {'#' * round(50 * count / len(lengths))}")
+    half, most, longest = np.percentile([len(report.split()) for report in reports], (50, 95, 100))
+    print(f"\nwords of a report: half have at most {half:.0f}, 95 % {most:.0f}, the longest has {longest:.0f}")
     print("\n" + source.problems.summary())
     chosen, pictures = squares(source, 24, 256)
     if not chosen:
@@ -100,12 +89,11 @@ def hold_out(records: list[Record], share: float) -> list[Record]:
     if any(record.split == "validate" for record in records):
         print("--hold-out: the set has a validation split, which stays as it is")
         return records
-
-    def held_out(record: Record) -> bool:
+    split = []
+    for record in records:
         digest = hashlib.sha256((record.patient or record.image or record.findings + record.impression).encode())
-        return record.split == "train" and int(digest.hexdigest()[:8], 16) < share * 2**32
-
-    split = [replace(record, split="validate") if held_out(record) else record for record in records]
+        held = record.split == "train" and int(digest.hexdigest()[:8], 16) < share * 2**32
+        split.append(replace(record, split="validate") if held else record)
     counts = Counter(record.split for record in split)
     if not counts["validate"] or not counts["train"]:
         left = f"{counts['train']} reports to train on and {counts['validate']} to validate on"
@@ -114,7 +102,7 @@ def hold_out(records: list[Record], share: float) -> list[Record]:
     return split
 
 
-def main(read_tokenizer: Callable[[Path], Tokenizer]) -> None:
+def main() -> None:
     what = "Look at a data set of chest X-rays and reports, of any kind that docs/data.md names, and clean its reports."
     examples = "examples: python data.py stats DATA; python data.py clean DATA --out cleaned.jsonl"
     parser = arguments.Parser(description=what, epilog=examples)
@@ -122,13 +110,18 @@ def main(read_tokenizer: Callable[[Path], Tokenizer]) -> None:
     command = commands.add_parser("stats", help="counts, labels, lengths of reports, and a contact sheet")
     sheet = "contact sheet (default stats.png)"
     command.add_argument("--out", type=arguments.output_file, default="stats.png", help=sheet)
-    shipped, whose = SHIPPED / "tokenizer.json", "default: the shipped tiny model's"
-    command.add_argument("--tokenizer", type=arguments.existing_file, default=shipped, help=whose)
     command = commands.add_parser("check", help="open every image and list the bad ones (exit code 2 if there are any)")
     workers = arguments.whole(1, arguments.MOST_WORKERS)
     command.add_argument("--workers", type=workers, default=default_workers(), help="processes; default: one a core")
     command = commands.add_parser("clean", help="rewrite the reports without what no image shows")
-    cleaning.add_arguments(command)
+    command.add_argument("--out", type=arguments.output_file, required=True, help="JSON lines to write")
+    keep = "leave words such as stable, improved and new, as UniX's own references have them"
+    command.add_argument("--keep-comparisons", action="store_true", help=keep)
+    url = "an OpenAI-compatible server, e.g. http://localhost:8000/v1"
+    command.add_argument("--llm", metavar="URL", help=f"{url}; it goes with the next three")
+    command.add_argument("--model", metavar="NAME", help="the model to ask there")
+    command.add_argument("--concurrency", type=arguments.whole(1, 256), help="requests at a time (default 8)")
+    command.add_argument("--timeout", type=arguments.number(0.1, 3600), help="seconds for one request (default 120)")
     share = "make a validation split of this share of the patients, where the set has none"
     command.add_argument("--hold-out", type=arguments.number(0, 0.9, above=True), metavar="SHARE", help=share)
     for command in commands.choices.values():
@@ -149,11 +142,15 @@ def main(read_tokenizer: Callable[[Path], Tokenizer]) -> None:
         own_file(args.out)
         if args.out.resolve() in {(source.root / record.image).resolve() for record in source.records}:
             raise UserError(f"--out {args.out}: is a picture of the set; name another file")
-        stats(source, args.out, read_tokenizer(args.tokenizer), args.tokenizer)
+        stats(source, args.out)
     elif args.command == "check":
-        if check(source, args.workers):
-            sys.exit(2)
+        sys.exit(2 if check(source, args.workers) else 0)
     else:
+        server = {name: getattr(args, name) for name in ("model", "concurrency", "timeout")}
+        server = {name: value for name, value in server.items() if value is not None}
+        if server and not args.llm:
+            raise UserError(f"--{next(iter(server))}: only a server takes it; add --llm URL")
         records = hold_out(source.records, args.hold_out) if args.hold_out else source.records
-        cleaning.run(args, (asdict(record) for record in records))
+        items = map(asdict, records)
+        cleaning.clean_records(items, args.out, args.llm, keep_comparisons=args.keep_comparisons, **server)
         print(f"to train on it: --data {source.root / args.out.name}, where the paths of its images begin")

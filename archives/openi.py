@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import lzma
 import posixpath
 import re
 import tarfile
 import xml.etree.ElementTree as ET
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from archives.labels import mesh_labels
+from archives.own import read_rows
 from archives.records import NO_SECTIONS, Problems, Record, RowError
-from archives.sections import read_section
 from archives.tables import read_table, text_of_bytes
 from common.errors import UserError
 from common.images import picture_files
@@ -36,31 +33,27 @@ def read_openi(root: Path, files: list[Path], problems: Problems, need_images: b
     images = {key(path.name): path.relative_to(root).as_posix() for path in reversed(paths)}  # the first of a name
     if need_images and not images:
         raise UserError(f"{root}: no images beside the reports; unpack NLMCXR_png.tgz of Open-i there")
-    for name, data in xml_files(files):
-        with problems.row():
-            tree = parse_xml(data, name, problems)
-            parts = {node.get("Label"): read_section("".join(node.itertext())) for node in tree.iter("AbstractText")}
-            findings, impression = parts.get("FINDINGS", ""), parts.get("IMPRESSION", "")
-            if not findings and not impression:
-                raise RowError("dropped", NO_SECTIONS, name)
-            mesh = [node.text.strip() for node in tree.iter("major") if node.text and node.text.strip()]
-            labels = mesh_labels(mesh)
-            uid = next((node.get("id", "") for node in tree.iter("uId")), "")
-            ids = [node.get("id", "") for node in tree.iter("parentImage")]
-            if not need_images:
-                yield Record("", findings, impression, "train", labels, uid, extra={"mesh": mesh})
-            elif not ids:
-                raise RowError("dropped", "report without images", name)
-            for id in ids if need_images else ():
-                view = projections.get(key(id), "")
-                if view and view.lower() != "frontal":
-                    problems.add("dropped", "projection not frontal", id)
-                elif key(id) not in images:
-                    problems.add("bad", "image absent", id)
-                else:
-                    if not view:
+
+    def rows() -> Iterator[tuple[str, dict]]:
+        for name, data in xml_files(files):
+            with problems.row():
+                tree = parse_xml(data, name, problems)
+                parts = {node.get("Label"): "".join(node.itertext()) for node in tree.iter("AbstractText")}
+                row = {"findings": parts.get("FINDINGS"), "impression": parts.get("IMPRESSION")}
+                if not any(text and text.strip() for text in row.values()):
+                    raise RowError("dropped", NO_SECTIONS, name)
+                row["mesh"] = [node.text for node in tree.iter("major")]
+                row["patient"] = next((node.get("id") for node in tree.iter("uId")), None)
+                ids = [node.get("id", "") for node in tree.iter("parentImage")] if need_images else [""]
+                if not ids:
+                    raise RowError("dropped", "report without images", name)
+                for id in ids:
+                    view = projections.get(key(id))
+                    if need_images and not view:
                         problems.add("note", "projection unknown", id)
-                    yield Record(images[key(id)], findings, impression, "train", labels, uid, view, {"mesh": mesh})
+                    yield name, row | {"image": images.get(key(id), id), "view": view}
+
+    return read_rows(rows(), root, "train", problems, need_images)
 
 
 def xml_files(sources: list[Path]) -> list[tuple[str, bytes]]:
@@ -79,22 +72,20 @@ def xml_files(sources: list[Path]) -> list[tuple[str, bytes]]:
                     name = posixpath.basename(member.name)
                     if member.isfile() and name.endswith(".xml") and name[0] != ".":
                         found[name] = archive.extractfile(member).read(MAX_XML + 1)
-        except tarfile.ReadError as error:  # its text is a list of all formats that were tried
-            raise UserError(f"{path}: not a tar archive, or cut off; fetch it again") from error
-        except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, RecursionError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); fetch it again") from error
+        except Exception as error:  # tarfile and what unpacks for it raise what they like, at length
+            raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())[:100]}); fetch it again") from error
     return sorted(found.items())
 
 
 def parse_xml(data: bytes, name: str, problems: Problems) -> ET.Element:
     """The root of one report. Raises RowError for what is malformed, too large, or could expand without bound."""
-    text = text_of_bytes(data, name, problems)
-    if text is None or re.search(r"<!(?:DOCTYPE|ENTITY)", text, re.IGNORECASE):
-        # Entities that name each other grow without bound, and Python's parser follows them.
-        raise RowError("bad", "unsafe XML (not plain text, or it declares a DOCTYPE or ENTITY)", name)
     try:
+        text = text_of_bytes(data, name, problems)
         if len(data) > MAX_XML:
             raise ValueError
-        return ET.fromstring(text)
+        if not re.search(r"<!(?:DOCTYPE|ENTITY)", text, re.IGNORECASE):
+            return ET.fromstring(text)
     except (ET.ParseError, ValueError) as error:
         raise RowError("bad", "malformed XML", name) from error
+    # Entities that name each other grow without bound, and Python's parser follows them.
+    raise RowError("bad", "unsafe XML (it declares a DOCTYPE or ENTITY)", name)

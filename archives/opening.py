@@ -1,14 +1,11 @@
 """Real data sets behind `--data PATH`: a folder or file is recognised by what is in it and becomes Records.
 
 KINDS has all that are known; what each is, its reader says, and docs/data.md. Whatever cannot be used is counted in
-Records.problems with the first names of its kind, when the set is opened, so that a training run does not meet it. What
-was read is kept in a cache, which may be deleted at any time.
+Records.problems with the first names of its kind, when the set is opened, so that a training run does not meet it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -20,11 +17,9 @@ from archives.own import REPORTS, read_own
 from archives.records import SPLITS, Problems, Record, Records
 from archives.tables import GUIDE, plain_or_gzipped, read_text
 from common.errors import UserError
-from common.files import source_hash, write_text
 
 ARCHIVES = (".tgz", ".tar", ".tar.gz")  # of Open-i's reports
 TABLES = (".csv", ".csv.gz", ".jsonl", ".json")
-BESIDE = ("indiana_projections.csv", "test_list.txt")  # a table that is read with another
 KINDS = {  # kind -> (its reader; how its table begins, if it is one that is not .json; and if it is one that is)
     "mimic-cxr": (read_mimic, None, None),
     "open-i": (read_openi, None, None),
@@ -38,33 +33,22 @@ KINDS = {  # kind -> (its reader; how its table begins, if it is one that is not
 
 
 def open_source(
-    path: str | Path,
-    split: str = "train",
-    need_images: bool = True,
-    cache: Path | None = Path("out/cache"),
-    require: str | None = None,
+    path: str | Path, split: str = "train", need_images: bool = True, require: str | None = None
 ) -> Records:
     """The rows of `split` ("train", "validate", "test" or "all") of the data set at `path`.
 
     need_images=False reads the reports alone, whether or not their images are there. require="findings" leaves out the
     reports without that section, as UniX's own data does, and counts them. Raises UserError if the set is of
     no known format, lacks what it needs, has no such rows, or if its bad rows are at least 20 and more than 5 % of all.
-    A set without bad rows is kept in `cache` until its folder or its tables change.
     """
     path = Path(path)
     split = SPLITS.get(split, split)
     if split != "all" and split not in SPLITS:
         raise UserError(f"--split {split}: no such split; give train, validate, test or all")
     kind, root, files = recognise(path)
-    beside = [root / name for name in BESIDE if (root / name).is_file()]
-    kept = cache and Path(cache) / f"records-{fingerprint(path, [root, *files, *beside], need_images)}.json"
-    records, problems = (kept and read_cache(kept)) or (None, Problems())
-    if records is None:
-        records = list(KINDS[kind][0](root, files, problems, need_images))
-        note_repeats(records, problems)
-        if kept and not problems.count("bad"):
-            rows = [[getattr(record, name) for name in Record.__slots__] for record in records]
-            write_text(kept, json.dumps([problems.found, rows]))  # one document: it is whole, or it is none
+    problems = Problems()
+    records = list(KINDS[kind][0](root, files, problems, need_images))
+    note_repeats(records, problems)
     bad = problems.count("bad")
     if bad and (not records or (bad >= 20 and bad > 0.05 * (bad + len(records)))):
         share = f"{bad} of {bad + len(records)} rows cannot be used"
@@ -124,20 +108,3 @@ def kind_of(table: Path) -> str | None:
     start, as_json = read_text(table, Problems())[:5000], table.suffix.lower() == ".json"
     signs = {kind: signs[as_json] for kind, (_, *signs) in KINDS.items() if signs[as_json]}
     return next((kind for kind, sign in signs.items() if re.match(sign, start, re.DOTALL)), None)
-
-
-def fingerprint(path: Path, tables: list[Path], need_images: bool) -> str:
-    """A name for what is in the set: changes with its tables and with this package's code."""
-    state = [(table.name, table.stat().st_size, table.stat().st_mtime_ns) for table in tables]
-    everything = repr((source_hash(Path(__file__).parent), path.resolve(), need_images, state))
-    return hashlib.sha256(everything.encode()).hexdigest()[:20]
-
-
-def read_cache(path: Path) -> tuple[list[Record], Problems] | None:
-    """None if there is no cache or it is damaged."""
-    problems = Problems()
-    try:
-        problems.found, rows = json.loads(path.read_text(encoding="utf-8"))
-        return [Record(*fields) for fields in rows], problems
-    except (OSError, ValueError, TypeError, RecursionError):
-        return None

@@ -10,7 +10,7 @@ from pathlib import Path
 from archives.labels import Json, label_value, mesh_labels, named_values, read_labels
 from archives.records import SPLITS, Problems, Record, RowError
 from archives.sections import read_section, split_report
-from archives.tables import GUIDE, Listing, is_empty, one_line, read_header, read_table, whole_characters
+from archives.tables import GUIDE, find_image, is_empty, one_line, read_header, read_table, whole_characters
 from common.errors import UserError
 
 TEXTS = ("image", "report", "findings", "impression", "split", "patient", "view", "question")
@@ -42,11 +42,8 @@ def read_rows(
 
     split: of the rows that name none. folders: where below root an image may lie.
     """
-    listing = Listing(root)
     for name, row in rows:
         with problems.row():
-            if isinstance(row.get("extra"), dict):  # as `data.py clean` writes them
-                row = row["extra"] | row
             row = {key: None if is_empty(value) else value for key, value in row.items()}
             mesh, captions = mesh_terms(row.get("mesh")), read_captions(row.get("captions"))
             if any(isinstance(row.get(key), (list, dict)) for key in TEXTS):
@@ -72,7 +69,7 @@ def read_rows(
             part = SPLITS.get((cell.get("split") or split).lower())
             if part is None:
                 raise RowError("bad", "unknown split", cell["split"])
-            image = listing.find_image(text.get("image", ""), need_images, folders)
+            image = find_image(root, text.get("image", ""), need_images, folders)
             question = text.get("question", "").replace("<image>", "").strip()
             extra = {"question": question} if question else {}
             if extra and "report" in text:  # the reference word by word, with whatever sections it has
@@ -96,11 +93,10 @@ def read_captions(given: Json) -> list[str]:
             given = json.loads(given)
         except (ValueError, RecursionError):
             given = [given]
-    texts = given.values() if isinstance(given, dict) else given if isinstance(given, list) else []
-    texts = [text for text in texts if not is_empty(text)]
-    if not all(isinstance(text, str) for text in texts):
+    texts = list(given.values()) if isinstance(given, dict) else given if isinstance(given, list) else []
+    if not all(isinstance(text, str) or is_empty(text) for text in texts):
         raise RowError("bad", "captions are no texts", str(given))
-    return list(map(one_line, texts))
+    return [one_line(text) for text in texts if not is_empty(text)]
 
 
 def report_of_labels(labels: dict[str, Json]) -> tuple[str, str]:

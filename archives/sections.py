@@ -29,6 +29,9 @@ INLINE = re.compile(
     r"|(?<=[a-z0-9.:;!?)\]_])[ \t]+(?=(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)\b[A-Z/ ]{0,20}:)"
     r"|(?<=[a-z0-9:_])[ \t]+(?=(?:Findings?|Impressions?|Conclusions?)[ \t]?:)"
 )
+# Findings and impression with another sign than a colon: "[FINDINGS] ...", "IMPRESSION - ...".
+UPPER = r"\b(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)\b"
+MARKED = re.compile(rf"[\[<(]({UPPER})[\])>]:?|((?m:^[ \t]*(?i:{NAMES}))|{UPPER}) +[-–—]+ ")
 INLINE_ANY = re.compile(r"(?<=[.:;!?)\]_])\s+(?=[A-Z][A-Z ]{3,40}(?:\(S\))?:)")
 # A line break that begins an item of a list, not one in the middle of a sentence.
 ITEM = re.compile(
@@ -37,7 +40,7 @@ ITEM = re.compile(
 )
 NAMED = ("IMPRESSION", "CONCLUSION", "SUMMARY", "OPINION", "FINDINGS", "FINDING")
 OTHER = ("COMPARISON", "INDICATION", "EXAMINATION", "HISTORY", "TECHNIQUE", "RECOMMENDATION", "NOTIFICATION")
-EARLIER = re.compile(r"ADDEND|WET ?READ|PRELIM")  # neither findings nor impression, whatever follows in the heading
+EARLIER = re.compile(r"ADDEND|WET ?READ|PRELIM|^END\b")  # neither findings nor impression
 ABOUT = re.compile(  # the examination or the paper, not the film
     r"\bEXAM|REASON|CLINICAL|REFERENCE|\bCOMPAR|SIGNED|DICTAT|TRANSCRI|ATTENDING|PHYSICIAN|RADIOLOGIST|DOCTOR|\bDR\b"
     r"|\b(?:CC|BY|MRN|DATE|TIME|STATUS|PATIENT|NAME|ACCESSION|ICD|CPT|CODES?)\b"
@@ -74,6 +77,8 @@ def plain_lines(text: str) -> str:
     text = html.unescape(whole_characters(text)).replace("\xa0", " ")
     text = re.sub(r"(?i)\r\n?|\\r\\n|\\n|<(?:br|/?(?:p|div|ul|ol|li|tr|h\d))\b[^<>]{0,80}>", "\n", text)
     text = re.sub(r"(?i)\\t|</?(?:b|i|u|em|strong|span|font|td|body|html)\b[^<>]{0,80}>", " ", text)
+    text = re.sub(r"^[ \t]*[-=*~]{3,}[ \t]*\n", "", text.replace("：", ":"), flags=re.MULTILINE)
+    text = MARKED.sub(lambda heading: f"{heading[1] or heading[2]}: ", text)
     text = re.sub(r"^[ \t]*#{1,6}[ \t]+([^\n#]{1,80}?)[ \t#:]*$", r"\1:", text, flags=re.MULTILINE)
     return re.sub(r"(?<![\w*\[])(\*{1,3}|_{1,2})(?=[A-Za-z])([^*_\n]{1,80}?)\1(?![\w*\]])", r"\2", text)
 

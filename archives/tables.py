@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import gzip
 import io
@@ -19,38 +18,24 @@ from archives.records import Problems, RowError
 from common.errors import UserError
 
 csv.field_size_limit(2**31 - 1)  # a quote that is not closed is found at the end of the file, and named by its line
-EMPTY = ("", "nan", "none", "null", "<na>", "na", "n/a", "nat")  # what pandas writes, and reads, where nothing stands
+EMPTY = ("", "nan", "none", "null", "na", "n/a", "n.a", "nat")  # what tables write where nothing stands, less its signs
 GUIDE = "docs/data.md says what a data set needs"
 
 
-class Listing:
-    """Which files lie under a folder, by one directory listing for each folder that is asked about."""
+def find_image(root: Path, name: str, needed: bool, folders: tuple[str, ...] = ("",)) -> str:
+    """Where image `name` lies below `root`, in one of `folders`, as the disk writes it: a Mac keeps Unicode decomposed.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.folders: dict[str, dict[str, str]] = {}  # folder -> name of a file -> path as the disk has it
-
-    def find(self, name: str) -> str | None:
-        """The path `name` as the disk has it: a Mac keeps Unicode decomposed, where a table has it composed."""
-        folder, _, file = name.rpartition("/")
-        if folder not in self.folders:
-            real, inside = self.find(folder) if folder else "", []
-            if real is not None:
-                with contextlib.suppress(OSError, ValueError):
-                    inside = os.listdir(self.root / real)
-            self.folders[folder] = {unicodedata.normalize("NFC", n): posixpath.join(real, n) for n in inside}
-        return self.folders[folder].get(unicodedata.normalize("NFC", file))
-
-    def find_image(self, name: str, needed: bool, folders: tuple[str, ...] = ("",)) -> str:
-        """Where image `name` lies below the data folder, in one of `folders`. Raises RowError, if `needed` also for an
-        image that is not there."""
-        inside = path_inside(name) if name.strip() else ""
-        if inside is None:
-            raise RowError("bad", "path outside of the data folder", name)
-        found = next(filter(None, (self.find(folder + inside) for folder in folders if inside)), None)
-        if found is None and needed:
-            raise RowError("bad", "image absent", name or "(no name)")
-        return found or inside
+    Raises RowError for a path that leads out of `root` and, if `needed`, for an image that is not there.
+    """
+    inside = path_inside(name) if name.strip() else ""
+    if inside is None:
+        raise RowError("bad", "path outside of the data folder", name)
+    forms = [inside, *(unicodedata.normalize(form, inside) for form in ("NFC", "NFD"))] if inside else []
+    places = (folder + form for folder in folders for form in forms)
+    found = next((place for place in places if os.path.exists(root / place)), None)
+    if found is None and needed:
+        raise RowError("bad", "image absent", name or "(no name)")
+    return found or inside
 
 
 def path_inside(name: str) -> str | None:
@@ -62,7 +47,7 @@ def path_inside(name: str) -> str | None:
 
 def is_empty(value: object) -> bool:
     """Whether a cell holds nothing, whatever its table writes for that."""
-    return value is None or value != value or str(value).strip().lower() in EMPTY
+    return value is None or value != value or str(value).strip(" \t\r\n#<>-–?.[]{}()").lower() in EMPTY
 
 
 def whole_characters(text: str) -> str:
@@ -80,10 +65,10 @@ def plain_or_gzipped(path: Path) -> Path | None:
     return next((p for p in (path.with_name(path.name + ".gz"), path) if p.is_file()), None)
 
 
-def text_of_bytes(data: bytes, name: str, problems: Problems) -> str | None:
-    """Bytes as UTF-8, or as Windows-1252, which is counted as a note. None: they are no text."""
+def text_of_bytes(data: bytes, name: str, problems: Problems) -> str:
+    """Bytes as UTF-8, or as Windows-1252, which is counted as a note. Raises ValueError if they are no text."""
     if b"\0" in data:
-        return None
+        raise ValueError("not a text file in UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -92,15 +77,15 @@ def text_of_bytes(data: bytes, name: str, problems: Problems) -> str | None:
 
 
 def read_text(path: Path, problems: Problems) -> str:
-    """A text file, gzipped or not. Raises UserError if it cannot be read or holds no text."""
+    """A text file, gzipped or not, its line ends as "\\n". Raises UserError if it cannot be read or holds no text."""
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("not a file")  # a pipe would be waited for
         data = path.read_bytes()
         text = text_of_bytes(gzip.decompress(data) if path.suffix.lower() == ".gz" else data, path.name, problems)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error}); fetch it again") from error
-    if text is None:
-        raise UserError(f"{path}: not a text file; save it as UTF-8")
-    return text
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); fetch or save it again") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_header(path: Path) -> list[str]:
@@ -113,30 +98,24 @@ def read_table(path: Path, columns: tuple[str, ...], problems: Problems) -> Iter
     if path.suffix.lower() in (".json", ".jsonl"):
         yield from read_json_rows(path, problems)
         return
-    reader = csv.reader(io.StringIO(read_text(path, problems), newline=""), strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-    except csv.Error as error:
-        raise UserError(f"{path}: line 1: broken column names ({error}); write them again") from error
+    header = read_header(path)
     if missing := [name for name in columns if name not in header]:
         has = f"it has {', '.join(header)[:200] or 'none'}"
         raise UserError(f"{path}: no column {', '.join(missing)}; {has}; {GUIDE}")
     if twice := [name for name in header if name and header.count(name) > 1]:
         raise UserError(f"{path}: two columns {twice[0]}; rename or remove one")
-    while True:
+    reader, row = csv.reader(io.StringIO(read_text(path, problems)), strict=True), []
+    while row is not None:
         started = reader.line_num + 1
         try:
-            row = next(reader)
-        except StopIteration:
-            return
+            row = next(reader, None)
+            if row and started > 1:
+                yield f"{path.name} line {started}", dict(zip(header, row, strict=True))
         except csv.Error as error:
             if "unexpected end" in str(error):
                 raise UserError(f"{path}: line {started}: a quote is opened but not closed; close it") from error
             problems.add("bad", "malformed row", f"{path.name} line {started}")
-            continue
-        if len(row) == len(header):
-            yield f"{path.name} line {started}", dict(zip(header, row, strict=True))
-        elif row:
+        except ValueError:
             problems.add("bad", "wrong number of columns", f"{path.name} line {started}")
 
 
@@ -148,27 +127,37 @@ def read_json_rows(path: Path, problems: Problems) -> Iterator[tuple[str, dict]]
     """
     text, lines = read_text(path, problems), path.suffix.lower() != ".json"
     try:
-        rows = text.split("\n") if lines else json.loads(text)
+        rows = text.split("\n") if lines else json.loads(text, object_pairs_hook=without_repeats)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: broken JSON ({error}); write it again") from error
     if isinstance(rows, dict) and all(isinstance(part, list) for part in rows.values()):
-        rows = [(split, row) for split, part in rows.items() for row in part]
+        rows = [(row, split) for split, part in rows.items() for row in part]
     if not isinstance(rows, list):
         raise UserError(f'{path}: no list; it must be [{{"messages": [...], "images": [...]}}, ...]; {GUIDE}')
     for number, row in enumerate(rows, 1):
         name = f"{path.name} {'line' if lines else 'row'} {number}"
         try:
+            if lines:
+                row = json.loads(row, object_pairs_hook=without_repeats) if row.strip() else {}
             if isinstance(row, tuple):
-                split, row = row
+                row, split = row
                 image, *others = [row["image_path"]] if isinstance(row["image_path"], str) else row["image_path"]
                 for film in others:  # the first of a study is its frontal one
                     problems.add("dropped", "further film of a report", film)
                 patient = row.get("subject_id", row.get("id"))
-                yield name, {"image": image, "report": row["report"], "split": split, "patient": patient}
-            elif not lines and "messages" in row:
+                row = {"image": image, "report": row["report"], "split": split, "patient": patient}
+            elif "messages" in row:
                 said = {message["role"]: message["content"] for message in row["messages"]}
-                yield name, {"image": row["images"][0], "report": said["assistant"], "question": said["user"]}
-            elif not lines or row.strip():
-                yield name, dict((json.loads(row) if lines else row).items())
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-            problems.add("bad", "malformed row", name)
+                row = {"image": row["images"][0], "report": said["assistant"], "question": said["user"]}
+            if row:
+                yield name, dict(row.items())
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+            problems.add("bad", "key twice in one row" if "twice" in str(error) else "malformed row", name)
+
+
+def without_repeats(pairs: list[tuple[str, object]]) -> dict:
+    """A JSON object. Raises ValueError if a key stands twice in it: which of the two is meant?"""
+    keys = [key for key, _ in pairs]
+    if twice := [key for key in set(keys) if keys.count(key) > 1]:
+        raise ValueError(f'"{min(twice)}" stands twice in one object')
+    return dict(pairs)

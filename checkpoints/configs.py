@@ -28,7 +28,7 @@ from vit import ViTConfig
 # The least and the most of each number, wherever the field occurs; any other whole number is from 1 to 2**18.
 LIMITS = (
     ("num_layers num_heads layers heads repa_layer latent_channels z_channels num_res_blocks", 1, 1024),
-    ("max_latent_size patch_size ch_mult", 1, 256),  # ch_mult: each of it
+    ("max_latent_size patch_size patch ch_mult", 1, 256),  # ch_mult: each of it
     ("image_size ch norm_groups", 1, 2**13),
     ("vocab_size", 1, 2**22),
     ("context_length", 1, 2**24),

@@ -79,41 +79,83 @@ def check_size(file: BinaryIO, width: int, height: int) -> None:
 
 def read_picture(file: BinaryIO, size: int | None) -> Image.Image:
     """As `load_image`, by Pillow."""
+    if (grey := deep_tiff(file)) is not None:
+        return grey
     image = Image.open(file, formats=FORMATS)  # of a path it would map a turned TIFF wrongly (Pillow 12)
     check_size(file, *image.size)
-    order = decoder_arguments(image.tile[0])[0] if image.tile else ""
     tags = getattr(image, "tag_v2", {})  # of a TIFF
-    if tags.get(284) == 2 and max(tags[258]) > 8:  # of which Pillow makes noise
-        raise ValueError("deep colours, each in a plane of its own")
+    kind, _, start, layout = image.tile[0] if image.tile else ("", 0, 0, "")
+    layout = layout if isinstance(layout, tuple) else (layout,)  # Pillow's name of it comes first
+    halved = image.mode[0] in "RC" and layout[0][-4:-1] == ";16" and layout[0] not in LOW_BYTES
+    if halved or (tags.get(284) == 2 and max(tags[258]) > 8):  # of the second Pillow makes noise
+        raise ValueError("deep colours in planes of their own, or with alpha in them, compressed")
+    if image.format == "PPM" and image.mode == "RGB" and kind != "raw" and layout[1] > 255:
+        file.seek(start)
+        count = image.width * image.height * 3
+        data = file.read(8 * count)
+        values = np.array(data.split() if kind == "ppm_plain" else np.frombuffer(data, ">u2", count), np.float32)
+        return Image.fromarray(grey_of(values[:count].reshape(image.height, image.width, 3)))
     if size is not None:
         share = size / max(image.size)
         image.draft("L", tuple(max(1, round(side * share)) for side in image.size))
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float32)
+        values = np.asarray(image)
+        if tags.get(258) == (32,) and tags.get(339, (1,)) == (1,):
+            values = values.view(np.uint32)  # which Pillow takes for signed
+        values = values.astype(np.float32)
         return Image.fromarray(stretch(-values if tags.get(262) == 0 else values))  # WhiteIsZero; of 8 bits it is done
-    if order not in LOW_BYTES:
+    if layout[0] not in LOW_BYTES:
         if image.mode in ("RGBA", "LA", "PA", "P"):  # transparent parts become black, as outside the collimator
             image = image.convert("RGBA")
             if image.getchannel("A").getextrema() != (0, 0):  # else it is no mask
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
         return image.convert("L")
     low = Image.open(file, formats=FORMATS)
-    part = getattr(type(low.tile[0]), "_make", tuple)  # a tuple, or in new versions of Pillow a named one
-    low.tile = [part((*tile[:3], (LOW_BYTES[order], *decoder_arguments(tile)[1:]))) for tile in low.tile]
+    low.tile = [tile._replace(args=(LOW_BYTES[layout[0]], *layout[1:])) for tile in low.tile]
     low = np.asarray(ImageOps.exif_transpose(low))
-    if order == "LA;16B":  # both bytes of the grey value, both of alpha
+    if layout[0] == "LA;16B":  # both bytes of the grey value, both of alpha
         low = low[..., [1, 1, 1, 3]]
-    colours = np.asarray(image) * np.float32(256) + low  # (H, W, 3 or 4), up to 65535
-    grey = colours[..., :3] @ LUMA
-    if colours.shape[2] == 4 and colours[..., 3].any():
-        grey *= colours[..., 3] / 65535
-    return Image.fromarray(stretch(grey))
+    return Image.fromarray(grey_of(np.asarray(image) * np.float32(256) + low, 65535))
 
 
-def decoder_arguments(tile: tuple) -> tuple:
-    """Of a part of a file that Pillow is about to decode; the first is its name of the pixels' layout."""
-    return tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+def deep_tiff(file: BinaryIO) -> Image.Image | None:
+    """A TIFF of uncompressed values that are no plain bytes, many of which Pillow cannot read; else None."""
+    head = file.read(8)
+    file.seek(0)
+    if head[:4] not in (b"II*\0", b"MM\0*"):
+        return None
+    tags = TiffImagePlugin.ImageFileDirectory_v2(head)
+    file.seek(tags.next)
+    tags.load(file)
+    file.seek(0)
+    bits, kind, count = tags.get(258, (1,))[0], tags.get(339, (1,))[0], tags.get(277, 1)
+    plain = bits <= 8 and kind == 1 and count != 2
+    if plain or bits % 8 or tags.get(259, 1) != 1 or tags.get(262) not in (0, 1, 2) or 273 not in tags:
+        return None
+    width, height = tags[256], tags[257]
+    check_size(file, width, height)
+    if sum(tags[279]) > 2 * width * height * count * bits // 8:  # each might be the whole file
+        raise ValueError("more bytes than pixels")
+    strips = [file.read(length) for at, length in zip(tags[273], tags[279], strict=True) if file.seek(at)]
+    order, number = "<" if head[0] == 73 else ">", {1: "u", 2: "i", 3: "f"}[kind]
+    values = np.frombuffer(b"".join(strips), f"{order}{number}{bits // 8}", width * height * count)
+    planes = values.reshape(count, height, width).transpose(1, 2, 0)
+    values = (planes if tags.get(284) == 2 else values.reshape(height, width, count)).astype(np.float32)
+    masked = tags.get(338, (2,))[0] == 2  # else the last channel is none, or is in the colours already
+    grey = grey_of(-values if tags[262] == 0 else values, (1 if kind == 3 else 2.0**bits - 1) if masked else None)
+    image = Image.fromarray(grey)
+    image.getexif()[274] = tags.get(274, 1)
+    return ImageOps.exif_transpose(image)
+
+
+def grey_of(values: np.ndarray, opaque: float | None = None) -> np.ndarray:
+    """(H, W, 1 to 4): grey or colours, then perhaps alpha, of which `opaque` is the most -> (H, W) uint8, stretched."""
+    count = values.shape[2]
+    grey = values[..., :3] @ LUMA if count > 2 else values[..., 0]
+    if opaque and count in (2, 4) and values[..., -1].any():  # else it is no mask
+        grey = grey * (values[..., -1] / np.float32(opaque))
+    return stretch(grey)
 
 
 def stretch(values: np.ndarray) -> np.ndarray:
@@ -146,19 +188,16 @@ def read_dicom(file: BinaryIO) -> Image.Image:
     """
     try:
         import pydicom
+        from pydicom import pixels
     except ImportError as error:
         raise UserError(f"{file.name}: reading DICOM needs pydicom (the extra `dicom`); pip install pydicom") from error
-    try:
-        from pydicom import pixels
-    except ImportError:  # before pydicom 3
-        from pydicom.pixel_data_handlers import util as pixels
     film = pydicom.dcmread(file)
     check_size(file, int(film.Columns), int(film.Rows) * int(film.get("NumberOfFrames") or 1))
     stored, kind = film.pixel_array, film.PhotometricInterpretation
     if kind == "PALETTE COLOR":
         stored = pixels.apply_color_lut(stored, film)
-    if kind in ("PALETTE COLOR", "RGB"):
-        bits = film.BitsStored if kind == "RGB" else film.RedPaletteColorLookupTableDescriptor[2]
+    if kind == "PALETTE COLOR" or film.get("SamplesPerPixel") == 3:  # of YBR pydicom makes RGB
+        bits = film.RedPaletteColorLookupTableDescriptor[2] if kind == "PALETTE COLOR" else film.BitsStored
         return Image.fromarray(scale(stored[..., :3] @ LUMA, 0, 2**bits - 1))
     if stored.ndim != 2:
         raise UserError(f"{file.name}: {stored.shape} values are not one grey picture; export a single frame")

@@ -138,7 +138,7 @@ def training_films(args: argparse.Namespace, source: Records | Phantoms | None) 
     path = args.train or (args.data if source is not None and source.counts.get("train") else None)
     if path is None:
         return None
-    train = open_source(path, split="train", cache=args.cache, require=args.require)
+    train = open_source(path, split="train", require=args.require)
     train.records = train.records[:: -(-len(train) // MOST_EXAMPLES)]
     return train
 

@@ -45,7 +45,7 @@ def image_command(args: argparse.Namespace) -> None:
         raise UserError("give either --fake, pictures to score, or --weights, a model to draw them first")
     protocol = named(args.protocol)
     lacks = set_drawing_flags(protocol, args) if args.weights else []
-    real = one_a_prompt(open_images(args.real, args.split, args.cache))
+    real = one_a_prompt(open_images(args.real, args.split))
     if args.n:
         real = real.only(range(min(args.n, len(real))))
     weights = None
@@ -56,7 +56,7 @@ def image_command(args: argparse.Namespace) -> None:
             return
         fake = open_images(drawn)
     else:
-        fake = open_images(args.fake, "all", args.cache)
+        fake = open_images(args.fake)
     of_text = {} if real.labels is None else dict(zip(real.texts, real.labels, strict=True))
     if all(text and text in of_text for text in fake.texts):
         # As CheXGenBench: what a picture should show is what the real image with that prompt shows.
@@ -79,7 +79,7 @@ def image_command(args: argparse.Namespace) -> None:
     results["judge"] += f"; alignment by {aligner}" if aligner else ""
     first = [(fake.load(i), fake.texts[i] or fake.files[i].name) for i in range(min(16, len(fake)))]
     cases = [page.heading("The first of them"), page.pictures(first)]
-    train = open_images(args.train, "train", args.cache) if args.train else None
+    train = open_images(args.train, "train") if args.train else None
     if train:
         of_train = features(train)
         closest = memorisation(*sets, of_train)

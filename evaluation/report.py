@@ -164,7 +164,7 @@ def question_of(protocol: Protocol, checkpoint: Checkpoint, source: Records | Ph
 def report_source(args: argparse.Namespace, checkpoint: Checkpoint) -> Records | Phantoms:
     """What to read: a data set, or phantoms that no model was trained on."""
     if not arguments.names_phantoms(args.data):
-        source = open_source(args.data, split=args.split, cache=args.cache, require=args.require)
+        source = open_source(args.data, split=args.split, require=args.require)
         if not args.protocol:  # their JPEGs are decoded in full
             source.size = checkpoint.model.config.vit.image_size
         return source

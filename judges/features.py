@@ -58,7 +58,7 @@ class Images:
         return Images(self.name, self.kind, files, texts, labels, lambda i: self.load(rows[i]))
 
 
-def open_images(path: str | Path, split: str = "all", cache: Path | None = None) -> Images:
+def open_images(path: str | Path, split: str = "all") -> Images:
     """Everything that `archives.opening` knows, and plain folders of images. Raises UserError if there are none.
 
     Labels are the set's own; where it has only texts, what the rule-based labeler finds in them.
@@ -71,7 +71,7 @@ def open_images(path: str | Path, split: str = "all", cache: Path | None = None)
         if not files:
             raise
         return Images(str(path), "folder", files, [""] * len(files), None, lambda i: np.asarray(load_image(files[i])))
-    return of_records(open_source(path, split=SPLITS.get(split, split), cache=cache))
+    return of_records(open_source(path, split=SPLITS.get(split, split)))
 
 
 def of_records(source: Records) -> Images:

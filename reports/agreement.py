@@ -10,50 +10,46 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from common.observations import OBSERVATIONS
 from reports.labeler import POSITIVE, UNCERTAIN, label_report
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """What `of` reports say about one observation."""
+class Agreement(NamedTuple):
+    """What several reports say about one observation."""
 
     observation: str
     affirmed: int  # reports that say it is there
     possible: int  # reports that say it may be
-    of: int
     sides: dict[str, int]  # "left" | "right" | "bilateral" -> how many of the affirming reports name it, most first
-
-    @property
-    def share(self) -> float:
-        """Of the reports, those that affirm it: in [0, 1]."""
-        return self.affirmed / self.of
-
-    def __str__(self) -> str:
-        """ "Pleural Effusion left: 9 of 10", or, if they differ, "Pleural Effusion: 9 of 10 (left 7, bilateral 2)"."""
-        side = next(iter(self.sides)) if list(self.sides.values()) == [self.affirmed] else ""
-        notes = [f"{name} {count}" for name, count in self.sides.items() if not side]
-        notes += [f"{self.possible} more: possible"] if self.possible else []
-        title = f"{self.observation} {side}".strip()
-        return f"{title}: {self.affirmed} of {self.of}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def agreement(reports: Sequence[str]) -> list[Agreement]:
-    """Of at least one report, by `reports/labeler.py`: every observation, in the order of OBSERVATIONS."""
+    """By `reports/labeler.py`: every observation, in the order of OBSERVATIONS."""
     labels = [label_report(report) for report in reports]
     found = []
     for name in OBSERVATIONS:
         affirming = [label[name].side for label in labels if label[name].value == POSITIVE]
         possible = sum(label[name].value == UNCERTAIN for label in labels)
-        sides = dict(Counter(side for side in affirming if side).most_common())
-        found.append(Agreement(name, len(affirming), possible, len(reports), sides))
+        sides = dict(Counter(filter(None, affirming)).most_common())
+        found.append(Agreement(name, len(affirming), possible, sides))
     return found
 
 
 def agreement_lines(reports: Sequence[str]) -> list[str]:
-    """One line for each observation that a report affirms or calls possible, the surest first."""
-    said = [each for each in agreement(reports) if each.affirmed or each.possible]
-    said.sort(key=lambda each: (-each.affirmed, -each.possible))
-    return [str(each) for each in said]
+    """One line for each observation that a report affirms or calls possible, the surest first.
+
+    "Pleural Effusion left: 9 of 10", or, if they differ, "Pleural Effusion: 9 of 10 (left 7, bilateral 2)".
+    """
+    lines = []
+    for name, affirmed, possible, sides in sorted(
+        agreement(reports), key=lambda each: (-each.affirmed, -each.possible)
+    ):
+        notes = [f"{side} {count}" for side, count in sides.items()]
+        if list(sides.values()) == [affirmed]:
+            name, notes = f"{name} {next(iter(sides))}", []
+        notes += [f"{possible} more: possible"] if possible else []
+        if affirmed or possible:
+            lines.append(f"{name}: {affirmed} of {len(reports)}" + (f" ({', '.join(notes)})" if notes else ""))
+    return lines

@@ -3,8 +3,8 @@
 The paper (sections 3 and 5.1) strips "underscores, technical metadata, and conversational fillers" from reports with an
 LLM, since a model that learns to write "___" or "unchanged from the prior" hallucinates. There are two ways to do it:
 
-    reports/rules.py   tables of regular expressions, free and offline
-    reports/asking.py  any OpenAI-compatible server
+    reports/rules.py  tables of regular expressions, free and offline
+    reports/llm.py    any OpenAI-compatible server
 
 This file holds what both share: neither may lose a finding or add one. The labeler must read the same observations and
 sides before and after. Where an LLM's answer fails that, the rules' text is kept and the difference is written down.
@@ -13,54 +13,37 @@ sides before and after. Where an LLM's answer fails that, the rules' text is kep
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import json
-import stat
+import os
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
 from tqdm import tqdm
 
-from common import arguments
 from common.errors import UserError
-from common.files import write_atomically
+from common.files import make_writable, write_text
 from common.observations import OBSERVATIONS
 from reports.labeler import label_report
 from reports.rules import clean_report
 
 MAX_LINE = 2**24  # bytes of a first line
-OUR_FIELDS = {"image", "findings", "impression", "changed"}
-OUR_DISAGREEMENTS = {"image", "by", "observations", "before", "after"}
 
 Sections = tuple[str, str]  # findings and impression
 
 
-def differences(before: str, after: str) -> list[str]:
-    """The observations that `label_report` reads differently (value or side) in the two texts."""
-    old, new = label_report(before), label_report(after)
-    return [name for name in OBSERVATIONS if old[name] != new[name]]
+def lost_or_added(before: Sections, proposed: Sections, rules: Sections) -> list[str]:
+    """The observations of which `proposed` says another value or side. rules: what the rules make of `before`.
 
-
-def propose(
-    before: Sections, answers: dict[Sections, Sections], keep_comparisons: bool = False
-) -> tuple[Sections, Sections, list]:
-    """One report -> (proposed sections, the rules' sections, the observations that the proposed ones lose or add).
-
-    The proposal is the LLM's answer where `answers` has one, else the rules'. Words about a prior examination may go
-    with what they claim, so an observation counts as lost only if the rules keep it.
+    Words about a prior examination may go with what they claim, so one counts as lost only if the rules keep it.
     """
-    rules = clean_report(*before, keep_comparisons)
-    proposed = answers.get(before, rules)
-    lost = differences("\n\n".join(before), "\n\n".join(proposed))
-    if proposed != rules:
-        kept = differences("\n\n".join(rules), "\n\n".join(proposed))
-        lost = [name for name in lost if name in kept]
-    elif not any(rules):
-        lost = []  # nothing is left, so the original stays
-    return proposed, rules, lost
+    if not any(rules) and proposed == rules:
+        return []  # nothing is left, so the original stays
+    old, by_rules, new = (label_report("\n\n".join(sections)) for sections in (before, rules, proposed))
+    known = old if proposed == rules else by_rules
+    return [name for name in OBSERVATIONS if new[name] not in (old[name], known[name])]
 
 
 def is_likely(answer: Sections, report: Sections) -> bool:
@@ -77,8 +60,6 @@ def clean_records(
     model: str | None = None,
     concurrency: int = 8,
     progress: bool = True,
-    prices: tuple[float, float] = (0.0, 0.0),
-    examples: int = 0,
     keep_comparisons: bool = False,
     **server: float,
 ) -> dict[str, int]:
@@ -86,9 +67,8 @@ def clean_records(
 
     items: {"image", "findings", "impression", ...}, all str; other fields are kept as they are, and those in "extra"
     (captions, question, ...) become fields, as a table of one's own has them. llm, model: a server and its model
-    instead of the rules; `server`: timeout (s) and retries of `ChatServer`. prices: $ per million tokens in and out.
-    keep_comparisons: leave words such as "stable" and "new", as UniX's own references have them; the studies they name
-    still go. Two files may lie beside `out` afterwards:
+    instead of the rules; `server`: timeout (s) and retries of `ChatServer`. keep_comparisons: leave words such as
+    "stable" and "new"; the studies they name still go. Two files may lie beside `out` afterwards:
 
         OUT.disagreements.jsonl  the texts whose labels changed; where an LLM changed them, `out` has the rules' text
         OUT.answers.jsonl        the LLM's answers, from which a run that was cut off goes on
@@ -99,65 +79,42 @@ def clean_records(
     """
     out = Path(out)
     check_target(out)
+    make_writable(out.parent)
     if llm and not model:
         raise UserError("--llm: which model? add --model NAME")
-    if concurrency < 1:
-        raise UserError(f"--concurrency {concurrency}: must be 1 or more")
-    items = list(items)
-    for number, item in enumerate(items, 1):
-        for field in ("image", "findings", "impression"):
-            if not isinstance(item.get(field), str):
-                raise UserError(
-                    f'record {number}: "{field}" is no text; every record needs image, findings, impression'
-                )
+    items, answers, lines, differing = list(items), {}, [], []
     counts = dict.fromkeys(("read", "changed", "emptied", "disagreements", "fallbacks"), 0)
-    shown = []
-    disagreements = beside(out, "disagreements")
-    with write_atomically(out) as temporary, write_atomically(disagreements) as temporary_disagreements:
-        answers = {}
-        if llm:
-            reports = [(item["findings"], item["impression"]) for item in items]
-            path = beside(out, "answers")
-            found = ask(llm, model, keep_comparisons, server, reports, path, concurrency, progress, prices)
-            answers = {report: answer for report, answer in found.items() if is_likely(answer, report)}
-            counts["fallbacks"] = sum(any(map(str.strip, report)) and report not in answers for report in reports)
-        with (
-            open(temporary, "w", encoding="utf-8", errors="replace") as file,  # half characters become "?"
-            open(temporary_disagreements, "w", encoding="utf-8", errors="replace") as differing,
-        ):
-            for item in tqdm(items, disable=not progress or bool(llm), unit="report"):
-                before = (item["findings"], item["impression"])
-                after, rules, lost = propose(before, answers, keep_comparisons)
-                if lost:
-                    counts["disagreements"] += 1
-                    record = {"image": item["image"], "by": "rules" if after == rules else "llm", "observations": lost}
-                    texts = {"before": before, "after": after}
-                    differing.write(json.dumps(record | texts, ensure_ascii=False) + "\n")
-                    after = rules
-                if not any(text.strip() for text in after):
-                    after = before
-                    counts["emptied"] += any(text.strip() for text in before)
-                changed = after != before
-                counts["read"] += 1
-                counts["changed"] += changed
-                record = item | {"findings": after[0], "impression": after[1], "changed": changed}
-                record |= {name: value for name, value in record.pop("extra", {}).items() if name not in record}
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-                if changed and len(shown) < examples:
-                    shown.append((" | ".join(before), " | ".join(after)))
-    show_examples(shown, examples)
+    if llm:
+        try:
+            from reports.llm import KEEPING, PROMPT, ChatServer, ask_all
+        except ModuleNotFoundError as error:
+            raise UserError(f"--llm: the package {error.name} is missing; pip install 'openai'") from error
+        reports = [(item["findings"], item["impression"]) for item in items]
+        chat = ChatServer(llm, model, KEEPING if keep_comparisons else PROMPT, **server)
+        found = ask_all(chat, reports, beside(out, "answers"), concurrency, progress)
+        answers = {report: answer for report, answer in found.items() if is_likely(answer, report)}
+        counts["fallbacks"] = sum(any(map(str.strip, report)) and report not in answers for report in reports)
+    for item in tqdm(items, disable=not progress or bool(llm), unit="report"):
+        before = (item["findings"], item["impression"])
+        rules = clean_report(*before, keep_comparisons)
+        after = answers.get(before, rules)
+        if lost := lost_or_added(before, after, rules):
+            counts["disagreements"] += 1
+            record = {"image": item["image"], "by": "rules" if after == rules else "llm", "observations": lost}
+            differing.append(json.dumps(record | {"before": before, "after": after}, ensure_ascii=False) + "\n")
+            after = rules
+        if not any(text.strip() for text in after):
+            after = before
+            counts["emptied"] += any(text.strip() for text in before)
+        counts["read"] += 1
+        counts["changed"] += after != before
+        record = item | {"findings": after[0], "impression": after[1], "changed": after != before}
+        record |= {name: value for name, value in record.pop("extra", {}).items() if name not in record}
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    write_text(out, "".join(lines))
+    write_text(beside(out, "disagreements"), "".join(differing))
     print(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     return counts
-
-
-def ask(llm: str, model: str, keep_comparisons: bool, server: dict, *work: object) -> dict[Sections, Sections]:
-    """`reports.asking.ask_all` of a server, whose package a user may lack."""
-    try:
-        from reports.asking import KEEPING, PROMPT, ChatServer, ask_all
-    except ModuleNotFoundError as error:
-        raise UserError(f"--llm: the package {error.name} is missing; pip install 'openai'") from error
-    prompt = KEEPING if keep_comparisons else PROMPT
-    return ask_all(ChatServer(llm, model, prompt, **server), *work)
 
 
 def beside(out: Path, what: str) -> Path:
@@ -165,72 +122,16 @@ def beside(out: Path, what: str) -> Path:
 
 
 def check_target(out: Path, inputs: Iterable[Path] = ()) -> None:
-    """Raises UserError if a file to be written is one of `inputs`, or holds what no cleaning wrote."""
+    """Raises UserError if a file to be written is one of `inputs`, or if its first line is not ours."""
     disagreements = beside(out, "disagreements")
     for target, source in itertools.product((out, disagreements, beside(out, "answers")), inputs):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError):
             if target.samefile(source):
                 raise UserError(f"--out {out}: {target} is part of the set to be cleaned; name another file")
-    for target, fields in ((out, OUR_FIELDS), (disagreements, OUR_DISAGREEMENTS)):
-        try:
-            regular = stat.S_ISREG(target.stat().st_mode)
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            what = getattr(error, "strerror", None) or error
-            raise UserError(f"--out {target}: cannot be written ({what}); name another file") from error
-        if not regular or not starts_with(target, fields):
+    for target, mark in ((out, b'"changed": '), (disagreements, b'"observations": ')):
+        first = b"" if os.path.exists(target) else mark
+        if os.path.isfile(target):  # a pipe would be waited for
+            with open(target, "rb") as file:
+                first = file.readline(MAX_LINE) or mark
+        if mark not in first:
             raise UserError(f"--out {out}: {target} is there and no cleaning wrote it; name another file or move it")
-
-
-def starts_with(path: Path, fields: set[str]) -> bool:
-    """Whether a file is empty or its first line is a record with all of `fields`, the mark of what cleaning writes."""
-    try:
-        with open(path, "rb") as file:
-            line = file.readline(MAX_LINE)
-        record = json.loads(line) if line else dict.fromkeys(fields)
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(record, dict) and fields <= set(record)
-
-
-def show_examples(before_after: Iterable[tuple[str, str]], n: int) -> None:
-    """Print the first n pairs of texts for reading."""
-    for before, after in list(before_after)[:n]:
-        print(f"before  {' '.join(before.split())}\nafter   {after}\n")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `run`; where the reports come from is the caller's flag."""
-    parser.add_argument("--out", type=arguments.output_file, required=True, help="JSON lines to write")
-    keep = "leave words such as stable, improved and new, as UniX's own references have them"
-    parser.add_argument("--keep-comparisons", action="store_true", help=keep)
-    parser.add_argument(
-        "--examples", type=arguments.whole(0, 10_000), default=0, help="print so many reports before and after"
-    )
-    parser.add_argument("--llm", metavar="URL", help="an OpenAI-compatible server, e.g. http://localhost:8000/v1")
-    server = parser.add_argument_group("with --llm")
-    server.add_argument("--model", metavar="NAME", help="the model to ask there")
-    server.add_argument("--concurrency", type=arguments.whole(1, 256), help="requests at a time (default 8)")
-    server.add_argument("--timeout", type=arguments.number(0.1, 3600), help="seconds for one request (default 120)")
-    for way in ("in", "out"):
-        price = f"$ per million tokens {way}, for the estimate"
-        server.add_argument(f"--price-{way}", type=arguments.number(0, 1e6), help=price)
-
-
-def run(args: argparse.Namespace, items: Iterable[dict]) -> dict[str, int]:
-    """`clean_records` with the flags of `add_arguments`."""
-    for name in ("model", "concurrency", "timeout", "price_in", "price_out"):
-        if not args.llm and getattr(args, name) is not None:
-            raise UserError(f"--{name.replace('_', '-')}: only a server takes it; add --llm URL")
-    return clean_records(
-        items,
-        args.out,
-        args.llm,
-        args.model,
-        args.concurrency or 8,
-        prices=(args.price_in or 0.0, args.price_out or 0.0),
-        examples=args.examples,
-        keep_comparisons=args.keep_comparisons,
-        timeout=args.timeout or 120.0,
-    )

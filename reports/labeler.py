@@ -24,10 +24,9 @@ How good it is can be measured against the terms by which people indexed the rep
 
 from __future__ import annotations
 
-import argparse
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -35,7 +34,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from archives.labels import mesh_labels
 from archives.opening import open_source
 from archives.sections import ITEM
 from common import arguments
@@ -111,8 +109,7 @@ _REWRITES = replacements(_TABLES["REWRITES"])
 _RULES = read_rules(_TABLES["RULES"])
 _PATTERNS = {name: re.compile("|".join(lines)) for name, lines in groups(_TABLES["PATTERNS"])}
 
-# ---------------------------------------------------------------------------------------------------------------------
-# From a report to labels.
+# ---- From a report to labels ----------------------------------------------------------------------------------------
 
 
 def label_report(text: str) -> dict[str, Label]:
@@ -123,36 +120,13 @@ def label_report(text: str) -> dict[str, Label]:
     if nothing is positive or uncertain but Support Devices (so "lungs clear, PICC in place" is 1). Findings outside of
     the 14, such as scoliosis, undo it too.
     """
-    values: dict[str, set[int | None]] = {name: set() for name in OBSERVATIONS}
-    sides: dict[str, set[str]] = {name: set() for name in OBSERVATIONS}
-    for claim in read_claims(text):
-        values[claim.observation].add(claim.value)
-        sides[claim.observation] |= claim.sides
-    labels = {name: Label(_strongest(values[name]), _one_side(sides[name])) for name in OBSERVATIONS}
-    findings = [labels[name].value for name in OBSERVATIONS if name != "Support Devices"]
-    if text.strip():
-        labels["No Finding"] = Label(None if POSITIVE in findings or UNCERTAIN in findings else POSITIVE)
-    return labels
+    return labels_of(read_claims(text)) if text.strip() else dict.fromkeys(OBSERVATIONS, Label(None))
 
 
 def label_reports(texts: Sequence[str]) -> np.ndarray:
     """Labels of N reports as (N, 14) float32, columns as `common.observations`: 1, 0, -1, and nan for blank."""
     rows = [[label.value for label in label_report(text).values()] for text in texts]
     return np.array(rows, dtype=np.float32).reshape(len(texts), len(OBSERVATIONS))
-
-
-def labels_together(first: dict[str, Label], second: dict[str, Label]) -> dict[str, Label]:
-    """The labels of a report in two parts, neither empty and each of whole sentences, from the labels of its parts."""
-    labels = {
-        name: Label(
-            _strongest((first[name].value, second[name].value)),
-            _one_side({first[name].side, second[name].side} - {None}),
-        )
-        for name in OBSERVATIONS
-    }
-    if None in (first["No Finding"].value, second["No Finding"].value):
-        labels["No Finding"] = Label(None)
-    return labels
 
 
 def read_claims(text: str) -> list[Claim]:
@@ -169,8 +143,7 @@ def read_sentence(sentence: str) -> tuple[Claim, ...]:
     return tuple(claims)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 1. Extract.
+# ---- 1. Extract -----------------------------------------------------------------------------------------------------
 
 
 def split_sentences(text: str) -> list[str]:
@@ -179,7 +152,7 @@ def split_sentences(text: str) -> list[str]:
     text = re.sub(r"(?<=[a-z]{2})\.(?=[A-Z])|(?:^|(?<=[\s.]))\(?\d{1,2}[.)] ?(?=[A-Z])", ". ", text).lower()
     text = re.sub(r"\b(?:findings|impression)\s*:|\b(?=(?:comparison|indication)\s*:)", ". ", text)
     text = re.sub(r"(?:^|(?<=[.\n]))\s*\(?\d+[.)]\s", " ", text.replace("? ", " ?. "))
-    sentences = re.split(r"(?<![.;!])[.;!]+(?=\s|$)|\n\s*\n", text)
+    sentences = re.split(r"(?<![.;!])(?<!\b[lr])(?<!\b[lr]t)[.;!]+(?=\s|$)|\n\s*\n", text)
     return [piece for sentence in sentences for piece in pieces(sentence)]
 
 
@@ -197,10 +170,7 @@ def single_spaces(text: str) -> str:
 
 def pieces(sentence: str) -> list[str]:
     """The sentence with single spaces, in pieces of at most MAX_SENTENCE characters, cut between words if it can be."""
-    sentence = " ".join(sentence.split())
-    if len(sentence) <= MAX_SENTENCE:
-        return [sentence]
-    return textwrap.wrap(sentence, MAX_SENTENCE, break_on_hyphens=False)
+    return textwrap.wrap(" ".join(sentence.split()), MAX_SENTENCE, break_on_hyphens=False)
 
 
 def find_mentions(clause: str) -> list[Mention]:
@@ -221,8 +191,7 @@ def find_mentions(clause: str) -> list[Mention]:
     return sorted(kept)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 2. Classify.
+# ---- 2. Classify ----------------------------------------------------------------------------------------------------
 
 
 def read_clause(clause: str, before: str) -> list[Claim]:
@@ -302,7 +271,10 @@ def classify(mention: Mention, statement: Statement, cues: list[tuple[Rule, list
         return None, "heading"  # "Pneumothorax: no pneumothorax"
     if mention.hedged:
         return UNCERTAIN, "hint"
-    if any(_PATTERNS["alternative"].search(between) for between in _gaps(mention, statement)):
+    earlier, later = _neighbours(mention, [other for other in mentions if other.observation != mention.observation])
+    before, after = clause[earlier : mention.start], clause[mention.end : later]
+    gaps = (before if earlier is not None else "", after if later is not None else "")
+    if any(map(_PATTERNS["alternative"].search, gaps)):
         return UNCERTAIN, "alternative"
     return POSITIVE, "named"
 
@@ -328,22 +300,17 @@ def _reaches(rule: Rule, cue: re.Match, mention: Mention, statement: Statement) 
     return reached
 
 
-def _gaps(mention: Mention, statement: Statement) -> Iterator[str]:
-    """The text between a mention and its neighbours (of other observations) on either side."""
-    others = [other for other in statement.mentions if other.observation != mention.observation]
-    earlier = [other.end for other in others if other.end <= mention.start]
-    later = [other.start for other in others if other.start >= mention.end]
-    if earlier:
-        yield statement.clause[max(earlier) : mention.start]
-    if later:
-        yield statement.clause[mention.end : min(later)]
+def _neighbours(mention: Mention, others: Iterable[Mention]) -> tuple[int | None, int | None]:
+    """Where the mention before it ends and where the one behind it begins, if there are such."""
+    ends = [other.end for other in others if other.end <= mention.start]
+    starts = [other.start for other in others if other.start >= mention.end]
+    return max(ends, default=None), min(starts, default=None)
 
 
 def _sides(mention: Mention, statement: Statement) -> set[str]:
     """The sides a mention is given: first its own words, then those of its list ("collapse and fluid on the left")."""
     clause, start, end, mentions = statement
-    earlier = max((other.end for other in mentions if other.end <= mention.start), default=None)
-    later = min((other.start for other in mentions if other.start >= mention.end), default=None)
+    earlier, later = _neighbours(mention, mentions)
 
     # "small LEFT effusion"; between two mentions only what follows the last "and", "with" or comma is ours.
     own = clause[earlier or start : mention.end]
@@ -367,79 +334,54 @@ def _side_words(text: str) -> list[set[str]]:
     return [{match.lastgroup} for match in _PATTERNS["side"].finditer(text)]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 3. Aggregate.
+# ---- 3. Aggregate ---------------------------------------------------------------------------------------------------
 
 
-def _strongest(values: Iterable[int | None]) -> int | None:
-    """CheXpert's aggregation: positive beats uncertain, uncertain beats negative."""
-    return next((value for value in (POSITIVE, UNCERTAIN, NEGATIVE) if value in values), None)
+def labels_of(claims: Iterable[Claim]) -> dict[str, Label]:
+    """The labels of a report that claims so. CheXpert's aggregation: positive beats uncertain beats negative."""
+    values: dict[str, set[int | None]] = {name: set() for name in OBSERVATIONS}
+    sides: dict[str, set[str]] = {name: set() for name in OBSERVATIONS}
+    for claim in claims:
+        values[claim.observation].add(claim.value)
+        sides[claim.observation] |= claim.sides
+    labels = {}
+    for name in OBSERVATIONS:
+        value = next((value for value in (POSITIVE, UNCERTAIN, NEGATIVE) if value in values[name]), None)
+        labels[name] = Label(value, "bilateral" if len(sides[name]) > 1 else next(iter(sides[name]), None))
+    findings = [labels[name].value for name in OBSERVATIONS if name != "Support Devices"]
+    labels["No Finding"] = Label(None if POSITIVE in findings or UNCERTAIN in findings else POSITIVE)
+    return labels
 
 
-def _one_side(sides: set[str]) -> str | None:
-    return "bilateral" if len(sides) > 1 else next(iter(sides), None)
+# ---- How good it is, and why ----------------------------------------------------------------------------------------
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# How good it is, and why.
+def measure(path: Path) -> str:
+    """A table: the labels of Open-i's reports against the MeSH terms that people gave them (`archives.labels.MESH`).
 
-NOTES = """
-F1: uncertain counts as positive, for both. strict F1: positive alone does. side: left, right or bilateral agrees.
-Left out of the macro, as no report has a term of theirs: {absent}.
-MeSH has no term for absence, so blank and negative are one here, and few for doubt: the indexers gave many a hedged
-atelectasis its term, and hardly a hedged pneumonia. They may have seen what anonymisation made "XXXX" of."""
-
-
-def agreement(said: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Precision, recall and F1 of each class, (C,) each, of (N, C) booleans; 0 where nothing was said or is true."""
-    hits = (said & true).sum(axis=0)
-    said, true = said.sum(axis=0), true.sum(axis=0)
-    return hits / np.maximum(said, 1), hits / np.maximum(true, 1), 2 * hits / np.maximum(said + true, 1)
-
-
-def measure(path: Path, which: str = "even") -> str:
-    """A table of the labels of Open-i's reports against the MeSH terms that people gave them (`archives.labels.MESH`).
-
-    which: "even", "odd" or "all" report numbers. A report is labelled whole, findings and impression, as it was
-    indexed; those without terms ("No Indexing") are left out. MeSH has no denials, so negative and blank are one.
-    Sides are compared where both name the observation and both name a side. Raises UserError if `path` is no Open-i.
+    The rules were written by the reports of even numbers, those of odd numbers test them. A report is labelled whole,
+    as it was indexed; those without terms ("No Indexing") are left out. Uncertain counts as positive; MeSH has no
+    denials, so negative and blank are one. Raises UserError if `path` is no Open-i.
     """
-    source = open_source(path, "all", need_images=False, cache=None)
+    source = open_source(path, "all", need_images=False)
     if source.kind != "open-i":
         raise UserError(f"{path}: a set of kind {source.kind} has no MeSH terms; give NLMCXR_reports.tgz of Open-i")
-    texts, terms = [], []
+    halves = [([], []), ([], [])]  # even and odd: (what the labeler says, what the terms say), (N, 14) bool each
     for index, record in enumerate(source.records):
-        indexed = [term for term in record.extra["mesh"] if term.lower() != "no indexing"]
-        if indexed and which in ("all", ("even", "odd")[int(re.sub(r"\D", "", record.patient) or 0) % 2]):
-            texts.append(source.text(index)[0])
-            terms.append(indexed)
-    if not texts:
-        raise UserError(f"{path}: no {which} reports with MeSH terms; give --which all or another set")
-    reports, mesh = [label_report(text) for text in texts], [mesh_labels(indexed) for indexed in terms]
-    said = np.array([[label.value or 0 for label in report.values()] for report in reports])  # blank is 0 too
-    true = np.array([[labels.get(name, 0) for name in OBSERVATIONS] for labels in mesh])
-    scores = np.array([*agreement(said != 0, true != 0), agreement(said == 1, true == 1)[2]])
-    expressed = (true != 0).any(axis=0)
-    lines = [f"{len(texts)} {which} reports of {path.name}, labeler against MeSH terms"]
-    lines += [f"{'':27}{'MeSH':>6}{'labeler':>9}{'precision':>11}{'recall':>8}{'F1':>7}{'strict F1':>11}{'side':>14}"]
-    all_right = all_sides = 0
-    for k, name in enumerate(OBSERVATIONS):
-        sides = [(report[name].side, _mesh_side(name, indexed)) for report, indexed in zip(reports, terms, strict=True)]
-        agree = [ours == theirs for ours, theirs in sides if ours and theirs]
-        all_right, all_sides = all_right + sum(agree), all_sides + len(agree)
-        side = f"{sum(agree)}/{len(agree)}" if agree else "-"
-        row = "{:11.3f}{:8.3f}{:7.3f}{:11.3f}".format(*scores[:, k]) if expressed[k] else f"{'-':>37}"
-        lines += [f"{name:27}{(true[:, k] != 0).sum():6}{(said[:, k] != 0).sum():9}{row}{side:>14}"]
-    means = "{:14.3f}{:11.3f}".format(*scores[2:, expressed].mean(axis=1))
-    lines += [f"{f'macro, {expressed.sum()} classes':53}{means}{f'{all_right}/{all_sides}':>14}"]
-    absent = ", ".join(name for name, has in zip(OBSERVATIONS, expressed, strict=True) if not has) or "none"
-    return "\n".join(lines) + NOTES.format(absent=absent)
-
-
-def _mesh_side(name: str, terms: list[str]) -> str | None:
-    """The side that MeSH terms such as "Opacity/lung/base/left" give to an observation."""
-    words = {word for term in terms if name in mesh_labels([term]) for word in term.lower().split("/")}
-    return _one_side({"left" if word == "lingula" else word for word in words} & {"left", "right", "bilateral"})
+        if any(term.lower() != "no indexing" for term in record.extra["mesh"]):
+            said, true = halves[int(re.sub(r"\D", "", record.patient) or 0) % 2]
+            said.append([bool(label.value) for label in label_report(source.text(index)[0]).values()])
+            true.append([bool(record.labels.get(name)) for name in OBSERVATIONS])
+    rows = [f"{'':27}", f"{'':27}", *(f"{name:27}" for name in OBSERVATIONS), f"{'macro, of classes with terms':27}"]
+    for name, half in zip(("even", "odd"), halves, strict=True):
+        said, true = (np.array(each, dtype=bool).reshape(-1, len(OBSERVATIONS)) for each in half)
+        terms, labels, both = true.sum(axis=0), said.sum(axis=0), (said & true).sum(axis=0)
+        f1 = 2 * both / np.maximum(terms + labels, 1)
+        macro = f1[terms > 0].sum() / max(1, (terms > 0).sum())
+        cells = [f"{len(true)} {name} reports", f"{'MeSH':>7}{'labeler':>9}{'both':>6}{'F1':>7}"]
+        cells += ["{:7}{:9}{:6}{:7.3f}".format(*row) for row in zip(terms, labels, both, f1, strict=True)]
+        rows = [row + f"{cell:>32}" for row, cell in zip(rows, [*cells, f"{macro:.3f}"], strict=True)]
+    return "\n".join(rows)
 
 
 def explain(text: str) -> str:
@@ -458,26 +400,16 @@ def explain(text: str) -> str:
 def main() -> None:
     parser = arguments.Parser(
         description="Label a chest X-ray report with CheXpert's 14 observations, and why; or measure how good that is.",
-        epilog='example: python -m reports.labeler "No pneumothorax. Small left effusion, cannot exclude pneumonia."\n'
-        "example: python -m reports.labeler measure NLMCXR_reports.tgz",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example: python -m reports.labeler "No pneumothorax. Small left effusion, cannot exclude pneumonia."',
     )
     parser.add_argument("text", type=arguments.text, help='the text of a report in quotes, or the word "measure"')
-    reports = "measure: the reports of Open-i, NLMCXR_reports.tgz"
-    parser.add_argument("reports", nargs="?", type=arguments.path, help=reports)
-    which = "measure: reports by their number; the rules were written by the even ones alone (default even)"
-    parser.add_argument("--which", choices=("even", "odd", "all"), help=which)
+    file = "measure: the reports of Open-i, NLMCXR_reports.tgz"
+    parser.add_argument("reports", nargs="?", type=arguments.path, help=file)
     args = parser.parse_args()
-    if args.text == "measure":
-        if args.reports is None:
-            raise UserError("measure: no reports; name NLMCXR_reports.tgz of Open-i, or a folder that holds it")
-        print(measure(arguments.existing(str(args.reports)), args.which or "even"))
-    elif args.reports is not None or args.which:
-        raise UserError(f"{args.reports or '--which'}: only for measure; put the whole report in quotes and no more")
-    elif not args.text.strip():
-        raise UserError("text: an empty report; give its text in quotes")
-    else:
-        print(explain(args.text))
+    measured = args.text == "measure"
+    if measured != (args.reports is not None) or not args.text.strip():
+        raise UserError("text: give one report in quotes, or measure and NLMCXR_reports.tgz of Open-i")
+    print(measure(arguments.existing(str(args.reports))) if measured else explain(args.text))
 
 
 if __name__ == "__main__":

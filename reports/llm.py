@@ -1,24 +1,46 @@
-"""One report cleaned by a language model behind an OpenAI-compatible server, by the package `openai` (extra "llm").
+"""Reports cleaned by a language model behind an OpenAI-compatible server, by the package `openai` (extra "llm").
 
-`reports/asking.py` has the prompt and asks for many. The server is not trusted: the key goes to the address that the
-user gave and nowhere else, no message shows it, and an answer is what `parse_answer` takes or it is malformed.
+The server is not trusted: the key goes to the address that the user gave and nowhere else, no message shows it, and an
+answer is what `parse_answer` takes or it is malformed. Every answer is written as it comes, so a run that was cut off
+asks only for the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import re
 import urllib.parse
+from collections.abc import Iterable
+from pathlib import Path
 
 import openai
+from tqdm import tqdm
 
 from common.errors import UserError
 
 REFUSED = (400, 413, 422)  # statuses that may be about one report: too long for the model, or not to its taste
 BUSY = (408, 409, 429)  # and 500 and more: the package asks again
 SECRET = 8  # characters; a shorter key is a placeholder such as EMPTY, which is a word of reports too
+HOPELESS = 50  # so many reports without a useful answer, and no useful one, end a run
+
+PROMPT_VERSION = "1"  # a part of the keys of kept answers: raise it with every change of PROMPT
+TEMPLATE = """\
+You clean chest X-ray reports for training a model that sees one picture and nothing else.
+Remove: de-identification blanks (___, XXXX, [**...**]), section headers, list numbers, dates, times, names, who was
+told what, %s, technique, views,
+recommendations, and conversational filler. %s\
+Keep every finding, normal statement, negation, uncertainty, side, location, size and severity, in the report's words.
+Add nothing and infer nothing. Leave a section empty if nothing remains of it.
+Answer with strict JSON only: {"findings": "...", "impression": "..."}"""
+PROMPT = TEMPLATE % (
+    "comparisons with earlier studies (unchanged, stable, new, again seen, interval increase)",
+    'Where a comparison holds a finding, keep the finding: "Interval increase in\nmoderate left pleural effusion."'
+    ' becomes "Moderate left pleural effusion."; what has resolved or was removed is absent.\n',
+)
+KEEPING = TEMPLATE % ("the earlier study that a comparison names (its own word stays: stable, improved, new)", "")
 
 Sections = tuple[str, str]  # findings and impression
 
@@ -55,10 +77,8 @@ class ChatServer:
         if not (self.key.isascii() and self.key.isprintable()):
             raise UserError("OPENAI_API_KEY: holds characters that no key has; set it again")
         self.shown = self.masked(f"--llm {check_address(url)}")
-        http = Connection(url, self.key, timeout)
-        self.client = openai.AsyncOpenAI(
-            api_key=self.key or "none", base_url=url, max_retries=retries, http_client=http
-        )
+        key, http = self.key or "none", Connection(url, self.key, timeout)
+        self.client = openai.AsyncOpenAI(api_key=key, base_url=url, max_retries=retries, http_client=http)
 
     async def ask(self, report: Sections) -> Sections | None:
         """The cleaned sections, or None if the answer was malformed twice.
@@ -95,10 +115,8 @@ class ChatServer:
             late = (openai.APITimeoutError, asyncio.TimeoutError)  # older packages wrap the second
             timed_out = isinstance(error, late) or isinstance(error.__cause__, late)
             problem = "timed out" if timed_out else self.masked(f"{error} {error.__cause__ or ''}")
-        raise UserError(
-            f"{self.shown}: no answer after {self.retries + 1} tries ({problem}); start the server or run "
-            "the same command again later: answers so far are kept"
-        )
+        mend = "start the server or run the same command again later: answers so far are kept"
+        raise UserError(f"{self.shown}: no answer after {self.retries + 1} tries ({problem}); {mend}")
 
     def without_key(self, text: str) -> str:
         """`text` with *** for the key, as it is or as a web address has it; a host is shown in lower case."""
@@ -113,12 +131,8 @@ class ChatServer:
 
 def check_address(url: str) -> str:
     """The URL if a key may go there, else UserError, which does not show it: it may hold a secret."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        plain = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and "@" not in parts.netloc
-    except ValueError:
-        plain = False
-    if not plain or not re.fullmatch(r"[!-~]+", url) or re.search(r"[?#]", url):
+    plain = r"https?://(?:[\w.-]+|\[[\da-f:.]+\])(?::(?!0)(?:[1-5]?\d{1,4}|6[0-4]\d{3}))?(?:/[!-~]*)?"
+    if not re.fullmatch(plain, url, re.ASCII | re.IGNORECASE) or re.search("[?#]", url):
         example = "give one such as http://localhost:8000/v1, without user, password, ? and #"
         raise UserError(f"--llm: not a plain web address; {example}; the key goes into OPENAI_API_KEY")
     return url
@@ -145,3 +159,79 @@ def parse_answer(content: str) -> Sections | None:
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
     return sections
+
+
+# ---- many reports -----------------------------------------------------------------------------------------------
+
+
+def answer_key(server: ChatServer, report: Sections) -> str:
+    """Under which an answer is kept: it changes with the prompt, the model and the report."""
+    parts = [PROMPT_VERSION, server.prompt, server.model, *report]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def kept_answers(path: Path) -> dict[str, Sections]:
+    """The answers of earlier runs by their keys; a line that is damaged is asked again."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: not a file, and the answers are kept there; move it away")
+    answers = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
+        if (key := re.match(r'\{"key": "(\w+)"', line)) and (answer := parse_answer(line)):
+            answers[key[1]] = answer
+    return answers
+
+
+def ask_all(
+    server: ChatServer, reports: Iterable[Sections], path: Path, concurrency: int = 8, progress: bool = True
+) -> dict[Sections, Sections]:
+    """Every report's answer, from the file at `path` or the server; what was refused or answered malformed is missing.
+
+    Raises UserError if the server stops answering, or if none of its answers can be used.
+    """
+    kept = kept_answers(path)
+    keys = {report: answer_key(server, report) for report in reports if any(text.strip() for text in report)}
+    answers = {report: kept[key] for report, key in keys.items() if key in kept}
+    todo = [report for report in keys if report not in answers]
+    written = sum(len(text) for report in todo for text in report)
+    tokens = (written + len(todo) * (len(server.prompt) + 40)) / 4, (written + len(todo) * 35) / 4
+    size = "about {:,.0f} tokens in, {:,.0f} out".format(*tokens)
+    print(f"{len(todo)} reports to ask, {len(answers)} answered before: {size}")
+    refusals: list[RefusedError] = []
+    gate = asyncio.Semaphore(concurrency)
+
+    async def ask(report: Sections) -> tuple[Sections, Sections | None]:
+        async with gate:
+            try:
+                return report, await server.ask(report)
+            except RefusedError as error:
+                refusals.append(error)
+                return report, None
+
+    async def ask_each() -> None:  # the first error ends all
+        useless = 0
+        waiting = asyncio.as_completed([ask(report) for report in todo])
+        for done in tqdm(waiting, total=len(todo), disable=not progress, unit="report"):
+            report, answer = await done
+            if answer:
+                answers[report] = answer
+                record = {"key": keys[report], "findings": answer[0], "impression": answer[1]}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                file.flush()
+                continue
+            useless += 1
+            if not answers and useless in (HOPELESS, len(todo)):
+                mend = f"check --model {server.model}, or leave --llm out to clean by rules"
+                problem = f"{server.shown}: {useless} of {useless} answers are not the JSON that was asked for; {mend}"
+                raise refusals[-1] if refusals else UserError(problem)
+
+    torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write("\n" if torn else "")
+            asyncio.run(ask_each())
+    finally:
+        if path.exists() and not path.stat().st_size:
+            path.unlink()
+    if refusals:
+        print(f"{len(refusals)} reports were refused and are cleaned by rules. The first: {refusals[0]}")
+    return answers

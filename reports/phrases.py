@@ -8,19 +8,15 @@ from collections import Counter
 from collections.abc import Sequence
 
 from archives.records import Records, Source
-from reports.labeler import POSITIVE, UNCERTAIN, label_report
+from reports.labeler import POSITIVE, UNCERTAIN, label_report, split_sentences
 
 FILLERS = re.compile("an?|and|are|as|at|be|been|by|for|from|has|have|in|is|it|may|of|on|or|th(at|e|ere|is)|to|was|with")
-DENIAL = {"no", "not", "without", "negative", "free", "normal", "clear", "unremarkable"}
+DENIAL = {"no", "not", "without", "negative", "free", "normal", "clear", "unremarkable", "absent", "none", "nor", "t"}
 
 
-def phrases(text: str) -> set[str]:
-    """Every run of one to three words inside a sentence: {"small", "left", "small left", "left pleural", ...}."""
-    found = set()
-    for sentence in text.lower().split("."):
-        words = sentence.split()
-        found |= {" ".join(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)}
-    return found
+def phrases(words: Sequence[str]) -> set[str]:
+    """Every run of one to three words of a sentence: {"small", "left", "small left", "left pleural", ...}."""
+    return {" ".join(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)}
 
 
 def visible(source: Source, index: int) -> dict[str, float]:
@@ -32,11 +28,15 @@ def visible(source: Source, index: int) -> dict[str, float]:
     """
     report, impression = source.text(index)
     if not isinstance(source, Records):
-        return dict.fromkeys(phrases(impression), 1.0)
-    sentences = re.sub(r"findings:|impression:|[^a-z.\s-]", " ", report.lower()).split(".")
-    claims = ".".join(sentence for sentence in sentences if not DENIAL & set(sentence.split()))
-    said = ((phrase, phrase.split()) for phrase in phrases(claims))
-    found = {p: 1.0 for p, words in said if not any(map(FILLERS.fullmatch, (words[0], words[-1])))}
+        sentences = impression.lower().split(".")
+        return dict.fromkeys((phrase for sentence in sentences for phrase in phrases(sentence.split())), 1.0)
+    found = {}
+    for sentence in split_sentences(report):
+        words = re.sub(r"[^a-z\s-]", " ", sentence).split()
+        for phrase in phrases(words) if not DENIAL & set(words) else ():  # "t" is what is left of "isn't"
+            first, *_, last = [*phrase.split()] * 2
+            if not FILLERS.fullmatch(first) and not FILLERS.fullmatch(last):
+                found[phrase] = 1.0
     for code in source.extra(index).get("mesh", ()):
         parts = code.lower().split("/")
         found |= {"mesh: " + "/".join(parts[: n + 1]): 1.0 for n in range(len(parts))}

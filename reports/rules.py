@@ -12,18 +12,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from archives.sections import ITEM
-from reports.labeler import (
-    ANSWER,
-    POSITIVE,
-    UNCERTAIN,
-    Label,
-    find_mentions,
-    find_statements,
-    label_report,
-    labels_together,
-    pieces,
-    single_spaces,
-)
+from reports import labeler
 from reports.tables import read_tables, replacements
 
 BLANK = "□"
@@ -68,12 +57,11 @@ def _clean_once(text: str, keep_comparisons: bool) -> str:
         if cleaned := _reworded(sentence, keep_comparisons):
             kept.append((cleaned, drop))
     others = " ".join(sentence for sentence, drop in kept if not drop)
-    known = label_report(others) if others else {}
+    known = _claims(others)
     for index, (sentence, drop) in enumerate(kept):
         if drop and _named(sentence):
-            said = label_report(sentence)
-            together = labels_together(known, said) if known else said
-            if together != known:
+            together = known | _claims(sentence)
+            if labeler.labels_of(together) != labeler.labels_of(known):
                 kept[index] = (sentence, False)
                 known = together
     return " ".join(sentence for sentence, drop in kept if not drop)
@@ -86,7 +74,7 @@ def clean_report(findings: str, impression: str, keep_comparisons: bool = False)
 
 def _sentences(text: str) -> Iterator[str]:
     """The sentences of the sections that describe the picture, blanks marked, list numbers and headers off."""
-    text = ANSWER.sub(": ", ITEM.sub(".\n", single_spaces(text.replace("\r", ""))))
+    text = labeler.ANSWER.sub(": ", ITEM.sub(".\n", labeler.single_spaces(text.replace("\r", ""))))
     text = re.sub(r"<br ?/?>|^\s*FINAL REPORT\s*$", "\n", text, flags=re.I | re.M)
     text = re.sub(r"\[\*\*(?:(?!\[\*\*).)*?\*\*\]|_{2,}|\bX{3,}", BLANK, text, flags=re.S)
     # "Views of the chest with overlying leads show ...": the leads are in the picture.
@@ -101,13 +89,14 @@ def _sentences(text: str) -> Iterator[str]:
     sections.append((about, False, text[start:]))
     for about, ended, piece in sections:
         piece = re.sub(r"(?:^|(?<=[.\n:])(?=\s)|(?<=[\n:¶]))\s*(?:\(?\d{1,2}[.)]|[-*•●▪–])(?=\s|[A-Z])", "¶", piece)
-        piece = re.sub(r"\b(dr|mr|mrs|ms|vs|a\.m|p\.m|(?:by|with|to) [a-z])\.(?=\s+[\w□])", r"\1", piece, flags=re.I)
+        short = r"\b(dr|mr|mrs|ms|vs|[lr]t|a\.m|p\.m|(?:by|with|to) [a-z])\.(?=\s+[\w□])"
+        piece = re.sub(short, r"\1", piece, flags=re.I)
         paragraphs = [part for part in piece.split("¶") if part.strip()]
         if not about and (ended or len(paragraphs) > 1):
             paragraphs, about = paragraphs[1:], True
         parts = [part for one in paragraphs for part in re.split(r"(?<=[.!?;])\s+|(?<=[a-z]{2}\.)(?=[A-Z])", one)]
         # "COMPARISON: None. Heart normal." with neither a header nor an empty line after it: only a sentence goes.
-        yield from (piece for part in parts[0 if about else 1 :] for piece in pieces(part))
+        yield from (piece for part in parts[0 if about else 1 :] for piece in labeler.pieces(part))
 
 
 @lru_cache(maxsize=1 << 14)  # as in reports/labeler.py: reports repeat each other's sentences
@@ -116,7 +105,7 @@ def _reworded(sentence: str, keep_comparisons: bool) -> str:
 
     A comparison may be all that keeps a denial off: "no edema, PERSISTENT effusion" becomes "No edema. Effusion."
     """
-    statements = find_statements(sentence.lower(), find_mentions(sentence.lower()))
+    statements = labeler.find_statements(sentence.lower(), labeler.find_mentions(sentence.lower()))
     parts = [re.sub(r"(?:,| and| with)? *$", "", sentence[each.start : each.end]) for each in statements]
     cleaned = _rewrite(sentence, keep_comparisons)
     apart = " ".join(_rewrite(part, keep_comparisons) for part in parts)
@@ -127,8 +116,8 @@ def _reworded(sentence: str, keep_comparisons: bool) -> str:
 
 def _findings(text: str) -> set[str]:
     """The observations that a text affirms or calls possible."""
-    labels = label_report(text) | {"No Finding": Label(None)}
-    return {name for name, label in labels.items() if label.value in (POSITIVE, UNCERTAIN)}
+    said = (labeler.POSITIVE, labeler.UNCERTAIN)
+    return {claim.observation for claim in _claims(text) if claim.value in said} - {"No Finding"}
 
 
 def _rewrite(sentence: str, keep_comparisons: bool) -> str:
@@ -146,5 +135,10 @@ def _rewrite(sentence: str, keep_comparisons: bool) -> str:
     return f"{sentence[0].upper()}{sentence[1:]}{end}"
 
 
+def _claims(text: str) -> set[labeler.Claim]:
+    """What a text claims, in whatever words: so few that `labeler.labels_of` takes no time."""
+    return {claim._replace(words="", rule="") for claim in labeler.read_claims(text)}
+
+
 def _named(text: str) -> bool:
-    return any(label.value is not None for name, label in label_report(text).items() if name != "No Finding")
+    return any(claim.value is not None and claim.observation != "No Finding" for claim in labeler.read_claims(text))

@@ -40,7 +40,7 @@ def run(script, *arguments, cwd):
 def test_stats_prints_counts_and_draws_a_sheet(folder, tmp_path):
     result = run("data.py", "stats", folder, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "12 examples" in result.stdout and "Cardiomegaly" in result.stdout and "tokens of a report" in result.stdout
+    assert "12 examples" in result.stdout and "Cardiomegaly" in result.stdout and "words of a report" in result.stdout
     assert "stats.png: 11 of them" in result.stdout  # one does not open
     Image.open(tmp_path / "stats.png").verify()
 

@@ -21,7 +21,7 @@ WAITS_FOR_NO_TORCH = {"evaluate.py"}
 OPTIONAL = {  # file -> packages that a user may lack, or whose import costs something that few runs need
     "common/images.py": {"pydicom"},
     "common/clock.py": {"resource"},
-    "reports/cleaning.py": {"reports.asking"},  # openai
+    "reports/cleaning.py": {"reports.llm"},  # openai
     "demo.py": {"page.server"},  # gradio, which a user may lack, and which reads its settings when it is imported
     "evaluation/report.py": {"radgraph"},
     "evaluation/words.py": {"nltk", "punkt"},

@@ -28,10 +28,12 @@ def open_data(word: str, split: str, stage: str, size: int, cache: Path) -> Phan
     if arguments.names_phantoms(word):
         count, seed = (20_000, TRAIN_SEED) if training else (200, VALIDATION_SEED)
         return named(word, count, max(256, size), seed, cache)
-    if not training and not open_source(word, split="all", cache=cache).counts.get(split):
+    source = open_source(word, "train" if training else "all")
+    if not training:
+        source.records = [record for record in source.records if record.split == split]
+    if not source.records:
         mend = "python data.py clean SRC --out FILE --hold-out 0.1 makes one, by patient"
         raise UserError(f"--validate {word}: has no validation split; {mend}")
-    source = open_source(word, split=split, cache=cache)
     # The autoencoder trains on crops at full detail; the others see the whole picture at `size`.
     source.size = None if stage == "vae" and training else size
     return source

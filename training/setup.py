@@ -29,7 +29,7 @@ from weights import Checkpoint, load_checkpoint
 
 
 def start_from(
-    stage: str, init: Path | str | None, asked: dict[str, object], cache: Path, earlier: State | None, team: Team
+    stage: str, init: Path | str | None, asked: dict[str, object], earlier: State | None, team: Team
 ) -> Checkpoint:
     """The weights of the run that goes on; else of --init; else of the stage before, if it lies under out/; else the
     shipped ones. Says which. asked: the knobs that were given."""
@@ -39,7 +39,7 @@ def start_from(
         team.say(f"going on with {earlier.folder}")
         return checkpoint
     if isinstance(init, str):
-        checkpoint = from_scratch(init, asked.get("data", "phantom"), asked.get("seed", 0), cache, team)
+        checkpoint = from_scratch(init, asked.get("data", "phantom"), asked.get("seed", 0), team)
     else:
         before = STAGES.index(stage) - 1
         previous = Path(f"out/stage-{STAGES[before]}")
@@ -58,11 +58,11 @@ def start_from(
     return checkpoint
 
 
-def from_scratch(size: str, word: str, seed: int, cache: Path, team: Team) -> Checkpoint:
+def from_scratch(size: str, word: str, seed: int, team: Team) -> Checkpoint:
     """A fresh model, and a tokenizer trained on the reports of `word` (--data), from which it will learn."""
     config = replace(preset(size), bos=0, eos=1, boi=2, eoi=3)  # ids of train_tokenizer
     rendered = arguments.names_phantoms(word)
-    source = Phantoms(5000) if rendered else open_source(word, split="train", cache=cache)
+    source = Phantoms(5000) if rendered else open_source(word, split="train")
     reports = [source.text(i)[0] for i in range(len(source))]
     if not rendered:
         reports = list(dict.fromkeys(reports))  # some are of several films

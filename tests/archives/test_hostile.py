@@ -28,7 +28,7 @@ def archive(path, files):
 
 
 def opened(path):
-    return open_source(path, "all", need_images=False, cache=None)
+    return open_source(path, "all", need_images=False)
 
 
 @pytest.mark.parametrize(

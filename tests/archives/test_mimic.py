@@ -45,7 +45,7 @@ def test_a_report_that_is_a_pipe_is_counted_and_not_waited_for(tmp_path):
     report.unlink()
     os.mkfifo(report)
     records = open_source(tmp_path)
-    assert records.problems.count("bad", "report not a file") == 1
+    assert records.problems.count("bad", "no readable report") == 1
     assert records.counts == {"train": 2}
 
 
@@ -62,8 +62,8 @@ def test_mimic_cxr_needs_its_tables(tmp_path):
 
 
 def test_reports_without_findings_can_be_left_out_and_are_counted(tmp_path):
-    whole = open_source(mimic(tmp_path), split="all", cache=tmp_path / "cache")
-    required = open_source(tmp_path, split="all", cache=tmp_path / "cache", require="findings")
+    whole = open_source(mimic(tmp_path), split="all")
+    required = open_source(tmp_path, split="all", require="findings")
     assert (whole.counts, required.counts) == ({"train": 2, "test": 1}, {"train": 2})
     assert (
         required.problems.count("dropped", "no findings") == 1 and whole.problems.count("dropped", "no findings") == 0

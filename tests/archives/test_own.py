@@ -13,6 +13,7 @@ from archives.records import Record
 from common.errors import UserError
 from common.observations import OBSERVATIONS
 from reports import labeler
+from reports.cleaning import clean_records
 
 
 def test_a_report_of_labels_says_these_labels():
@@ -68,8 +69,7 @@ def test_mesh_codes_become_labels_and_survive_cleaning(tmp_path):
     assert records[0].labels == {"Pleural Effusion": 1, "Cardiomegaly": -1}
     assert records[0].extra == {"mesh": codes.split("|")}
     assert records[1].labels == {"No Finding": 1} and (records[2].labels, records[2].extra) == ({}, {})
-    lines = [json.dumps(asdict(record)) for record in records]  # what `data.py clean` writes
-    (tmp_path / "csv/cleaned.jsonl").write_text("\n".join(lines))
+    clean_records(map(asdict, records), tmp_path / "csv/cleaned.jsonl", progress=False)
     assert open_source(tmp_path / "csv/cleaned.jsonl").records == records
 
 
@@ -155,6 +155,44 @@ def test_what_pandas_left_empty_is_empty_everywhere(tmp_path):
     said = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "Clear."}]
     (tmp_path / "evaluation.json").write_text(json.dumps([{"messages": said, "images": ["a.png"]}]))
     assert open_source(tmp_path / "evaluation.json").extra(0) == {}  # an empty question is none
+
+
+@pytest.mark.parametrize("cell", ["-", "--", "?", ".", "[]", "#N/A", "-nan", "NULL", "<NA>", "N.A.", " "])
+def test_a_cell_without_a_word_is_empty(tmp_path, cell):
+    rows = [("a.png", cell, "Clear.", cell), ("b.png", "Clear.", cell, "7"), ("c.png", cell, cell, "7")]
+    source = open_source(own(tmp_path, rows, ("image", "findings", "impression", "patient")))
+    assert source.records == [Record("a.png", "", "Clear."), Record("b.png", "Clear.", "", patient="7")]
+    assert source.problems.found["bad"] == {"empty report": [1, ["c.png"]]}
+
+
+def test_a_row_that_says_a_thing_twice_is_named(tmp_path):
+    """JSON leaves open which of the two is meant, and Python takes the last."""
+    row = '{"image": "a.png", "report": "Clear.", "report": "Effusion."}'
+    (tmp_path / "metadata.jsonl").write_text(f'{row}\n{{"image": "b.png", "report": "Clear."}}\n')
+    (tmp_path / "other.json").write_text(f"[{row}]")
+    for name in "ab":
+        picture(tmp_path / f"{name}.png")
+    source = open_source(tmp_path)
+    assert [record.image for record in source.records] == ["b.png"]
+    assert source.problems.lines() == ["bad: 1 key twice in one row (metadata.jsonl line 1)"]
+    with pytest.raises(UserError, match=r'other\.json: broken JSON \("report" stands twice in one object\)'):
+        open_source(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_as_on_any_computer(tmp_path, end):
+    lines = ["image,report", 'a.png,"FINDINGS: Clear.', 'IMPRESSION: Normal."', "b.png,Edema.", ""]
+    (tmp_path / "metadata.csv").write_bytes(end.join(lines).encode())
+    rows = [
+        '{"image": "a.png", "report": "FINDINGS: Clear. IMPRESSION: Normal."}',
+        '{"image": "b.png", "report": "Edema."}',
+    ]
+    (tmp_path / "other.jsonl").write_bytes(end.join(rows).encode())
+    for name in "ab":
+        picture(tmp_path / f"{name}.png")
+    for path in ("metadata.csv", "other.jsonl"):
+        records = open_source(tmp_path / path).records
+        assert records == [Record("a.png", "Clear.", "Normal."), Record("b.png", "Edema.", "")]
 
 
 def test_lateral_films_are_left_out_and_counted(tmp_path):

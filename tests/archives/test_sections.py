@@ -78,7 +78,14 @@ NORMAL = "IMPRESSION: Normal."
         ("**Findings:** Clear. **Impression:** Normal.", "Clear.", "Normal."),
         ("**FINDINGS**\nClear.\n\n__Impression__:\nNormal.", "Clear.", "Normal."),
         ("# Chest\n## FINDINGS\nClear.\n## Impression ##\nNormal.\n### Recommendation:\nCT", "Clear.", "Normal."),
+        ("[FINDINGS] Clear. [IMPRESSION] Normal.", "Clear.", "Normal."),
+        ("FINDINGS - Clear. IMPRESSION - Normal.", "Clear.", "Normal."),
+        ("Findings – Clear.\nImpression -- Normal.", "Clear.", "Normal."),
+        ("FINDINGS\n--------\nClear.\nIMPRESSION\n==========\nNormal.", "Clear.", "Normal."),
+        ("FINDINGS： Clear. IMPRESSION： Normal.", "Clear.", "Normal."),
+        ("FINDINGS: Clear.\nIMPRESSION: Normal.\nEND OF IMPRESSION: 10:30", "Clear.", "Normal."),
         # What only looks like one.
+        ("FINDINGS: No findings - stable. Left - right.", "No findings - stable. Left - right.", ""),
         ("Findings: No significant findings: none. Impression: Normal.", "No significant findings: none.", "Normal."),
         (
             "FINDINGS: [**Name 1**] ___ *small* effusion &lt; 1 cm &amp; x_y_z.",
@@ -116,6 +123,8 @@ def test_lines_of_a_sentence_are_joined():
         "\n " * 10**5,
         "*a" * 10**5,
         "<b " * 10**5,
+        "FINDINGS " * 10**5,
+        "-" * 10**6,
     ],
 )
 def test_no_text_takes_long_to_split(text):

@@ -232,7 +232,6 @@ REFUSED = [
     ("data.py stats", "/dev/zero", ["/dev/zero: is a device"]),
     ("data.py stats", "fifo", ["fifo: is a fifo"]),
     ("data.py stats .", "--out folder", ["--out folder: is a folder"]),
-    ("data.py stats .", "--tokenizer absent", ["--tokenizer absent: no such file"]),
     ("data.py check .", "--workers 0", ["--workers 0"]),
     ("data.py check .", "--workers 100000", ["--workers 100000", "at most 256"]),
     *(("-m phantoms --out new --n 1", f"--{flag} {value}", [f"--{flag} {value}"]) for flag, value in [

@@ -117,6 +117,9 @@ def test_a_palette_and_colours_become_grey(grey):
     colour = {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3, "PlanarConfiguration": 0}
     ours = grey(np.stack([eight] * 3, -1), **colour, BitsStored=8, HighBit=7)[0]
     np.testing.assert_allclose(ours, eight, atol=1)
+    brightness = np.stack([eight, np.full_like(eight, 128), np.full_like(eight, 128)], -1)  # no colour in it
+    colour["PhotometricInterpretation"] = "YBR_FULL"
+    np.testing.assert_allclose(grey(brightness, **colour, BitsStored=8, HighBit=7)[0], eight, atol=1)
 
 
 def test_files_that_are_no_film_are_named(tmp_path, grey, monkeypatch):

@@ -119,13 +119,17 @@ def test_a_png_of_16_bits_is_one_film_in_any_clothes(tmp_path, clothes, interlac
     np.testing.assert_allclose(np.asarray(load_image(tmp_path / "deep.png")), grey, atol=1)
 
 
-def write_tiff(path, values, order, photometric, planes=1):
-    """(H, W) or (H, W, 3) of 16 bits, uncompressed, in strips of ten rows (TIFF 6.0), which Pillow cannot write."""
-    rows = [values[y : y + 10].astype(order + "u2").tobytes() for y in range(0, 40, 10)]
+def write_tiff(path, values, order, photometric, planes=1, extra=None, orientation=1):
+    """(H, W) or (H, W, C), uncompressed, in strips of ten rows (TIFF 6.0); most of these Pillow cannot write."""
+    parts = [values] if planes == 1 else [values[..., c] for c in range(values.shape[2])]
+    stored = values.dtype.newbyteorder(order)
+    rows = [part[y : y + 10].astype(stored).tobytes() for part in parts for y in range(0, 40, 10)]
     lengths, count = [len(row) for row in rows], values.size // FILM.size
     offsets = [512 + sum(lengths[:n]) for n in range(len(rows))]
-    tags = {256: [64], 257: [40], 258: [16] * count, 259: [1], 262: [photometric], 273: offsets, 277: [count]}
-    tags |= {278: [10], 279: lengths, 284: [planes]}
+    bits, kind = 8 * values.dtype.itemsize, {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    tags = {256: [64], 257: [40], 258: [bits] * count, 259: [1], 262: [photometric], 273: offsets}
+    tags |= {274: [orientation], 277: [count], 278: [10], 279: lengths, 284: [planes]}
+    tags |= ({338: [extra]} if extra is not None else {}) | {339: [kind] * count}
     head, more = b"MM\0*\0\0\0\x08" if order == ">" else b"II*\0\x08\0\0\0", b""
     head += struct.pack(order + "H", len(tags))
     for tag, numbers in tags.items():
@@ -156,11 +160,71 @@ def test_other_deep_films_and_masks_of_nothing(tmp_path, kind, order):
     np.testing.assert_allclose(np.asarray(load_image(path)), expected, atol=1)
 
 
-def test_deep_colours_in_planes_are_refused(tmp_path):
-    """Pillow reads noise."""
-    write_tiff(tmp_path / "film.tif", np.stack([FILM] * 3, -1), "<", photometric=2, planes=2)
-    with pytest.raises(UserError, match=r"film\.tif: broken image \(deep colours, each in a plane"):
-        load_image(tmp_path / "film.tif")
+SHARE = np.random.default_rng(1).integers(1, 65536, FILM.shape).astype(np.uint16)  # an alpha
+MASKED = FILM * (SHARE / 65535)
+COLOURS = np.stack([FILM, FILM, FILM], -1)
+TIFFS = {  # name -> (values, photometric, ExtraSamples, planes, the film)
+    "float64": (FILM / 4095.0, 1, None, 1, FILM),
+    "float16": ((FILM // 4).astype(np.float16), 1, None, 1, FILM // 4),
+    "float32, white is zero": (-FILM.astype(np.float32), 0, None, 1, FILM),
+    "float colours": (COLOURS / np.float32(4095), 2, None, 1, FILM),
+    "uint32 above 2^31": (FILM * np.uint32(2**20), 1, None, 1, FILM),
+    "int16": (FILM.astype(np.int16) - np.int16(2000), 1, None, 1, FILM),
+    "int8": ((FILM // 16).astype(np.uint8).view(np.int8) ^ np.int8(-128), 1, None, 1, FILM // 16),
+    "colours in planes": (COLOURS, 2, None, 2, FILM),
+    "grey with alpha": (np.stack([FILM, SHARE], -1), 1, 2, 1, MASKED),
+    "grey with alpha of 8 bits": (np.stack([FILM // 16, SHARE // 257], -1).astype(np.uint8), 1, 2, 1, None),
+    "grey with an alpha of nothing": (np.stack([FILM, 0 * FILM], -1), 1, 2, 1, FILM),
+    "grey with a channel of no alpha": (np.stack([FILM, SHARE], -1), 1, 0, 1, FILM),
+    "colours with alpha": (np.dstack([COLOURS, SHARE]), 2, 2, 1, MASKED),
+    "colours with alpha in them": (np.dstack([COLOURS, SHARE]), 2, 1, 1, FILM),
+    "float colours with alpha": (np.dstack([COLOURS, SHARE]) / np.float32(65535), 2, 2, 1, MASKED),
+}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("name", TIFFS)
+def test_tiffs_that_pillow_cannot_read_are_films(tmp_path, name, order):
+    values, photometric, extra, planes, film = TIFFS[name]
+    film = FILM // 16 * (SHARE // 257 / 255) if film is None else film.astype(np.float64)
+    expected = (film - film.min()) / (film.max() - film.min()) * 255
+    for orientation in (1, 3):
+        write_tiff(tmp_path / "film.tif", values, order, photometric, planes, extra, orientation)
+        grey = np.asarray(load_image(tmp_path / "film.tif"))
+        np.testing.assert_allclose(grey if orientation == 1 else grey[::-1, ::-1], expected, atol=1)
+
+
+def test_a_compressed_film_of_unsigned_numbers_is_no_negative(tmp_path):
+    path, film = tmp_path / "film.tif", FILM * np.uint32(2**20)
+    Image.fromarray(film.view(np.int32)).save(path, compression="tiff_lzw")
+    signed, unsigned = (struct.pack("<HHIHH", 339, 3, 1, kind, 0) for kind in (2, 1))
+    assert signed in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(signed, unsigned))
+    expected = (FILM - 100.0) / (FILM.max() - 100) * 255
+    np.testing.assert_allclose(np.asarray(load_image(tmp_path / "film.tif")), expected, atol=1)
+
+
+@pytest.mark.parametrize(("planes", "extra"), [(2, 2), (1, 1)])
+def test_compressed_deep_colours_that_pillow_reads_by_half_are_refused(tmp_path, planes, extra):
+    """Here they are only called compressed: Pillow must not get to the pixels."""
+    path = tmp_path / "film.tif"
+    write_tiff(path, np.dstack([COLOURS, SHARE]), "<", 2, planes, extra)
+    plain, lzw = (struct.pack("<HHII", 259, 4, 1, kind) for kind in (1, 5))
+    assert plain in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(plain, lzw))
+    with pytest.raises(UserError, match=r"film\.tif: broken image \(deep colours in planes"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("most", [4095, 65535])
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_ppm_of_deep_colours_is_the_film_of_its_pgm(tmp_path, most, plain):
+    for name, values, kind in (("film.pgm", FILM, 5), ("film.ppm", COLOURS, 6)):
+        data = values.astype(">u2").tobytes() if not plain else " ".join(map(str, values.ravel())).encode()
+        (tmp_path / name).write_bytes(f"P{kind - 3 * plain} 64 40 {most}\n".encode() + data)
+    grey = np.asarray(load_image(tmp_path / "film.pgm"))
+    np.testing.assert_allclose(np.asarray(load_image(tmp_path / "film.ppm")), grey, atol=1)
+    np.testing.assert_allclose(grey, (FILM - 100.0) / (FILM.max() - 100) * 255, atol=1)
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp", "png of 16 bits"])

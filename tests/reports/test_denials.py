@@ -388,10 +388,28 @@ COMMAS = [
     ("No new consolidation, stable left effusion, no pneumothorax.", "CO- PE+L PT-"),
     ("No pulmonary edema, enlarged cardiac silhouette, unchanged.", "ED- CM+"),
     ("No pneumothorax, hydropneumothorax, or effusion.", "PT- PE- NF+"),
+    # A bare list is denied whole, as those of Open-i are by their terms: "no lobar consolidation, pleural effusion".
+    ("No consolidation, effusion.", "CO- PE- NF+"),
+    ("There are no acute infiltrates, effusions.", "LO- PE- NF+"),
+    ("Pleural effusion(s) absent.", "PE- NF+"),
+]
+SIDES = [
+    ("R pleural effusion. L basilar opacity.", "PE+R LO+L"),
+    ("Rt. pneumothorax. Small Lt effusion.", "PT+R PE+L"),
+    ("LLL consolidation, no effusion on the R.", "CO+L PE-"),
+    ("RUL opacity and LUL consolidation.", "LO+R CO+L"),
+    ("Atelectasis in the RML and LLL.", "AT+B"),
+    ("B/l effusions.", "PE+B"),
+    ("R/o pneumonia. L1 compression fracture.", "FX+"),
+    ("Effusion is not present on the right but present on the left.", "PE+L"),
+    ("No pneumothorax on the left, but on the right.", "PT+R"),
+    ("No effusion, although a tiny left basilar one cannot be excluded.", "PE?L"),
 ]
 
 
-@pytest.mark.parametrize(("report", "shorthand"), REMOVED + RESOLVED + PARTLY + STRUCTURED + PLAIN + NO_CLAIM + COMMAS)
+@pytest.mark.parametrize(
+    ("report", "shorthand"), REMOVED + RESOLVED + PARTLY + STRUCTURED + PLAIN + NO_CLAIM + COMMAS + SIDES
+)
 def test_a_denial_reaches_exactly_this(report, shorthand):
     wrong = {name: label for name, label in label_report(report).items() if label != expected(shorthand)[name]}
     assert not wrong, explain(report)

@@ -9,9 +9,8 @@ import time
 import pytest
 
 from common.errors import UserError
-from reports.asking import answer_key, kept_answers
 from reports.cleaning import clean_records
-from reports.llm import ChatServer, parse_answer
+from reports.llm import ChatServer, answer_key, kept_answers, parse_answer
 
 KEY = "sk-Secret-0123456789"
 QUICK = {"retries": 1, "timeout": 5}

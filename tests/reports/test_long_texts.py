@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from reports.labeler import MAX_SENTENCE, label_report, labels_together, pieces, split_sentences
+from reports.labeler import MAX_SENTENCE, label_report, labels_of, pieces, read_claims, split_sentences
 from reports.rules import clean_report, clean_text
 
 UNITS = {
@@ -76,4 +76,4 @@ def test_the_labels_of_two_parts_are_the_labels_of_the_whole():
         "The weather is fine.",
     ]
     for first, second in itertools.product(parts, parts):
-        assert labels_together(label_report(first), label_report(second)) == label_report(f"{first} {second}")
+        assert labels_of([*read_claims(first), *read_claims(second)]) == label_report(f"{first} {second}")

@@ -1,16 +1,16 @@
 """What the ViT is asked to see: what a report affirms, and what enough films share."""
 
 import numpy as np
+import pytest
 
 from archives.records import Problems, Record, Records
 from phantoms.dataset import Phantoms
 from reports.phrases import common_targets, phrases, visible
 
 
-def test_phrases_are_runs_of_words_inside_a_sentence():
-    text = "Small left effusion. No edema."
-    assert phrases(text) == {
-        *("small", "left", "effusion", "small left", "left effusion", "small left effusion", "no", "edema", "no edema")
+def test_phrases_are_runs_of_words():
+    assert phrases(["small", "left", "effusion"]) == {
+        *("small", "left", "effusion", "small left", "left effusion", "small left effusion")
     }
 
 
@@ -28,4 +28,23 @@ def test_a_real_report_is_seen_by_labels_codes_and_what_it_affirms(tmp_path):
     assert {"mesh: pleural effusion", "mesh: pleural effusion/left", "mesh: pleural effusion/left/small"} < set(seen)
     assert np.isnan(seen["label: Pneumonia"]) and "label: Pleural Effusion, right" not in seen
     assert not any("pneumothorax" in name.lower() for name in seen)
-    assert visible(Phantoms(3), 1).keys() == phrases(Phantoms(3).text(1)[1])
+    sentences = Phantoms(3).text(1)[1].lower().split(".")
+    assert visible(Phantoms(3), 1).keys() == set().union(*(phrases(sentence.split()) for sentence in sentences))
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        "No pneumothorax; enlarged heart",
+        "No pneumothorax.\nEnlarged heart.",
+        "No pneumothorax\nEnlarged heart",
+        "Pneumothorax? No. Enlarged heart.",
+        "1. No pneumothorax 2. Enlarged heart",
+        "Pneumothorax isn't seen. Enlarged heart!",
+        "- Pneumothorax: absent\n- Enlarged heart",
+    ],
+)
+def test_a_denial_denies_its_own_sentence_alone(tmp_path, report):
+    seen = visible(Records(tmp_path, "own", [Record("a.png", report, "")], Problems(), {}), 0)
+    assert "enlarged heart" in seen and "label: Cardiomegaly" in seen
+    assert not any("pneumothorax" in name.lower() for name in seen)

@@ -187,7 +187,7 @@ def test_the_small_preset_has_20_to_30_million_parameters_and_its_own_recipe():
 
 
 def scratch(preset, data, cache):
-    return setup.from_scratch(preset, str(data), 0, cache, Team(0, 1, torch.device("cpu")))
+    return setup.from_scratch(preset, str(data), 0, Team(0, 1, torch.device("cpu")))
 
 
 def test_a_fresh_tiny_model_has_room_for_more_pieces_than_phantoms_yield(tmp_path):
@@ -251,7 +251,7 @@ def test_posterior_sampling_is_mean_plus_sigma_noise():
 def test_the_gen_branch_may_start_from_another_models_und_branch(micro, micro_folder, janus, tmp_path):
     def start(gen_from):
         team = Team(0, 1, torch.device("cpu"))
-        return setup.start_from("2", micro_folder, {"gen_from": gen_from}, tmp_path, None, team).model
+        return setup.start_from("2", micro_folder, {"gen_from": gen_from}, None, team).model
 
     other = copy.deepcopy(micro)
     for parameter in other.model.parameters():
