@@ -16,6 +16,7 @@ if __name__ == "__main__":  # before torch is imported, which takes seconds: --h
     run(edit_flags, last=False)
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -87,16 +88,18 @@ def hold(velocity: flow.Velocity, data: torch.Tensor, noise: torch.Tensor, mask:
     return held
 
 
-def mask_of(box: tuple[int, int, int, int], film: Image.Image, size: int) -> np.ndarray:
-    """A box x0, y0, x1, y1 in the film's pixels -> (size, size) bool, as `to_square` lays the film out. Raises
-    UserError for what marks nothing, or lies outside."""
-    word, marked = ",".join(map(str, box)), Image.new("L", film.size)
-    if box[2] > film.width or box[3] > film.height:
-        raise UserError(f"--mask {word}: reaches out of the film, which is {film.width} x {film.height} px")
-    marked.paste(255, box)
+def mask_of(mask: tuple[int, int, int, int] | Path, film: Image.Image, size: int) -> np.ndarray:
+    """A box x0, y0, x1, y1 in the film's pixels, or a picture of the film's size -> (size, size) bool, as `to_square`
+    lays the film out. Raises UserError for what marks nothing, or does not fit."""
+    word, boxed = (",".join(map(str, mask)), True) if isinstance(mask, tuple) else (str(mask), False)
+    marked = Image.new("L", film.size) if boxed else load_image(mask)
+    if marked.size != film.size or (boxed and (mask[2] > film.width or mask[3] > film.height)):
+        raise UserError(f"--mask {word}: does not fit the film, which is {film.width} x {film.height} px")
+    if boxed:
+        marked.paste(255, mask)
     square = to_square(marked, size) > 127
     if not square.any():
-        raise UserError(f"--mask {word}: marks nothing; give a larger box")
+        raise UserError(f"--mask {word}: marks nothing; give a larger box, or a picture that is white where to edit")
     return square
 
 

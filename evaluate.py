@@ -13,7 +13,6 @@ and every heading says so: such numbers compare with nothing outside this reposi
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -32,10 +31,8 @@ GONE = {  # from evaluate.py phantom
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Raises UserError for a flag that would do nothing beside the others, or has gone."""
-    for word in sys.argv[1:] if argv is None else argv:
-        if (flag := word.split("=")[0]) in GONE:
-            raise UserError(f"{flag}: {GONE[flag]}")
     parser = arguments.Parser(description="Score a model's reading and drawing, as the paper does.", epilog=DISCLAIMER)
+    parser.gone = GONE
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     file, folder, result, whole = arguments.existing, arguments.weights_folder, arguments.output_folder, arguments.whole
 

@@ -11,9 +11,11 @@ import argparse
 import math
 import re
 import stat
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
 from common.errors import UserError
@@ -29,6 +31,14 @@ MOST_PX = 4096
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser whose errors are UserErrors of one line, and so are those of its subparsers."""
+
+    gone: Mapping[str, str] = MappingProxyType({})  # flags that were there once -> what to do instead
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> tuple:
+        for word in sys.argv[1:] if args is None else args:
+            if (flag := word.split("=")[0]) in self.gone:
+                raise UserError(f"{flag}: {self.gone[flag]}")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError where argparse would print its usage and leave."""
@@ -94,11 +104,13 @@ temperature = number(0, 100, mend="; 0 always takes the likeliest token")
 strength = number(0, 1, above=True, mend="; at 1 nothing is left of the picture")
 
 
-def box(word: str) -> tuple[int, int, int, int]:
-    """x0,y0,x1,y1 in pixels from the upper left; x1 and y1 are not included."""
+def mask(word: str) -> tuple[int, int, int, int] | Path:
+    """x0,y0,x1,y1, a box in pixels from the upper left, x1 and y1 not included; or a picture, white where it counts."""
+    if not re.fullmatch(r"[-\d]+(,[-\d]+)+", word):
+        return existing_file(word)
     sides = tuple(map(int, word.split(","))) if re.fullmatch(r"\d{1,9}(,\d{1,9}){3}", word) else (0, 0, 0, 0)
     if not (sides[0] < sides[2] and sides[1] < sides[3]):
-        raise UserError(f"{shown(word)}: give a box as x0,y0,x1,y1 with x0 below x1 and y0 below y1")
+        raise UserError(f"{shown(word)}: give a box as x0,y0,x1,y1 with x0 below x1 and y0 below y1, or a picture")
     return sides
 
 

@@ -6,7 +6,6 @@ Apart from both, because they import torch: a typing error and --help are answer
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,14 +40,11 @@ GONE = dict.fromkeys(("--edit", "--strength", "--mask", "--between"), EDITING) |
 
 def sample_flags() -> argparse.Namespace:
     """Of sample.py, from the command line. Raises UserError."""
-    for word in sys.argv[1:]:
-        flag = word.split("=")[0]
-        if flag in GONE:
-            raise UserError(f"{flag}: {GONE[flag]}")
     parser = arguments.Parser(
         description="Draw a chest X-ray from a sentence, or write the report of an image.",
         epilog="The shipped tiny weights know phantoms only. " + DISCLAIMER,
     )
+    parser.gone = GONE
     add = parser.add_argument
     add("prompt", nargs="*", type=arguments.text, help=f"what to draw: {EXAMPLE}; several make a labelled grid")
     add("--image", nargs="+", type=arguments.existing_file, metavar="FILE", help="read these images instead of drawing")
@@ -81,11 +77,16 @@ def edit_flags() -> argparse.Namespace:
         usage='edit.py FILE "PROMPT" [options], or edit.py --between N "PROMPT" "PROMPT" [options]',
         epilog="No training is needed. " + DISCLAIMER,
     )
+    parser.gone = {"--n": "is gone; --seed draws another"}
     add = parser.add_argument
     add("film", type=arguments.text, metavar="FILE", help="the picture to change; with --between, the first prompt")
     add("prompt", type=arguments.text, metavar="PROMPT", help="what the picture shall show, in whole")
     add("--strength", type=arguments.strength, help=f"time to go back to; 0 changes nothing (default {STRENGTH})")
-    add("--mask", type=arguments.box, metavar="BOX", help="edit here alone: x0,y0,x1,y1 in the picture's pixels")
+    add(
+        "--mask",
+        type=arguments.mask,
+        help="edit here alone: x0,y0,x1,y1 in its pixels, or a white-on-black picture",
+    )
     add("--between", type=arguments.whole(2, 1000), metavar="N", help="N pictures from one prompt to a second")
     add_drawing_flags(add, "edit.png")
     args = parser.parse_args()

@@ -96,7 +96,7 @@ class Actions:
         before, masks = to_square(given.film, self.config.image_size), None
         if any(box := (given.x0, given.y0, given.x1, given.y1)):
             words += ["--mask", ",".join(map(str, box))]
-            masks = edit.mask_of(arguments.box(words[-1]), given.film, self.config.image_size)[None]
+            masks = edit.mask_of(arguments.mask(words[-1]), given.film, self.config.image_size)[None]
         given.commands = [words]
         steps = int((sample.schedule(sample.SOLVER, sample.STEPS) < given.strength).sum())
 

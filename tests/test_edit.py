@@ -61,8 +61,12 @@ def test_a_strip_ends_at_the_pictures_of_either_prompt(micro):
         assert (steps > 0).all() and steps.max() < np.abs(strip[-1] - strip[0]).mean()
 
 
-def test_a_mask_is_a_box_in_the_films_pixels():
-    box = edit.mask_of((100, 25, 150, 75), Image.new("L", (200, 100)), 64)
+def test_a_mask_is_a_box_in_the_films_pixels_or_a_picture_of_its_size(tmp_path):
+    film, drawn = Image.new("L", (200, 100)), np.zeros((100, 200), np.uint8)
+    drawn[25:75, 100:150] = 255
+    Image.fromarray(drawn).save(tmp_path / "mask.png")
+    box = edit.mask_of((100, 25, 150, 75), film, 64)
+    assert np.array_equal(box, edit.mask_of(tmp_path / "mask.png", film, 64))
     rows, columns = np.nonzero(box)  # 200 x 100 becomes 64 x 32, under 16 rows of padding
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (24, 39, 32, 47)
 
@@ -93,6 +97,8 @@ def test_edits_and_strips_are_written_as_sheets(micro_folder, tmp_path):
         (("good.png", "Edema.", "--mask", "0,0,80,10"), ["--mask 0,0,80,10", "64 x 64"]),
         (("good.png", "Edema.", "--mask", "9,9,9,20"), ["--mask 9,9,9,20", "x0,y0,x1,y1"]),
         (("film.png", "Edema.", "--mask", "0,0,2,2"), ["--mask 0,0,2,2", "nothing"]),
+        (("film.png", "Edema.", "--mask", "good.png"), ["--mask good.png", "does not fit", "256 x 256"]),
+        (("good.png", "Edema.", "--n", 2), ["--n", "--seed"]),
         (("good.png", "Edema.", "--out", "x.jpg"), ["--out x.jpg", "x.png"]),
         (("good.png", "Edema.", "--out", "good.png"), ["--out good.png", "no command here made it"]),
         (("--between", 1, "A.", "B."), ["--between 1"]),

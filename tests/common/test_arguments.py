@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
         (arguments.number(0, 1), "0", 0.0),
         (arguments.number(0, 10, above=True), "1e-4", 1e-4),
         (arguments.guidance, "100", 100.0),
-        (arguments.box, "0,0,9,20", (0, 0, 9, 20)),
+        (arguments.mask, "0,0,9,20", (0, 0, 9, 20)),
         (arguments.text, "Größe\n", "Größe\n"),
         (arguments.path, "no/such", Path("no/such")),
         (arguments.data_set, "phantom", "phantom"),
@@ -115,8 +115,8 @@ ALL = (FILE, FOLDER, EITHER, NEW_FILE, NEW_FOLDER, DATA)
         ((DATA,), "phantom:12:odd", ["phantom:12:odd", "phantom:COUNT:even"]),
         ((DATA,), "phantom:1000000000000", ["at most 10,000,000"]),
         ((arguments.text,), "a \udcff b", ["no UTF-8"]),
-        ((arguments.box,), "9,9,9,20", ["x0,y0,x1,y1"]),
-        ((arguments.box,), "0,0,9", ["x0,y0,x1,y1"]),
+        ((arguments.mask,), "9,9,9,20", ["x0,y0,x1,y1"]),
+        ((arguments.mask,), "0,0,9", ["x0,y0,x1,y1"]),
     ],
 )
 def test_a_path_that_cannot_serve_is_refused_by_name(odd, types, word, words):
