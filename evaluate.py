@@ -35,7 +35,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = phantom.add_argument
     add("--n", type=whole(2, arguments.MOST_EXAMPLES), default=500, help="phantoms to read and draw (default 500)")
     add("--seed", type=arguments.seed, default=1, help="not 0 (trained on) nor 2 (the classifier's) (default 1)")
-    add("--classifier", "--probe", type=arguments.output_file, metavar="FILE", help="its weights, trained if absent")
+    add("--classifier", "--probe", type=arguments.existing_file, metavar="FILE", help="weights of another judge")
     add("--reports", type=whole(2, 1000), metavar="N", help="also sample N reports of each: how sure is it?")
     add("--temperature", type=arguments.number(0, 100, above=True), help=f"of these (default {TEMPERATURE})")
     add("--top-p", type=arguments.top_p, help=f"of these (default {TOP_P})")
@@ -73,7 +73,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         add("--split", help="train, validate, test (default) or all")
         add("--n", type=whole(2, arguments.MOST_EXAMPLES), help="only the first N")
         add("--protocol", choices=["unix"], help="score as the authors' public code does; docs/protocol.md")
-        add("--cache", type=result, help="where indexes and features are kept (default out/cache)")
+        add("--cache", type=result, help="where indexes are kept (default out/cache)")
     for command, out in ((phantom, "out/evaluate"), (report, "out/report"), (image, "out/image")):
         add = command.add_argument
         add("--weights", type=folder, help="the model that reads and draws; default, but to image: the shipped one")

@@ -29,16 +29,16 @@ PLACES = (CHECKPOINT, CHECKPOINT + ".old", CHECKPOINT + ".older")
 OUR_FILES = {*FILES, MANIFEST, "training.json", "training.safetensors"}
 
 
-def find_checkpoint(run: Path, verify: bool = True) -> Path | None:
+def find_checkpoint(run: Path) -> Path | None:
     """The newest sound checkpoint in the folder of a training run; None if none was ever saved there.
 
-    A damaged one is passed over for the one before it, and stderr says so. verify: compare checksums as well. Raises
-    UserError naming the damage if none is sound.
+    A damaged one is passed over for the one before it, and stderr says so. Raises UserError naming the damage if none
+    is sound.
     """
     damage = []
     for folder in (run / name for name in PLACES if (run / name).is_dir()):
         try:
-            check_folder(folder, verify)
+            check_folder(folder)
         except UserError as error:
             damage.append(str(error))
             continue
@@ -46,8 +46,7 @@ def find_checkpoint(run: Path, verify: bool = True) -> Path | None:
             warn(f"{damage[0]}. Using {folder} instead")
         return folder
     if damage:
-        others = f" (the one before it is damaged too: {damage[1]})" if damage[1:] else ""
-        raise UserError(damage[0] + others)
+        raise UserError(". The one before it is damaged too: ".join(damage[:2]))
     return None
 
 
@@ -59,7 +58,11 @@ def replacing(folder: Path, keep_last: bool = False) -> Iterator[Path]:
     there holds more than a checkpoint of ours; it is then untouched.
     """
     check_replaceable(folder)
-    clear_killed_saves(folder, keep_last)
+    # What a save left that was killed. A run's lock tells that nobody else saves here; elsewhere an hour does.
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        with contextlib.suppress(FileNotFoundError):  # it was another save's, which has just ended
+            if keep_last or left.stat().st_mtime < time.time() - 3600:
+                shutil.rmtree(left, ignore_errors=True)
     old, older = (folder.with_name(folder.name + end) for end in (".old", ".older"))
     if not keep_last:  # a name that nobody else has: a neighbour called FOLDER.old may be the user's
         old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old")
@@ -80,15 +83,6 @@ def replacing(folder: Path, keep_last: bool = False) -> Iterator[Path]:
     except Exception as error:  # safetensors and tokenizers raise their own kinds, besides OSError
         shutil.rmtree(new, ignore_errors=True)
         raise UserError(f"{folder}: the checkpoint could not be written ({error}); is the disk full?") from error
-
-
-def clear_killed_saves(folder: Path, alone: bool) -> None:
-    """Remove what a save of `folder` left that was killed. alone: a run's lock tells that nobody else saves here;
-    elsewhere an hour does in which nothing was written."""
-    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
-        with contextlib.suppress(FileNotFoundError):  # it was another save's, which has just ended
-            if alone or left.stat().st_mtime < time.time() - 3600:
-                shutil.rmtree(left, ignore_errors=True)
 
 
 def check_replaceable(folder: Path) -> None:

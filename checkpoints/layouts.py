@@ -19,34 +19,26 @@ Translate = Callable[[str], "Place | None"]  # None: to be skipped; raises KeyEr
 
 def translation(table: str) -> Translate:
     """Their name -> where it goes, by the first row that fits."""
-    rows = [line.split() for line in table.split("\n") if line]
+    rows = []
+    for theirs, ours, *part in (line.split() for line in table.split("\n") if line):
+        pattern = re.escape(theirs).replace(r"\.N\.", r"\.(\d{1,4})\.").replace(r"\*", "(.+)")
+        rows.append((re.compile(pattern), ours, *map(int, part[0].split("/") if part else (0, 1))))
 
     def translate(name: str) -> Place | None:
-        for theirs, ours, *part in rows:
-            if (place := renamed(name, theirs, ours)) is not None:
-                number, parts = part[0].split("/") if part else (0, 1)
-                return None if ours == "-" else (place, int(number), int(parts))
+        for pattern, ours, number, parts in rows:
+            if found := pattern.fullmatch(name):
+                wild = iter(found.groups())  # what N and * stand for
+                place = re.sub(r"(?<=\.)N(?=\.)|\*", lambda _: next(wild), ours)  # noqa: B023 (used at once)
+                return None if ours == "-" else (place, number, parts)
         raise KeyError(name)
 
     return translate
-
-
-def renamed(name: str, pattern: str, into: str) -> str | None:
-    """`into` with what N and * of `pattern` stand for in `name`; None if `name` is not as `pattern` says."""
-    found = re.fullmatch(re.escape(pattern).replace(r"\.N\.", r"\.(\d{1,4})\.").replace(r"\*", "(.+)"), name)
-    parts = list(found.groups()) if found else []
-    return re.sub(r"(?<=\.)N(?=\.)|\*", lambda _: parts.pop(0), into) if found else None
 
 
 def under(prefix: str, table: str, into: str = "") -> str:
     """The table of the same names behind `prefix`; ours then stand behind `into`."""
     rows = [line.split() for line in table.split("\n") if line]
     return "".join(f"{prefix}{a} {'' if b == '-' else into}{b} {' '.join(part)}\n" for a, b, *part in rows)
-
-
-def translate_ours(name: str) -> Place | None:
-    """Our own names stay as they are."""
-    return name, 0, 1
 
 
 # ---- a UniX and what it starts from ------------------------------------------------------------------------------
@@ -69,15 +61,10 @@ language_model.lm_head.weight                               lm_head.weight
 """
 TOWER = """
 vision_model.vision_tower.attn_pool.*                       -
-vision_model.vision_tower.pos_embed                         vit.pos_embed
 vision_model.vision_tower.patch_embed.proj.*                vit.patch_embed.*
-vision_model.vision_tower.blocks.N.norm1.*                  vit.blocks.N.norm1.*
-vision_model.vision_tower.blocks.N.attn.qkv.*               vit.blocks.N.qkv.*
-vision_model.vision_tower.blocks.N.attn.proj.*              vit.blocks.N.proj.*
-vision_model.vision_tower.blocks.N.norm2.*                  vit.blocks.N.norm2.*
-vision_model.vision_tower.blocks.N.mlp.fc1.*                vit.blocks.N.fc1.*
-vision_model.vision_tower.blocks.N.mlp.fc2.*                vit.blocks.N.fc2.*
-vision_model.vision_tower.norm.*                            vit.norm.*
+vision_model.vision_tower.blocks.N.attn.*                   vit.blocks.N.*
+vision_model.vision_tower.blocks.N.mlp.*                    vit.blocks.N.*
+vision_model.vision_tower.*                                 vit.*
 """
 # Janus-Pro as deepseek-ai publishes it. gen_*: its own image tokens, which UniX replaces by latents.
 JANUS_PRO = f"""{LLM}{TOWER}
@@ -124,6 +111,7 @@ KL_F16 = """
 loss.*                                                      -
 *                                                           *
 """
+translate_ours = translation("* *")
 translate_janus, translate_vae, translate_und = map(translation, (JANUS_PRO, KL_F16, UNIX))
 
 

@@ -41,14 +41,12 @@ def translate_names(tensors: Tensors, translate: Translate) -> Plan:
     plan = Plan()
     for name in tensors.shapes:
         try:
-            place = translate(name)
+            if place := translate(name):
+                plan.reads[name] = place
+            else:
+                plan.skipped.append(name)
         except KeyError:
             plan.unknown.append(name)
-            continue
-        if place is None:
-            plan.skipped.append(name)
-        else:
-            plan.reads[name] = place
     return plan
 
 
@@ -69,17 +67,16 @@ def make_plan(
     plan = translate_names(tensors, translate)
     awaited, misshapen, twice, uncopied = {}, [], [], []  # awaited: our name -> the parts of it that are still to come
     for name, (ours, part, parts) in list(plan.reads.items()):
-        shape = tensors.shapes[name]
         if ours not in targets:
             plan.unknown.append(name)
             del plan.reads[name]
             continue
-        expected = [*targets[ours].shape]
+        shape, expected = [*tensors.shapes[name]], [*targets[ours].shape]
         if parts > 1:
             expected[0] //= parts
         # A table of positions may be stored as (1, n, width) or as (n, width).
-        if [*dropwhile(lambda size: size == 1, shape)] != [*dropwhile(lambda size: size == 1, expected)]:
-            misshapen.append(f"{name} {list(shape)}, expected {expected}")
+        if [*dropwhile((1).__eq__, shape)] != [*dropwhile((1).__eq__, expected)]:
+            misshapen.append(f"{name} {shape}, expected {expected}")
         if targets[ours].is_floating_point() and tensors.dtypes[name] not in COPIED:
             uncopied.append(f"{name} {tensors.dtypes[name]}")
         remaining = awaited.setdefault(ours, set(range(parts)))
@@ -89,13 +86,8 @@ def make_plan(
     missing = [ours for ours, remaining in awaited.items() if remaining]  # some of its parts do not make a tensor
     for ours in targets.keys() - awaited.keys():
         {"copied": plan.copied, "new": plan.new, None: missing}[absent(ours)].append(ours)
-    problems = {
-        "missing": missing,
-        "unknown": plan.unknown,
-        "of a wrong shape": misshapen,
-        "given twice": twice,
-        "of a kind that is not copied": uncopied,
-    }
+    problems = {"missing": missing, "unknown": plan.unknown, "of a wrong shape": misshapen, "given twice": twice}
+    problems |= {"of a kind that is not copied": uncopied}
     words = [f"{len(names)} tensors {what} ({listed(sorted(names))})" for what, names in problems.items() if names]
     if words:
         raise UserError(f"{tensors.path}: {'; '.join(words)}; is it the right file for this config?")
@@ -111,9 +103,8 @@ def load_tensors(
 ) -> Plan:
     """Fill `module` tensor by tensor, in its own dtype and on its own device.
 
-    Besides the module itself, at most MAPPED_BYTES and one tensor are in memory. The caller makes what `absent` allows
-    to be absent. Raises UserError before anything is copied, but for a weight that is NaN or infinite (also where only
-    the module's dtype makes it so), which shows when it is read.
+    The caller makes what `absent` allows to be absent. Raises UserError before anything is copied, but for a weight
+    that is NaN or infinite (also where only the module's dtype makes it so), which shows when it is read.
     """
     tensors = source if isinstance(source, Tensors) else Tensors(source)
     targets = module.state_dict()
@@ -122,15 +113,10 @@ def load_tensors(
         ours, part, parts = plan.reads[name]
         target = targets[ours].chunk(parts)[part] if parts > 1 else targets[ours]
         target.copy_(tensor.view(target.shape))
-        if not is_finite(target):
+        # Any NaN shows in the sum, which costs a tenth of `isfinite`; finite numbers too may have no finite sum.
+        if not math.isfinite(target.sum().item()) and not target.isfinite().all():
             raise UserError(f"{tensors.path}: {name} holds NaN or infinite numbers as {target.dtype}; is it damaged?")
     return plan
-
-
-def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether no number is NaN or infinite: any such shows in the sum, which costs a tenth of `isfinite`."""
-    finite_sum = math.isfinite(tensor.sum().item())
-    return finite_sum or bool(tensor.isfinite().all())  # finite numbers too may have no finite sum
 
 
 def empty(build: Callable[[], nn.Module], device: str | torch.device, dtype: torch.dtype) -> nn.Module:

@@ -32,7 +32,7 @@ def load_published(
     if layout not in (PUBLISHED, JANUS, HF_JANUS):
         raise UserError(f"{tensors.path}: holds {layout.holds}; a weights folder needs a UniX or a Janus-Pro")
     janus = layout is not PUBLISHED
-    parity = parity and janus
+    parity &= janus
     config = configs.unix_config(tensors, layout, given, parity)
     tokenizer = configs.read_tokenizer(folder / "tokenizer.json", config.vocab_size)
     if janus:  # the published UniX was trained with bare numbers, whatever stands at them
@@ -67,19 +67,13 @@ def read_vit_config(tensors: Tensors, layout: Layout) -> ViTConfig:
     path = tensors.path.parent / "config.json"
     given = read_json(path)
     given = configs.section(given, path, "vision_config") or given  # a whole SigLIP describes its text model as well
-    try:
+    with configs.read_from(tensors, layout.holds):
         config = configs.vit_config(configs.our_shapes(tensors, layout.translate), given, path)
-    except (KeyError, ValueError, IndexError) as error:
-        raise UserError(f"{tensors.path}: no whole {layout.holds} in it (nothing for {error})") from error
     configs.check_depth(config.layers, given, "ViT", tensors, path)
-    path = path.with_name("preprocessor_config.json")
-    preprocessing = read_json(path, absent={})
+    preprocessing = read_json(path.with_name("preprocessor_config.json"), absent={})
     mean, std = (0.5307, 0.2583) if layout is DINOV2 else (0.5, 0.5)  # grey values, RadDino's and SigLIP's
-    try:
-        config.mean = float(np.mean(preprocessing.get("image_mean", mean)))
-        config.std = float(np.mean(preprocessing.get("image_std", std)))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{path}: image_mean or image_std: {error}") from error
+    config.mean = float(np.mean(preprocessing.get("image_mean", mean)))
+    config.std = float(np.mean(preprocessing.get("image_std", std)))
     return configs.check_vit(config, path)
 
 
@@ -87,10 +81,8 @@ def find_vae(folder: Path) -> Path:
     """The one autoencoder in the folder's vae/. Raises UserError if there is none, or more than one."""
     found = [file for file in sorted((folder / "vae").glob("*")) if file.suffix in (".safetensors", *PICKLES)]
     if len(found) != 1:
-        raise UserError(
-            f"{folder / 'vae'}: {len(found)} autoencoder files in it, one is needed; put kl-f16's .ckpt or .safetensors"
-            " there, or name it with python weights.py convert SOURCE FOLDER --vae FILE"
-        )
+        mend = "put kl-f16's file there, or name it with python weights.py convert SOURCE FOLDER --vae FILE"
+        raise UserError(f"{folder / 'vae'}: {len(found)} autoencoder files in it, one is needed; {mend}")
     return found[0]
 
 

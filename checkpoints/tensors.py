@@ -11,7 +11,7 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -22,17 +22,11 @@ from checkpoints.layouts import Layout
 from common.errors import UserError
 from common.files import read_json
 
-PUBLISHED_FILES = (  # how a published folder calls its weights, the preferred first
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-WRAPPERS = ("module.", "_orig_mod.", "model.")
+# How a published folder calls its weights, the preferred first.
+PUBLISHED_FILES = [name + end for name in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json")]
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-COPIED = {"F64", "F32", "F16", "BF16"}  # safetensors' names of the kinds that hold a weight as it is
-COPIED |= {"float64", "float32", "float16", "bfloat16"}  # and torch's
-MAPPED_BYTES = 512 * 2**20  # a mapped file's pages count as memory until it is closed
+# Kinds that hold a weight as it is: safetensors' names and torch's.
+COPIED = {"F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16"}
 
 
 class Inert:
@@ -44,7 +38,7 @@ KNOWN_BYSTANDERS = [(Inert, "pytorch_lightning.callbacks.model_checkpoint.ModelC
 
 
 class Tensors:
-    """The named tensors of a checkpoint. Names and shapes are read at once, values when they are asked for.
+    """The named tensors of a checkpoint.
 
     path: a .safetensors file, a pickle of tensors, an index of shards (*.index.json), or a folder that holds one of
     these under a usual name. Raises UserError naming the file that is missing, broken, or would run code, and the
@@ -58,22 +52,18 @@ class Tensors:
             if not found:
                 raise UserError(f"{self.path}: no weights in it (looked for {', '.join(PUBLISHED_FILES)})")
             self.path = found[0]
+        index = read_index(self.path) if self.path.name.endswith(".index.json") else {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
-        self.files: dict[Path, list[str]] = {}
-        self._unmappable: dict[Path, dict[str, torch.Tensor]] = {}
-        index = read_index(self.path) if self.path.name.endswith(".index.json") else {}
-        for file in dict.fromkeys(index.values()) if index else (self.path,):
+        self.files: dict[Path, list[str]] = {}  # the names as they stand there, their prefix among them
+        for file in dict.fromkeys(index.values()) or [self.path]:
             self._open(file)
         if lacking := [name for name, file in index.items() if name not in self.files[file]]:
-            raise UserError(
-                f"{self.path}: {len(lacking)} tensors are not in the shard it names ({listed(lacking)}); fetch"
-                f" {index[lacking[0]].name} and the index again"
-            )
+            words = f"{len(lacking)} tensors are not in the shard it names ({listed(lacking)})"
+            raise UserError(f"{self.path}: {words}; fetch {index[lacking[0]].name} and the index again")
         self.prefix = wrapping(self.shapes)
         if cut := len(self.prefix):
             self.shapes, self.dtypes = ({n[cut:]: each[n] for n in each} for each in (self.shapes, self.dtypes))
-            self.files = {file: [name[cut:] for name in names] for file, names in self.files.items()}
             if layouts.recognise(self.shapes) is not layouts.CHEXBERT:  # it is published so
                 by = "put there by what wrapped the model"
                 warn(f"{self.path}: every name begins with {self.prefix}, {by}; it is left out")
@@ -81,8 +71,6 @@ class Tensors:
     def _open(self, file: Path) -> None:
         if file.suffix in PICKLES:
             tensors = read_pickle(file)
-            if not zipfile.is_zipfile(file):
-                self._unmappable[file] = tensors
             shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
             kinds = {n: t.dtype if t.layout is torch.strided else t.layout for n, t in tensors.items()}
             dtypes = {name: str(kind).removeprefix("torch.") for name, kind in kinds.items()}
@@ -97,39 +85,24 @@ class Tensors:
         self.dtypes |= dtypes
         self.files[file] = list(shapes)
 
-    def _map(self, file: Path) -> Callable[[str], torch.Tensor]:
-        """The file, mapped for as long as the returned function lives."""
-        if file in self._unmappable:
-            return self._unmappable[file].__getitem__
-        return read_pickle(file).__getitem__ if file.suffix in PICKLES else open_safetensors(file).get_tensor
-
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        """(name, tensor) of each name, file by file; use a tensor before asking for the next."""
-        wanted = set(names)
+        """(name, tensor) of each name, file by file, mapped where the format allows: only what is used is read."""
+        wanted = {self.prefix + name for name in names}
         for file, held in self.files.items():
-            taken, get = 0, self._map(file)
+            get = read_pickle(file).__getitem__ if file.suffix in PICKLES else open_safetensors(file).get_tensor
             for name in held:
-                if name not in wanted:
-                    continue
-                if taken > MAPPED_BYTES:
-                    get = tensor = None  # lets go of the pages read so far
-                    taken, get = 0, self._map(file)
-                tensor = get(self.prefix + name)
-                taken += tensor.nbytes
-                yield name, tensor
+                if name in wanted:
+                    yield name.removeprefix(self.prefix), get(name)
 
 
 def wrapping(names: Iterable[str]) -> str:
     """What DDP, FSDP, torch.compile or Lightning have put before every name; "" if nothing, or not before all."""
-    prefix, names = "", list(names)
     layout = layouts.recognise(names)
     # What stands before a name that the layout knows; Janus-Pro's own names in `transformers` begin with `model.`
-    marked = [name for name in names if layout and name.endswith(layout.marks[0])]
-    lead = marked[0].removesuffix(layout.marks[0]) if marked else ""
-    while more := next((prefix + wrapper for wrapper in WRAPPERS if lead.startswith(prefix + wrapper)), None):
-        if not all(name.startswith(more) for name in names):
-            break
-        prefix = more
+    lead = next((n.removesuffix(layout.marks[0]) for n in names if n.endswith(layout.marks[0])), "") if layout else ""
+    prefix = re.match(r"((module|_orig_mod|model)\.)*", lead)[0]
+    while not all(name.startswith(prefix) for name in names):
+        prefix = re.sub(r"\w+\.$", "", prefix)
     return prefix
 
 
@@ -168,10 +141,9 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path}: no such file") from error
     except Exception as error:  # what is damaged raises whatever it meets
         if names := re.findall(r"(?:GLOBAL|[Uu]nsupported (?:global|class):?) ([\w.]+\.\w+)", str(error)):
-            raise UserError(
-                f"{path}: holds more than tensors ({names[0]}), and unpickling that could run any code;"
-                " get the .safetensors version, or write one where you trust the file"
-            ) from error
+            mend = "get the .safetensors version, or write one where you trust the file"
+            words = f"holds more than tensors ({names[0]}), and unpickling that could run any code"
+            raise UserError(f"{path}: {words}; {mend}") from error
         raise UserError(f"{path}: not a whole pickle of tensors; fetch it again") from error
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):

@@ -144,7 +144,7 @@ def nearest_films(args: argparse.Namespace, films: Records, train: Records) -> n
     """For each film the training film that is nearest in the average of the model's own ViT features: (N,) indices."""
     extractor = load_feature_extractor(None, args.device, args.weights)
     train.size = films.size
-    ours, theirs = (features(of_records(source), extractor, args.cache, 32, progress=True) for source in (films, train))
+    ours, theirs = (features(of_records(source), extractor, progress=True) for source in (films, train))
     return metrics.nearest(ours, theirs)[1]
 
 

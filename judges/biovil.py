@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tokenizers import Tokenizer
+from tokenizers.implementations import BaseTokenizer
 from torch import nn
 
 from checkpoints.configs import our_shapes
@@ -109,7 +109,9 @@ class Aligner(nn.Module):
 
     RESIZE = 512  # px, the shorter side
 
-    def __init__(self, name: str, image_side: ImageSide, text_side: TextSide, tokenizer: Tokenizer, crop: int) -> None:
+    def __init__(
+        self, name: str, image_side: ImageSide, text_side: TextSide, tokenizer: BaseTokenizer, crop: int
+    ) -> None:
         """crop: px a side of the centre that is seen."""
         super().__init__()
         self.name, self.crop = name, crop
@@ -147,7 +149,7 @@ def load_aligner(folder: str | Path, device: str | torch.device = "cpu") -> Alig
     name, crop, reduced = ("BioViL-T", 448, reduced) if layout is BIOVIL_T else ("BioViL", 480, None)
     image_side = filled(lambda: ImageSide(width, reduced), image_tensors, layout.translate, device)
     text_tensors = one_of_layout(folder, CXR_BERT)
-    shapes, heads = bert_shapes(text_tensors, CXR_BERT.translate, Path(folder))
+    shapes, heads = bert_shapes(text_tensors, CXR_BERT.translate)
     text_side = filled(lambda: TextSide(shapes, heads), text_tensors, CXR_BERT.translate, device)
     tokenizer = read_wordpiece(folder, shapes["word.weight"][0])
     return Aligner(name, image_side, text_side, tokenizer, crop).eval().requires_grad_(False)

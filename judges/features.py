@@ -2,7 +2,7 @@
 
     open_images(PATH)                      a folder of images, a table of generated ones, or a data set of archives/
     load_feature_extractor(FOLDER | None)  RadDino's class token; without its weights the tiny model's own ViT
-    features(images, extractor)            (N, width), kept under a hash of the images and of the extractor's weights
+    features(images, extractor)            (N, width)
 
 Numbers compare only if they come from one extractor, and only RadDino's compare with the paper's. So an extractor has a
 `name`, which stands beside every number, and says whether it is `comparable`.
@@ -10,7 +10,6 @@ Numbers compare only if they come from one extractor, and only RadDino's compare
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +26,7 @@ from archives.records import SPLITS, Records
 from checkpoints.folders import find_checkpoint
 from checkpoints.manifest import sha256
 from common.errors import UserError
-from common.files import SHIPPED, write_atomically
+from common.files import SHIPPED
 from common.images import load_image, picture_files, to_square
 from common.observations import OBSERVATIONS
 from common.workers import default_workers
@@ -90,7 +89,6 @@ class FeatureExtractor:
 
     name: str
     comparable: bool  # with published numbers?
-    version: str  # which weights
     prepare: Callable[[np.ndarray], np.ndarray]  # (height, width) uint8 -> (S, S) uint8
     extract: Callable[[torch.Tensor], torch.Tensor]  # (B, S, S) uint8 -> (B, width)
 
@@ -106,7 +104,7 @@ def load_feature_extractor(
             # CheXGenBench stretches every image to 299 x 299 first, for Inception's sake; RadDino then sees that.
             return np.asarray(Image.fromarray(image).resize((299, 299), Image.Resampling.BILINEAR))
 
-        return FeatureExtractor("RadDino", True, weights_hash(raddino), prepare, lambda images: network(images)[0])
+        return FeatureExtractor("RadDino", True, prepare, lambda images: network(images)[0])
     model = load_checkpoint(weights, device).model
     vit = model.config.vit
 
@@ -118,54 +116,28 @@ def load_feature_extractor(
         return to_square(Image.fromarray(image), vit.image_size, vit.padding, vit.scaling)
 
     name = "the tiny model's ViT, trained on phantoms" if weights == SHIPPED else f"the ViT of {weights}"
-    return FeatureExtractor(name, False, weights_hash(weights), square, extract)
+    return FeatureExtractor(name, False, square, extract)
 
 
-def features(
-    images: Images, extractor: FeatureExtractor, cache: Path | None, batch: int = 32, progress: bool = False
-) -> np.ndarray:
-    """The features of N images, (N, width) float32, in their order.
-
-    A file in `cache` keeps them; its name is a hash of the bytes of every image and of the extractor. Raises UserError
-    naming an image that cannot be read.
-    """
-    with ThreadPoolExecutor(default_workers()) as pool:  # Pillow and hashlib let other threads run
-        if cache is not None:
-            digest = hashlib.sha256(f"{extractor.name} {extractor.version}".encode())
-            for one in pool.map(file_hash, images.files):
-                digest.update(one)
-            kept = Path(cache) / f"features-{digest.hexdigest()[:20]}.npy"
-            with contextlib.suppress(OSError, ValueError, EOFError):  # absent or cut short: computed again
-                found = np.load(kept)
-                if len(found) == len(images):
-                    return found
-
-        found = []
-        with tqdm(total=len(images), unit="image", desc=f"features of {images.name}", disable=not progress) as bar:
-            for start in range(0, len(images), batch):
-                rows = range(start, min(start + batch, len(images)))
-                pixels = list(pool.map(lambda row: extractor.prepare(images.load(row)), rows))
-                found.append(extractor.extract(torch.from_numpy(np.stack(pixels))).float().cpu().numpy())
-                bar.update(len(rows))
-    result = np.concatenate(found)
-    if cache is not None:
-        with write_atomically(kept) as temporary, open(temporary, "wb") as file:
-            np.save(file, result)
-    return result
-
-
-def file_hash(path: Path) -> bytes:
-    """SHA-256 of a file's content. Raises UserError if it cannot be read."""
-    try:
-        return bytes.fromhex(sha256(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
+def features(images: Images, extractor: FeatureExtractor, batch: int = 32, progress: bool = False) -> np.ndarray:
+    """The features of N images, (N, width) float32, in their order. Raises UserError naming one that cannot be read."""
+    found, bar = [], tqdm(total=len(images), unit="image", desc=f"features of {images.name}", disable=not progress)
+    with ThreadPoolExecutor(default_workers()) as pool, bar:  # Pillow lets other threads run
+        for start in range(0, len(images), batch):
+            rows = range(start, min(start + batch, len(images)))
+            pixels = list(pool.map(lambda row: extractor.prepare(images.load(row)), rows))
+            found.append(extractor.extract(torch.from_numpy(np.stack(pixels))).float().cpu().numpy())
+            bar.update(len(rows))
+    return np.concatenate(found)
 
 
 def weights_hash(folder: Path) -> str:
-    """12 hex digits of a folder's tensors: which weights a result belongs to."""
+    """12 hex digits of a folder's tensors: which weights a result belongs to. Raises UserError if one is unreadable."""
     digest, folder = hashlib.sha256(), find_checkpoint(folder) or folder
     for file in sorted(f for pattern in ("*.safetensors", "*.bin", "*.pth", "*.pt") for f in folder.glob(pattern)):
         if file.stem != "training":  # the optimizer's state changes nothing
-            digest.update(file_hash(file))
+            try:
+                digest.update(bytes.fromhex(sha256(file)))
+            except OSError as error:
+                raise UserError(f"{file}: cannot be read ({error.strerror}); mend or remove it") from error
     return digest.hexdigest()[:12]

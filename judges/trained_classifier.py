@@ -1,4 +1,4 @@
-"""The trained classifier of phantoms: the shipped one, or one that was trained on this machine.
+"""The classifier of phantoms that ships, and the command that trains it.
 
     python -m judges.trained_classifier [--out FILE]     trains the one that ships
 
@@ -13,9 +13,7 @@ import hashlib
 import inspect
 import io
 import json
-import os
 import sys
-import tempfile
 import tokenize
 from dataclasses import asdict
 from pathlib import Path
@@ -32,51 +30,35 @@ from judges.classifier import ClassifierRecipe, PhantomClassifier
 from phantoms import dataset, drawing, truth
 
 SHIPPED_CLASSIFIER = SHIPPED.parent / "classifier.safetensors"
-HOME = os.path.expanduser("~")  # "~" where nobody has a home, as in some containers
-CACHE = Path(HOME if HOME != "~" else tempfile.gettempdir()) / ".cache" / "open-unix"
+MEND = "python -m judges.trained_classifier --out FILE trains another"
 
 
-def load_or_train(
-    path: str | Path | None = None, recipe: ClassifierRecipe | None = None, device: str = "cpu", progress: bool = True
-) -> tuple[PhantomClassifier, str]:
-    """The classifier in evaluation mode, and the file it lies in.
+def load_classifier(file: Path = SHIPPED_CLASSIFIER, device: str = "cpu") -> PhantomClassifier:
+    """The classifier in evaluation mode. Says so if other code than that at hand made it.
 
-    path: read from there, or trained and written there. None: the shipped one if it is of this version, else a file in
-    ~/.cache/open-unix whose name holds the version. So an old one never judges new phantoms.
-    Raises UserError if the file cannot be read or written, or is none; says so if other code made it.
+    Raises UserError if the file cannot be read or is none.
     """
-    recipe = recipe or ClassifierRecipe()
-    version = fingerprint(recipe)
-    if path is not None:
-        file = Path(path)
-    elif version_of(SHIPPED_CLASSIFIER) == version:
-        file = SHIPPED_CLASSIFIER
-    else:
-        file = CACHE / f"classifier-{version}.safetensors"
-    if not file.exists():
-        return train_into(file, recipe, device, progress).eval(), str(file)
     trained = PhantomClassifier()
     try:
         trained.load_state_dict(load_file(file))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = shorten(str(error), 200, placeholder="...")  # torch names the tensors that are missing or too many
-        raise UserError(f"--classifier {file}: not a classifier of ours ({reason}); delete it to train anew") from error
-    if version_of(file) != version:
+        raise UserError(f"--classifier {file}: not a classifier of ours ({reason}); {MEND}") from error
+    if version_of(file) != fingerprint(ClassifierRecipe()):
         other = "trained for other phantoms, or by another version of judges/classifier.py"
-        print(f"--classifier {file}: {other}", file=sys.stderr)
-    return trained.to(device).eval(), str(file)
+        print(f"--classifier {file}: {other}; {MEND}", file=sys.stderr)
+    return trained.to(device).eval()
 
 
-def train_into(file: Path, recipe: ClassifierRecipe, device: str = "cpu", progress: bool = True) -> PhantomClassifier:
+def train_into(file: Path, recipe: ClassifierRecipe) -> None:
     """Train one and write it. Raises UserError if the file cannot be written."""
     metadata = {"version": fingerprint(recipe), "recipe": json.dumps(asdict(recipe))}
     with write_atomically(file) as temporary:
         temporary.touch()  # a folder that cannot be written to is said before minutes of training, not after them
-        trained = classifier.train(recipe, device, progress)
+        trained = classifier.train(recipe)
         tensors = {name: value.detach().cpu().contiguous() for name, value in trained.state_dict().items()}
         tensors |= {name: tensors[name].bfloat16() for name, _ in trained.named_parameters()}  # loses nothing
         save_file(tensors, temporary, metadata=metadata)
-    return trained
 
 
 def fingerprint(recipe: ClassifierRecipe) -> str:
@@ -115,7 +97,7 @@ def version_of(file: Path) -> str | None:
 def main() -> None:
     parser = arguments.Parser(
         description="Train the classifier that judges phantoms (eight minutes on one core) and write it to FILE. "
-        "evaluate.py phantom takes the shipped one as long as the code that made it is the code at hand."
+        "evaluate.py phantom says so if the code that made its classifier is not the code at hand."
     )
     out = f"where to (default: {SHIPPED_CLASSIFIER.parent.name}/{SHIPPED_CLASSIFIER.name}, the shipped one)"
     parser.add_argument("--out", type=arguments.output_file, default=SHIPPED_CLASSIFIER, metavar="FILE", help=out)

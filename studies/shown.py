@@ -122,14 +122,14 @@ def main() -> None:
     add("--vit", type=arguments.weights_folder, default=SHIPPED, help="weights whose ViT the judge looks through")
     add("--train", type=arguments.existing, metavar="SRC", required=True, help="real films with labels")
     add("--out", type=arguments.output_folder, default="out/shown", help="folder for the pairs (default out/shown)")
-    add("--cache", type=arguments.output_folder, default="out/cache", help="where features are kept")
+    add("--cache", type=arguments.output_folder, default="out/cache", help="where indexes are kept")
     add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
     args = parser.parse_args()
     own_folder(args.out)
     device = pick_device(args.device)
     checkpoint, extractor = load_unix(args, device), load_feature_extractor(None, device, args.vit)
     train = open_images(args.train, "train", args.cache)
-    found, rows, sheet = features(train, extractor, args.cache, progress=True), [], []
+    found, rows, sheet = features(train, extractor, progress=True), [], []
     for name, prompt in PAIRS.items():
         judge, areas = fit_judge(found, labels_of(train, name)[:, None]), []
         prompts, seeds = [prompt] * args.n + [WITHOUT] * args.n, [*range(args.n)] * 2

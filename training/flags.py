@@ -10,7 +10,7 @@ from checkpoints.presets import PRESETS
 from common import arguments
 from common.errors import UserError
 from common.workers import default_workers
-from training.recipe import KNOBS, STAGES, check_stage
+from training.recipe import KNOBS, STAGES, typed
 
 MOVED = {
     "--preset": "--init scratch:PRESET",
@@ -19,6 +19,7 @@ MOVED = {
     "--validate-every": "--look-every, for pictures and validation alike",
     "--checkpoint-activations": "--less-memory activations",
     "--zero": "--less-memory optimizer",
+    "--tensorboard": "OUT/metrics.jsonl, a line a step, and OUT/loss.png, which every run writes; leave it out",
     "--require": "data.py clean SRC --require findings --out FILE, and --data FILE",
 }
 COMPILED = STAGES[1:]  # --compile knows their layers
@@ -79,12 +80,13 @@ def parse_args() -> argparse.Namespace:
     add("--out", type=arguments.output_folder, help="folder of the run; default out/stage-STAGE")
     add("--resume", action="store_true", help="go on with the run in --out, from its last checkpoint")
     add("--save-every", type=arguments.steps, default=500, metavar="N", help="steps between checkpoints (default 500)")
-    add("--tensorboard", action="store_true", help="also log to OUT/tensorboard (needs the package tensorboard)")
     add("--cache", type=arguments.output_folder, default="out/cache", help="where rendered X-rays are kept")
     args = parser.parse_args()
     if args.compile and args.stage not in COMPILED:
         raise UserError(f"--compile: only for stage {' and '.join(COMPILED)}; leave it out")
     args.asked = {name: getattr(args, name) for name in KNOBS if getattr(args, name) is not None}
-    check_stage(args.stage, args.asked)
+    for name, value in args.asked.items():
+        if args.stage not in (fits := KNOBS[name].stages):
+            raise UserError(f"{typed(name, value)}: only for stage {' and '.join(fits)}; leave it out")
     args.out = args.out or Path(f"out/stage-{args.stage}")
     return args

@@ -40,19 +40,19 @@ class Run:
     validation: Validation | None  # of the main process
     state: State
     save_every: int  # steps
-    tensorboard: bool
     profile: bool  # writes nothing
 
     def __post_init__(self) -> None:
         main = self.team.is_main
         self.stop, self.code = StopSignal(), 0  # not 0 after a signal, so that no script goes on to the next stage
-        self.log = TrainingLog(self.out, self.state.step, self.tensorboard) if main and not self.profile else None
-        self.began, self.first, self.seconds_before = time.time(), self.state.step, self.state.seconds
+        self.log = TrainingLog(self.out, self.state.step) if main and not self.profile else None
+        self.began, self.first, self.seconds_before = time.monotonic(), self.state.step, self.state.seconds
         self.bar = tqdm(total=self.recipe.steps, initial=self.first, unit="step", dynamic_ncols=True, disable=not main)
 
     def after(self, record: dict[str, float]) -> bool:
         """A step is done, at which `record` was measured. Whether the run leaves here, as a signal asks."""
-        state, steps, seconds = self.state, self.recipe.steps, time.time() - self.began
+        state, steps = self.state, self.recipe.steps
+        seconds = max(1e-6, time.monotonic() - self.began)  # a clock may stand still
         state.step, state.seconds = state.step + 1, self.seconds_before + seconds
         speed = (state.step - self.first) * self.recipe.batch / seconds
         memory = memory_used(self.team.device)
@@ -112,4 +112,4 @@ class Run:
         entry |= {"steps": self.state.step, "seconds": round(self.state.seconds), "torch": torch.__version__}
         entry |= {"dtype": dtype_name(start.model.compute_dtype), **(found or {})}
         whole, originals = replace(start, history=[*start.history, entry]), self.trained.originals
-        save_checkpoint(self.out / name, whole, instead=originals, mark=self.state.mark, **more)
+        save_checkpoint(self.out / name, whole, instead=originals, run=self.state.run, step=self.state.step, **more)

@@ -60,12 +60,11 @@ def start_from(
 
 def from_scratch(size: str, word: str, seed: int, cache: Path, team: Team) -> Checkpoint:
     """A fresh model, and a tokenizer trained on the reports of `word` (--data), from which it will learn."""
-    config = replace(preset(size), bos=0, eos=1, boi=2, eoi=3)  # ids of train_tokenizer
-    rendered = arguments.names_phantoms(word)
+    config, rendered = replace(preset(size), bos=0, eos=1, boi=2, eoi=3), arguments.names_phantoms(word)
     source = Phantoms(5000) if rendered else open_source(word, split="train", cache=cache)
     reports = [source.text(i)[0] for i in range(len(source))]
     if not rendered:
-        reports = list(dict.fromkeys(reports))  # some are of several films
+        reports = [*dict.fromkeys(reports)]  # some are of several films
     what = f"{len(reports):,} reports of {'phantoms' if rendered else word}"
     team.say(f"starting from scratch: a fresh {size} model, and a tokenizer trained on {what}")
     # Few words yield fewer pieces than the model has room for; the ids above them stay unused.

@@ -82,7 +82,6 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setattr(prompt_gain, "exchanged_prompts", gain)
 
     def command(*extra):
-        # Named, the shipped classifier judges even where the code has changed since: no test trains another.
         flags = ["--weights", str(folder), "--out", str(tmp_path / "out"), "--probe", str(SHIPPED_CLASSIFIER)]
         monkeypatch.setattr(sys, "argv", ["evaluate.py", "phantom", "--n", "12", *flags, *extra])
         evaluate.main()

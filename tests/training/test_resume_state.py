@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from checkpoints.manifest import write_manifest
 from common.errors import UserError
+from published import edit
 from training.average import MovingAverage
 from training.recipe import Recipe, check_same
 from training.state import State, Trained, begin, read_state, restore, write_state
@@ -52,7 +52,8 @@ class Run:
                 self.trained.checkpoint,
                 more=lambda folder: write_state(folder, self.state, self.trained),
                 keep_last=True,
-                mark=self.state.mark,
+                run=self.state.run,
+                step=self.state.step,
             )
 
     def values(self):
@@ -93,27 +94,17 @@ def test_a_state_is_read_and_restored_bit_for_bit(micro, tmp_path, ema):
     assert all(torch.equal(a, b) for a, b in zip(run.values(), again.values(), strict=True))
 
 
-@pytest.mark.parametrize("manifest", [True, False])
 @pytest.mark.parametrize("name", ["model.safetensors", "vae.safetensors", "training.safetensors", "training.json"])
 @pytest.mark.parametrize("other", ["step", "run"])
-def test_a_file_of_another_step_or_run_is_refused(micro, out, tmp_path, name, other, manifest):
+def test_a_file_of_another_step_or_run_is_refused(micro, out, tmp_path, name, other):
     run = Run(micro, run="abc" if other == "step" else "other")
-    for _ in range(3 if other == "step" else 2):
+    for _ in range(3):
         run.step()
     run.save(tmp_path / "other")
-    if not manifest:
-        (out / "checkpoint/manifest.json").unlink()
+    if name in ("model.safetensors", "vae.safetensors"):  # these two do not train here
+        edit(tmp_path / "other/checkpoint" / name, lambda tensors: next(iter(tensors.values())).add_(1))
     shutil.copy(tmp_path / "other/checkpoint" / name, out / "checkpoint" / name)
-    with pytest.raises(UserError, match=r"is not what was saved|bytes, .* were saved|belongs to run"):
-        read_state(out)
-
-
-@pytest.mark.parametrize("manifest", [True, False])
-def test_a_changed_step_is_refused(out, manifest):
-    path = out / "checkpoint/training.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 1}))
-    write_manifest(out / "checkpoint") if manifest else (out / "checkpoint/manifest.json").unlink()
-    with pytest.raises(UserError, match=r"belongs to (run abc, step 1|no run)"):
+    with pytest.raises(UserError, match=r"is not what was saved|bytes, .* were saved"):
         read_state(out)
 
 
@@ -124,15 +115,13 @@ def test_a_changed_step_is_refused(out, manifest):
         {"step": None},
         {"seconds": "1"},
         {"seconds": float("inf")},
+        {"seconds": None},
         {"best": float("nan")},
         {"settings": {"stage": "1", "recipe": {}}},  # of a version before all knobs were in the recipe
         {"recipe": None},
         {"recipe": {}},
         {"recipe": asdict(RECIPE) | {"novelty": 1}},
-        {"recipe": asdict(RECIPE) | {"learning_rate": -1.0}},
-        {"recipe": asdict(RECIPE) | {"size": "big"}},
         {"more": 1},
-        {"run": 3},
     ],
 )
 def test_a_training_json_that_no_run_of_this_version_writes_is_refused_in_one_line(out, values):
