@@ -23,11 +23,10 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from checkpoints import folders
 from checkpoints.configs import read_ours, read_tokenizer
-from checkpoints.folders import check_is_no_run, check_replaceable, find_checkpoint, replacing
 from checkpoints.inspection import inspect
 from checkpoints.layouts import translate_ours
-from checkpoints.manifest import check_folder, write_manifest
 from checkpoints.plan import filled
 from checkpoints.published import load_published
 from common import arguments
@@ -72,13 +71,15 @@ def load_checkpoint(
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such weights folder")
-    folder = find_checkpoint(folder) or folder
+    checked = folders.find_checkpoint(folder)
+    folder = checked or folder
     config = read_json(folder / "config.json")
     if "model" not in config:
         return Checkpoint(*load_published(folder, config, device, dtype, parity, vae))
     if vae is not None:
         raise UserError(f"--vae {vae}: {folder} is a folder of ours, which has its own autoencoder; leave --vae out")
-    check_folder(folder)
+    if not checked:
+        folders.check_folder(folder)
     model_config, vae_config = read_ours(config, folder / "config.json")
     tokenizer = read_tokenizer(folder / "tokenizer.json", model_config.vocab_size)
     into = {"translate": translate_ours, "device": device, "dtype": dtype}
@@ -107,14 +108,14 @@ def save_checkpoint(
         raise UserError(f"{folder}: a checkpoint needs its autoencoder; name kl-f16's file with --vae")
     model, vae = checkpoint.model, checkpoint.vae
     config = {"model": asdict(model.config), "vae": asdict(vae.config), "history": checkpoint.history}
-    with replacing(Path(folder), keep_last) as new:
+    with folders.replacing(Path(folder), keep_last) as new:
         (new / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         for name, state in {"model": model.state_dict() | (instead or {}), "vae": vae.state_dict()}.items():
             tensors = {key: tensor.to("cpu", dtype).contiguous() for key, tensor in state.items()}
             save_file(tensors, new / f"{name}.safetensors")
         checkpoint.tokenizer.save(str(new / "tokenizer.json"))
         more(new)
-        write_manifest(new, **belongs)
+        folders.write_manifest(new, **belongs)
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
@@ -122,8 +123,8 @@ def save_checkpoint(
 
 def convert(source: Path, destination: Path, dtype: torch.dtype, vae: Path | None) -> None:
     """Any weights folder -> ours. Raises UserError, before anything is loaded, if the destination must stay."""
-    check_is_no_run(destination)
-    check_replaceable(destination)
+    folders.check_is_no_run(destination)
+    folders.check_replaceable(destination)
     save_checkpoint(destination, load_checkpoint(source, dtype=dtype, vae=vae), dtype)
     size = sum(file.stat().st_size for file in destination.iterdir())
     print(f"{destination}: {size / 1e6:,.1f} MB")

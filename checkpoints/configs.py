@@ -2,7 +2,7 @@
 
 A published config.json is asked only for what no shape tells, and for its counts of layers, which must agree.
 Whatever a config says is checked here before memory is taken: types (from the dataclass), ranges, and what must divide
-what.
+what. Every check raises UserError in a line that names the file and the first field that cannot be meant.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ RANGES = {name: (least, most) for names, least, most in LIMITS for name in names
 CHOICES = {"act": ("gelu", "gelu_tanh"), "connector_act": ("gelu", "gelu_tanh"), "scaling": SCALINGS}
 CHOICES |= {"recipe": ("tiny", "small", "unix"), "wording": ("plain", "published")}
 # The names that published configs have for what our layers compute.
-VIT_ACTS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_tanh": "gelu_tanh"}
-VIT_ACTS |= {"gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_accurate": "gelu_tanh"}
-TOWERS = {"siglip_large_": 24, "siglip_so400m_": 27}  # layers, in Janus-Pro's own siglip_vit.py
+VIT_ACTS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 # A special token's names: Janus-Pro's and DeepSeek's, then those of tokenizers we train.
 SPECIAL = {
     "bos": ("<｜begin▁of▁sentence｜>", "<|bos|>"),
@@ -67,10 +65,7 @@ def shortened(value: object) -> str:
 
 
 def check_fields(config: Any, path: Path, at: str) -> None:
-    """Every field of a config has the type that its dataclass states and lies in its range.
-
-    path, at: the file and the part of it to name. Raises UserError for the first field that does not.
-    """
+    """Every field has the type that its dataclass states and lies in its range. path, at: the file and part to name."""
     words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
     for name, kind in get_type_hints(type(config)).items():
         value, many = getattr(config, name), kind == tuple[int, ...]
@@ -89,7 +84,7 @@ def check_fields(config: Any, path: Path, at: str) -> None:
 
 
 def check_vit(config: ViTConfig, path: Path, at: str = "") -> ViTConfig:
-    """The config itself. Raises UserError naming `path` and the field that cannot be meant."""
+    """The config itself."""
     check_fields(config, path, at)
     width, heads, size, patch = config.width, config.heads, config.image_size, config.patch_size
     require(width % heads == 0, path, f"{at}heads is {heads}; it must divide the width, {width}")
@@ -98,10 +93,7 @@ def check_vit(config: ViTConfig, path: Path, at: str = "") -> ViTConfig:
 
 
 def check_unix(config: UniXConfig, path: Path, at: str = "", ids: bool = True) -> UniXConfig:
-    """The config itself. ids: whether its special ids are known by now.
-
-    Raises UserError naming `path` and the field that cannot be meant.
-    """
+    """The config itself. ids: whether its special ids are known by now."""
     check_fields(config, path, at)
     check_vit(config.vit, path, at + "vit.")
     width, heads, layer, layers = config.hidden_size, config.num_heads, config.repa_layer, config.num_layers
@@ -116,7 +108,7 @@ def check_unix(config: UniXConfig, path: Path, at: str = "", ids: bool = True) -
 
 
 def check_vae(config: VAEConfig, path: Path, at: str = "") -> VAEConfig:
-    """The config itself. Raises UserError naming `path` and the field that cannot be meant."""
+    """The config itself."""
     check_fields(config, path, at)
     levels, groups = len(config.ch_mult), config.norm_groups
     require(1 <= levels <= 8, path, f"{at}ch_mult has {levels} levels; it must have from 1 to 8")
@@ -128,7 +120,7 @@ def check_vae(config: VAEConfig, path: Path, at: str = "") -> VAEConfig:
 
 
 def check_latents(model: UniXConfig, vae: VAEConfig, path: Path) -> None:
-    """Raises UserError if the model draws latents that the autoencoder cannot decode."""
+    """The autoencoder can decode what the model draws."""
     drawn, decoded = model.latent_channels, vae.z_channels
     require(drawn == decoded, path, f"the model draws latents of {drawn} channels, its autoencoder decodes {decoded}")
 
@@ -137,7 +129,7 @@ def check_latents(model: UniXConfig, vae: VAEConfig, path: Path) -> None:
 
 
 def read_ours(given: dict, path: Path) -> tuple[UniXConfig, VAEConfig]:
-    """The two configs of our own config.json. Raises UserError naming `path` and what cannot be meant in it."""
+    """The two configs of our own config.json."""
     for name in ("model", "vae"):
         require(
             isinstance(given.get(name), dict), path, f"{name} is {shortened(given.get(name))}; it must be an object"
@@ -159,10 +151,7 @@ def read_ours(given: dict, path: Path) -> tuple[UniXConfig, VAEConfig]:
 
 
 def read_fields(kind: type, values: object, path: Path, at: str) -> Any:
-    """A config of `kind` from the JSON object `values`, its fields not yet checked; what is left out has its default.
-
-    Raises UserError if `values` is no object or has a key that `kind` does not know.
-    """
+    """A config of `kind` from the JSON object `values`, not yet checked; what is left out has its default."""
     require(isinstance(values, dict), path, f"{at.rstrip('.')} is {shortened(values)}; it must be an object")
     known = {field.name for field in fields(kind)}
     for name in values:
@@ -184,10 +173,7 @@ def section(given: dict, path: Path, *names: str) -> dict:
 
 
 def check_computed(given: dict, path: Path, what: str, **known: Iterable[Any]) -> None:
-    """Raises UserError if a published config asks for what our layers do not compute.
-
-    known: key -> the values that they do; a key that is absent or null asks for nothing.
-    """
+    """A published config asks for nothing that our layers do not compute. known: key -> the values that they do."""
     for name, values in known.items():
         value, names = given.get(name), ", ".join(map(str, values))
         require(value in (None, *values), path, f"{name} is {shortened(value)}; our {what} computes {names} alone")
@@ -198,16 +184,14 @@ def check_computed(given: dict, path: Path, what: str, **known: Iterable[Any]) -
 
 
 def check_depth(found: int, given: dict, what: str, tensors: Tensors, path: Path) -> None:
-    """Raises UserError if the file has another number of layers than its config.json counts, if that does."""
+    """The file has as many layers as its config.json counts, if that does."""
     params = section(given, path, "params")
     counts = [values.get(name) for values in (given, params) for name in ("num_hidden_layers", "layers")]
-    if params.get("select_layer", -1) == -1:  # Janus names its tower where others count
-        counts += [n for stem, n in TOWERS.items() if str(params.get("model_name")).startswith(stem)]
     counted = next((count for count in counts if count is not None), found)
     require(type(counted) is int, path, f"num_hidden_layers is {shortened(counted)}; it must be a whole number")
     if counted != found:
-        words = f"holds {found} layers of the {what}, {path.name} counts {counted}; fetch both again"
-        raise UserError(f"{tensors.path}: {words}")
+        words = f"holds {found} layers of the {what}, {path.name} counts {counted}"
+        raise UserError(f"{tensors.path}: {words}; fetch both again")
 
 
 def our_shapes(tensors: Tensors, translate: Translate) -> dict[str, tuple[int, ...]]:
@@ -217,7 +201,7 @@ def our_shapes(tensors: Tensors, translate: Translate) -> dict[str, tuple[int, .
 
 @contextlib.contextmanager
 def read_from(tensors: Tensors, what: str) -> Iterator[None]:
-    """Raises UserError if the block, which reads sizes from shapes, finds none or others than `what` has."""
+    """Around what reads sizes from shapes: UserError if it finds none or others than `what` has."""
     try:
         yield
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
@@ -231,10 +215,7 @@ def depth(shapes: dict[str, tuple[int, ...]], prefix: str) -> int:
 
 
 def vit_config(shapes: dict[str, tuple[int, ...]], given: dict, path: Path, prefix: str = "") -> ViTConfig:
-    """Sizes from the tensors; heads, which no tensor shows, from the config, else 64 channels each as SigLIP has.
-
-    path: the config.json that `given` comes from.
-    """
+    """Sizes from the tensors; heads, which none shows, from `given` (the JSON at `path`), else 64 channels each."""
     check_computed(given, path, "ViT", hidden_act=VIT_ACTS, layer_norm_eps=[1e-6])
     width, _, patch, _ = shapes[prefix + "patch_embed.weight"]
     class_token = prefix + "cls_token" in shapes
@@ -260,7 +241,7 @@ def unix_config(tensors: Tensors, layout: Layout, given: dict, parity: bool = Fa
     language = section(given, path, "language_config", "text_config", "llm_config")
     vision = section(given, path, "vision_config", "vit_config")
     for values in (given, language):  # a config may describe its LLM without a section of its own
-        check_computed(values, path, "LLM", hidden_act=("silu", "swish"), partial_rotary_factor=[1.0])
+        check_computed(values, path, "LLM", hidden_act=["silu"], partial_rotary_factor=[1.0])
     with read_from(tensors, layout.holds):
         vocab_size, width = shapes["embed_tokens.weight"]
         # Where neither a norm over heads nor the config tells, Llama's 128 channels a head.
@@ -284,8 +265,7 @@ def unix_config(tensors: Tensors, layout: Layout, given: dict, parity: bool = Fa
     # sees the squares that it will be judged on.
     config.vit.padding, config.vit.scaling = 255, "shrink"
     if parity:
-        config.qk_norm, config.qkv_bias, config.connector_act = False, False, config.vit.act
-        config.wording = "plain"
+        config.qk_norm, config.qkv_bias, config.connector_act, config.wording = False, False, config.vit.act, "plain"
         config.vit.mean = config.vit.std = 0.5
         config.vit.padding, config.vit.scaling = 127, "janus"  # int(255 * 0.5): image_processing_vlm.py
     check_depth(config.num_layers, language, "LLM", tensors, path)
@@ -311,10 +291,7 @@ def vae_config(tensors: Tensors) -> VAEConfig:
 
 
 def read_tokenizer(path: str | Path, vocab_size: int | None = None) -> Tokenizer:
-    """A tokenizer that cuts and pads nothing, whatever its file says.
-
-    Raises UserError if the file is missing, broken, or knows an id beyond the model's `vocab_size` tokens.
-    """
+    """A tokenizer that cuts and pads nothing, whatever its file says. vocab_size: how many ids the model knows."""
     try:
         tokenizer = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,14 +1,19 @@
-"""The folder of a checkpoint: where it lies in the folder of a run, and how one takes the place of another.
+"""The folder of a checkpoint: whether it is whole, where it lies in a run's, and how one takes the place of another.
 
-It is replaced whole or not at all, whenever the process is killed: a new folder is filled beside the old one, flushed
-to the disk, and renamed. What a kill between two renames leaves is found by `find_checkpoint`, and what a kill before
-them leaves is cleared by the next save.
+manifest.json says what every file was when it was saved, and of which run and step. It is written last. Folders older
+than manifests, and those whose manifest was deleted, have nothing to compare.
+
+A folder is replaced whole or not at all, whenever the process is killed: a new one is filled beside the old one,
+flushed to the disk, and renamed. What a kill between two renames leaves is found by `find_checkpoint`, and what a kill
+before them leaves is cleared by the next save.
 """
 
 from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -16,12 +21,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from checkpoints.manifest import FILES, MANIFEST, check_folder
 from checkpoints.tensors import listed, warn
 from common.errors import UserError
 from common.files import read_json
 from common.ownership import MARK
 
+MANIFEST = "manifest.json"
+FILES = ("config.json", "model.safetensors", "vae.safetensors", "tokenizer.json")  # of every folder of ours
+MEND = "make or fetch the folder again"
 CHECKPOINT = "checkpoint"  # inside the folder of a training run; the one before it is CHECKPOINT.old
 # Where a checkpoint of a run may lie, the newest first. The last two are all there is between the renames of a save.
 PLACES = (CHECKPOINT, CHECKPOINT + ".old", CHECKPOINT + ".older")
@@ -29,12 +36,55 @@ PLACES = (CHECKPOINT, CHECKPOINT + ".old", CHECKPOINT + ".older")
 OUR_FILES = {*FILES, MANIFEST, "training.json", "training.safetensors"}
 
 
-def find_checkpoint(run: Path) -> Path | None:
-    """The newest sound checkpoint in the folder of a training run; None if none was ever saved there.
+def sha256(file: Path) -> str:
+    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
+    with open(file, "rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
-    A damaged one is passed over for the one before it, and stderr says so. Raises UserError naming the damage if none
-    is sound.
+
+def write_manifest(folder: Path, **belongs: object) -> None:
+    """Describe every file that lies in `folder`. belongs: the run and step that they are of."""
+    described = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
+    files = {file.name: {"sha256": sha256(file), "size": file.stat().st_size} for file in described}
+    (folder / MANIFEST).write_text(json.dumps(belongs | {"files": files}, indent=1) + "\n")
+
+
+def check_folder(folder: Path) -> dict:
+    """The manifest of a folder of ours that is whole; one without files if it has none.
+
+    Raises UserError naming the first file that is missing, or that is not what was saved.
     """
+    path = folder / MANIFEST
+    manifest = read_json(path, absent={"files": {}})
+    try:
+        saved = {name: (int(entry["size"]), entry["sha256"]) for name, entry in manifest["files"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not a manifest of ours ({error!r}); {MEND}") from error
+    for name, (size, checksum) in saved.items():
+        file = folder / name
+        if file.parent != folder:
+            raise UserError(f"{path}: names {name!r}, which is no file beside it; {MEND}")
+        try:
+            found = file.stat().st_size
+            if found != size:
+                raise UserError(f"{file}: has {found:,} bytes, {size:,} were saved; {MEND}")
+            if sha256(file) != checksum:
+                mend = f"{MEND}, or, if that was you, delete {MANIFEST}"
+                raise UserError(f"{file}: is not what was saved, {MANIFEST} has another checksum; {mend}")
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror}); {MEND}") from error
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: missing; {MEND}")
+    read_json(folder / "config.json")
+    return manifest
+
+
+def find_checkpoint(run: Path) -> Path | None:
+    """The newest sound checkpoint in the folder of a training run; None if none was ever saved there. A damaged one is
+    passed over for the one before it, and stderr says so. Raises UserError naming the damage if none is sound."""
     damage = []
     for folder in (run / name for name in PLACES if (run / name).is_dir()):
         try:

@@ -9,18 +9,15 @@ import torch
 
 from checkpoints import layouts
 from checkpoints.configs import read_ours, unix_config, vae_config
-from checkpoints.folders import find_checkpoint
+from checkpoints.folders import FILES, check_folder, find_checkpoint
 from checkpoints.janus import absent_in_janus
-from checkpoints.layouts import DINOV2, HF_JANUS, JANUS, KL_VAE, OURS, PUBLISHED, SIGLIP, Layout
-from checkpoints.manifest import FILES, check_folder
+from checkpoints.layouts import HF_JANUS, JANUS, KL_VAE, OURS, PUBLISHED, Layout
 from checkpoints.plan import Plan, plan_for, translate_names
-from checkpoints.published import read_vit_config
 from checkpoints.tensors import PICKLES, PUBLISHED_FILES, Tensors, listed
 from common.errors import UserError
 from common.files import read_json
-from model import UniX
-from vae import VAE
-from vit import VisionTransformer
+from model import UniX, UniXConfig
+from vae import VAE, VAEConfig
 
 
 def inspect(path: Path) -> None:
@@ -54,32 +51,27 @@ def inspect_file(file: Path) -> None:
         for name, shape in list(tensors.shapes.items())[:20]:
             print(f"  {name} {list(shape)}")
         return
-    configs, plan = describe(tensors, layout)
-    for config in configs:
-        fields = ", ".join(f"{name} {value}" for name, value in vars(config).items() if name != "vit")
-        print(f"  {type(config).__name__.removesuffix('Config'):8} {fields}")
+    config, plan = describe(tensors, layout)
+    for part in filter(None, (config, getattr(config, "vit", None))):
+        fields = ", ".join(f"{name} {value}" for name, value in vars(part).items() if name != "vit")
+        print(f"  {type(part).__name__.removesuffix('Config'):8} {fields}")
     print(f"  loading  {plan}")
     for what in ("copied", "new", "skipped", "unknown"):
         if names := getattr(plan, what):
             print(f"  {what:8} {listed(sorted(names))}")
-    print(f"  use      {layout.use.format(folder=file.parent)}")
+    print("  use      docs/checkpoints.md says what each layout is for")
 
 
-def describe(tensors: Tensors, layout: Layout) -> tuple[list[object], Plan]:
-    """(the configs of its parts, what loading would do)."""
+def describe(tensors: Tensors, layout: Layout) -> tuple[UniXConfig | VAEConfig | None, Plan]:
+    """(the config of what trains here, what loading would do)."""
     path = tensors.path.parent / "config.json"
     given, absent = read_json(path, absent={}), ()
-    if layout in (OURS, PUBLISHED, JANUS, HF_JANUS):
-        config = read_ours(given, path)[0] if layout is OURS else unix_config(tensors, layout, given)
-        network, configs = UniX, [config, config.vit]
-        if layout in (JANUS, HF_JANUS):
-            absent = [partial(absent_in_janus, given=given)]
-    elif layout is KL_VAE:
+    if layout is KL_VAE:
         config = read_ours(given, path)[1] if "vae" in given else vae_config(tensors)
-        network, configs = VAE, [config]
-    elif layout in (SIGLIP, DINOV2):
-        config = read_vit_config(tensors, layout)
-        network, configs = VisionTransformer, [config]
-    else:  # a judge's
-        return [], translate_names(tensors, layout.translate)
-    return configs, plan_for(lambda: network(config), tensors, layout.translate, *absent)
+        return config, plan_for(lambda: VAE(config), tensors, layout.translate)
+    if layout not in (OURS, PUBLISHED, JANUS, HF_JANUS):  # a judge
+        return None, translate_names(tensors, layout.translate)
+    config = read_ours(given, path)[0] if layout is OURS else unix_config(tensors, layout, given)
+    if layout in (JANUS, HF_JANUS):
+        absent = [partial(absent_in_janus, given=given)]
+    return config, plan_for(lambda: UniX(config), tensors, layout.translate, *absent)

@@ -3,15 +3,13 @@
 A row is their name and ours; N stands for the number of a layer, * for the rest of a name. What we keep in one matrix
 because it is multiplied together (Q, K, V; gate and up) is a slice: 0/3 is the first of three equal ones along the
 first axis. A row with - in place of our name is known and not needed. `checkpoints/plan.py` does the rest.
-
-To add a layout: write its table, add a line to LAYOUTS, and a test in tests/checkpoints/test_layouts.py.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 Place = tuple[str, int, int]  # our name, and which of how many slices of it
 Translate = Callable[[str], "Place | None"]  # None: to be skipped; raises KeyError for an unknown name
@@ -195,49 +193,36 @@ translate_bert = translation(BERT_NAMES)
 # ---- which one is it? --------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Layout:
-    """A published way of naming tensors: how to know it, how to translate it, what it is for."""
+class Layout(NamedTuple):
+    """A published way of naming tensors: what it is, how to know it, how to translate it."""
 
     holds: str
     marks: tuple[str, ...]  # endings of names that together occur in no other layout
     translate: Translate
-    use: str  # what a reader can do with it
 
 
-POSITIONS, PROJECTOR = "embeddings.position_embedding.weight", "projector.model.0.weight"
-SAMPLE, ALIGNER = 'python sample.py "..." --weights {folder}', "judges.biovil.load_aligner"
-START = "python weights.py convert {folder} OUT --vae KL-F16, then train.py --stage 1 --init OUT"
-VAE = "the --vae of python weights.py convert, or put into the folder vae/ beside published UniX weights"
-VIT = "checkpoints.published.load_vit"
+EMBEDDING, POSITIONS = "language_model.model.embed_tokens.weight", "embeddings.position_embedding.weight"
+PROJECTOR, CXR_HEAD = "projector.model.0.weight", "cls_projection_head.dense_to_hidden.weight"
+HF_MARKS = ("model.language_model.embed_tokens.weight", f"model.vision_model.{POSITIONS}")
+either, wrapped = DINO + under("dinov2.", DINO), CHEXBERT_NAMES + under("module.", CHEXBERT_NAMES)
 
-OURS = Layout("ours: UniX", ("layers.0.attn.und.qkv.weight",), translate_ours, SAMPLE)
-PUBLISHED = Layout("UniX as published", ("language_model.model.norm_moe_gen.weight",), translate_unix, SAMPLE)
-marks = ("language_model.model.embed_tokens.weight", "vision_model.vision_tower.pos_embed")
-JANUS = Layout("Janus-Pro, original layout", marks, translate_janus, START)
-marks = ("model.language_model.embed_tokens.weight", f"model.vision_model.{POSITIONS}")
-HF_JANUS = Layout("Janus-Pro, Hugging Face layout", marks, translation(HF_JANUS_PRO), START)
-marks = ("encoder.conv_in.weight", "post_quant_conv.weight")
-KL_VAE = Layout("a KL autoencoder (kl-f16's names, which are also ours)", marks, translate_vae, VAE)
-SIGLIP = Layout("SigLIP, Hugging Face layout", (POSITIONS,), translation(SIGLIP_NAMES), VIT)
-marks = ("embeddings.cls_token",)
-DINOV2 = Layout("RadDino (DINOv2)", marks, translation(DINO + under("dinov2.", DINO)), VIT + ": REPA's target")
-marks, both = ("linear_heads.13.weight",), CHEXBERT_NAMES + under("module.", CHEXBERT_NAMES)
-CHEXBERT = Layout("CheXbert", marks, translation(both), "judges.chexbert.load_chexbert")
-marks = ("cls_projection_head.dense_to_hidden.weight",)
-CXR_BERT = Layout("CXR-BERT, the aligner's text side", marks, translation(CXR_BERT_NAMES), ALIGNER)
-marks = ("encoder.encoder.conv1.weight", PROJECTOR)
-BIOVIL = Layout("BioViL's ResNet-50, the aligner's image side", marks, translation(BIOVIL_NAMES), ALIGNER)
-marks = ("encoder.missing_previous_emb", PROJECTOR)
-BIOVIL_T = Layout("BioViL-T's image side", marks, translation(BIOVIL_T_NAMES), ALIGNER)
-BERT = Layout("BERT", ("embeddings.word_embeddings.weight",), translate_bert, "judges.bert.Bert")
+OURS = Layout("ours: UniX", ("layers.0.attn.und.qkv.weight",), translate_ours)
+PUBLISHED = Layout("UniX as published", ("language_model.model.norm_moe_gen.weight",), translate_unix)
+JANUS = Layout("Janus-Pro, original layout", (EMBEDDING, "vision_model.vision_tower.pos_embed"), translate_janus)
+HF_JANUS = Layout("Janus-Pro, Hugging Face layout", HF_MARKS, translation(HF_JANUS_PRO))
+KL_VAE = Layout("a KL autoencoder (kl-f16)", ("encoder.conv_in.weight", "post_quant_conv.weight"), translate_vae)
+SIGLIP = Layout("SigLIP, Hugging Face layout", (POSITIONS,), translation(SIGLIP_NAMES))
+DINOV2 = Layout("RadDino (DINOv2)", ("embeddings.cls_token",), translation(either))
+CHEXBERT = Layout("CheXbert", ("linear_heads.13.weight",), translation(wrapped))
+CXR_BERT = Layout("CXR-BERT, the aligner's text side", (CXR_HEAD,), translation(CXR_BERT_NAMES))
+BIOVIL_T = Layout("BioViL-T's image side", ("encoder.missing_previous_emb", PROJECTOR), translation(BIOVIL_T_NAMES))
+BIOVIL = Layout("BioViL's image side", ("encoder.encoder.conv1.weight", PROJECTOR), translation(BIOVIL_NAMES))
+BERT = Layout("BERT", ("embeddings.word_embeddings.weight",), translate_bert)
 LAYOUTS = [OURS, PUBLISHED, JANUS, HF_JANUS, KL_VAE, SIGLIP, DINOV2, CHEXBERT, CXR_BERT, BIOVIL_T, BIOVIL, BERT]
 
 
 def recognise(names: Iterable[str]) -> Layout | None:
     """The first layout all of whose marks end some name; None if there is none."""
     names = list(names)
-    for layout in LAYOUTS:
-        if all(any(name.endswith(mark) for name in names) for mark in layout.marks):
-            return layout
-    return None
+    fits = (one for one in LAYOUTS if all(any(name.endswith(mark) for name in names) for mark in one.marks))
+    return next(fits, None)

@@ -18,6 +18,8 @@ from checkpoints.layouts import Place, Translate
 from checkpoints.tensors import COPIED, Tensors, listed
 from common.errors import UserError
 
+Absent = Callable[[str], "str | None"]  # of a tensor of ours that the file lacks: see `make_plan`
+
 
 @dataclass
 class Plan:
@@ -51,18 +53,13 @@ def translate_names(tensors: Tensors, translate: Translate) -> Plan:
 
 
 def make_plan(
-    targets: dict[str, torch.Tensor],
-    tensors: Tensors,
-    translate: Translate,
-    absent: Callable[[str], str | None] = lambda name: None,
+    targets: dict[str, torch.Tensor], tensors: Tensors, translate: Translate, absent: Absent = lambda name: None
 ) -> Plan:
-    """Where every tensor goes, before any is copied.
+    """Where every tensor goes, before any is copied. targets: our names and tensors; the meta device is enough.
 
-    targets: our names and tensors; the meta device is enough. absent: "copied" or "new" for a tensor of ours that this
-    layout does not have and that a rule makes, None for one that must be there.
-
-    Raises UserError naming the file and the first tensors that are missing, unknown, of a wrong shape, or numbers that
-    are no weights as they stand (integers, float8: they want a scale that nobody gives).
+    absent: "copied" or "new" for a tensor of ours that this layout does not have and that a rule makes, None for one
+    that must be there. Raises UserError naming the first tensors that are missing, unknown, of a wrong shape, or no
+    weights as they stand (integers, float8: they want a scale that nobody gives).
     """
     plan = translate_names(tensors, translate)
     awaited, misshapen, twice, uncopied = {}, [], [], []  # awaited: our name -> the parts of it that are still to come
@@ -96,15 +93,12 @@ def make_plan(
 
 @torch.no_grad()
 def load_tensors(
-    module: nn.Module,
-    source: str | Path | Tensors,
-    translate: Translate,
-    absent: Callable[[str], str | None] = lambda name: None,
+    module: nn.Module, source: str | Path | Tensors, translate: Translate, absent: Absent = lambda name: None
 ) -> Plan:
-    """Fill `module` tensor by tensor, in its own dtype and on its own device.
+    """Fill `module` tensor by tensor, in its own dtype and on its own device; what `absent` allows is the caller's.
 
-    The caller makes what `absent` allows to be absent. Raises UserError before anything is copied, but for a weight
-    that is NaN or infinite (also where only the module's dtype makes it so), which shows when it is read.
+    Raises UserError before anything is copied, but for a weight that is NaN or infinite (also where only the module's
+    dtype makes it so), which shows when it is read.
     """
     tensors = source if isinstance(source, Tensors) else Tensors(source)
     targets = module.state_dict()

@@ -29,20 +29,15 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 COPIED = {"F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16"}
 
 
-class Inert:
-    """Takes the place of a class that a pickle names, so that the code of that class never runs."""
-
-
-# kl-f16's file names the callback class that saved it. It is let through as Inert, so nothing of it can run.
-KNOWN_BYSTANDERS = [(Inert, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
+# kl-f16's file names the callback class that saved it. An empty class stands for it, so that nothing of it can run.
+KNOWN_BYSTANDERS = [(type("Inert", (), {}), "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
 
 
 class Tensors:
-    """The named tensors of a checkpoint.
+    """The named tensors of a checkpoint. path: a .safetensors file, a pickle of tensors, an index of shards
+    (*.index.json), or a folder that holds one of these under a usual name.
 
-    path: a .safetensors file, a pickle of tensors, an index of shards (*.index.json), or a folder that holds one of
-    these under a usual name. Raises UserError naming the file that is missing, broken, or would run code, and the
-    tensor that two shards hold or that none does.
+    Raises UserError naming the file that is missing, broken, or would run code, and the tensor that two shards hold.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -52,15 +47,11 @@ class Tensors:
             if not found:
                 raise UserError(f"{self.path}: no weights in it (looked for {', '.join(PUBLISHED_FILES)})")
             self.path = found[0]
-        index = read_index(self.path) if self.path.name.endswith(".index.json") else {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
         self.files: dict[Path, list[str]] = {}  # the names as they stand there, their prefix among them
-        for file in dict.fromkeys(index.values()) or [self.path]:
+        for file in read_index(self.path) if self.path.name.endswith(".index.json") else [self.path]:
             self._open(file)
-        if lacking := [name for name, file in index.items() if name not in self.files[file]]:
-            words = f"{len(lacking)} tensors are not in the shard it names ({listed(lacking)})"
-            raise UserError(f"{self.path}: {words}; fetch {index[lacking[0]].name} and the index again")
         self.prefix = wrapping(self.shapes)
         if cut := len(self.prefix):
             self.shapes, self.dtypes = ({n[cut:]: each[n] for n in each} for each in (self.shapes, self.dtypes))
@@ -107,27 +98,25 @@ def wrapping(names: Iterable[str]) -> str:
 
 
 def open_safetensors(file: Path) -> safe_open:
-    """The file, mapped. Raises UserError if it is absent or broken."""
+    """The file, mapped."""
     try:
         return safe_open(file, framework="pt")
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: no such file") from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file}: not a whole safetensors file ({error}); fetch or make it again") from error
 
 
-def read_index(path: Path) -> dict[str, Path]:
-    """Tensor -> the shard that holds it, as an index says. A shard lies beside its index, nowhere else."""
+def read_index(path: Path) -> list[Path]:
+    """The shards that an index names. A shard lies beside its index, nowhere else."""
     try:
-        names = dict(read_json(path)["weight_map"])
-        shards = {name: path.parent / file for name, file in names.items()}
-    except (ValueError, KeyError, TypeError) as error:
+        names = sorted(set(read_json(path)["weight_map"].values()))
+        outside = [file for file in names if not re.fullmatch(r"[^/\\\0]+", file) or file == ".."]
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not an index of shards ({error})") from error
-    if outside := sorted({file for file in names.values() if not re.fullmatch(r"[^/\\\0]+", file) or file == ".."}):
+    if outside:
         raise UserError(f"{path}: names {listed(outside)}, which is no file beside it; is the index to be trusted?")
-    if absent := sorted({shard.name for shard in shards.values() if not shard.is_file()}):
+    if absent := [file for file in names if not (path.parent / file).is_file()]:
         raise UserError(f"{path}: names {listed(absent)}, which is not there; fetch it into the same folder")
-    return shards
+    return [path.parent / file for file in names]
 
 
 def read_pickle(path: Path) -> dict[str, torch.Tensor]:
@@ -137,8 +126,6 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
             warnings.simplefilter("ignore")  # torch's own words about what is refused below
             # What torch before 1.6 saved is no zip archive and cannot be mapped.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
     except Exception as error:  # what is damaged raises whatever it meets
         if names := re.findall(r"(?:GLOBAL|[Uu]nsupported (?:global|class):?) ([\w.]+\.\w+)", str(error)):
             mend = "get the .safetensors version, or write one where you trust the file"

@@ -108,9 +108,8 @@ def bert_shapes(tensors: Tensors, translate: Translate) -> tuple[dict[str, tuple
 def one_of_layout(folder: str | Path, *wanted: Layout) -> Tensors:
     """The one file of a folder that holds a wanted layout."""
     files = [file for file in sorted(Path(folder).glob("*")) if file.suffix in (".safetensors", *PICKLES)]
-    for file in files:
-        tensors = Tensors(file)
+    for tensors in map(Tensors, files):
         if recognise(tensors) in wanted:
             return tensors
-    held = f"only {', '.join(file.name for file in files)}" if files else "no weights at all"
-    raise UserError(f"{folder}: no {' or '.join(one.holds for one in wanted)} in it, {held}")
+    held = ", ".join(file.name for file in files) or "no weights at all"
+    raise UserError(f"{folder}: no {' or '.join(one.holds for one in wanted)} in it, only {held}")

@@ -1,9 +1,5 @@
 """Sets of images and their features: what the Fréchet distance and the other measures of Table 3 are computed from.
 
-    open_images(PATH)                      a folder of images, a table of generated ones, or a data set of archives/
-    load_feature_extractor(FOLDER | None)  RadDino's class token; without its weights the tiny model's own ViT
-    features(images, extractor)            (N, width)
-
 Numbers compare only if they come from one extractor, and only RadDino's compare with the paper's. So an extractor has a
 `name`, which stands beside every number, and says whether it is `comparable`.
 """
@@ -23,8 +19,7 @@ from tqdm import tqdm
 
 from archives.opening import open_source, recognise
 from archives.records import SPLITS, Records
-from checkpoints.folders import find_checkpoint
-from checkpoints.manifest import sha256
+from checkpoints.folders import find_checkpoint, sha256
 from common.errors import UserError
 from common.files import SHIPPED
 from common.images import load_image, picture_files, to_square
@@ -50,9 +45,7 @@ class Images:
         return len(self.files)
 
     def only(self, rows: Sequence[int]) -> Images:
-        """The images of these rows."""
-        rows = list(rows)
-        labels = None if self.labels is None else self.labels[rows]
+        labels, rows = None if self.labels is None else self.labels[list(rows)], list(rows)
         files, texts = [self.files[i] for i in rows], [self.texts[i] for i in rows]
         return Images(self.name, self.kind, files, texts, labels, lambda i: self.load(rows[i]))
 
@@ -85,7 +78,7 @@ def of_records(source: Records) -> Images:
 
 @dataclass
 class FeatureExtractor:
-    """A frozen network that turns images into features. Compare only numbers of one extractor."""
+    """A frozen network that turns images into features."""
 
     name: str
     comparable: bool  # with published numbers?
@@ -132,12 +125,9 @@ def features(images: Images, extractor: FeatureExtractor, batch: int = 32, progr
 
 
 def weights_hash(folder: Path) -> str:
-    """12 hex digits of a folder's tensors: which weights a result belongs to. Raises UserError if one is unreadable."""
+    """12 hex digits of a folder's tensors: which weights a result belongs to."""
     digest, folder = hashlib.sha256(), find_checkpoint(folder) or folder
     for file in sorted(f for pattern in ("*.safetensors", "*.bin", "*.pth", "*.pt") for f in folder.glob(pattern)):
         if file.stem != "training":  # the optimizer's state changes nothing
-            try:
-                digest.update(bytes.fromhex(sha256(file)))
-            except OSError as error:
-                raise UserError(f"{file}: cannot be read ({error.strerror}); mend or remove it") from error
+            digest.update(bytes.fromhex(sha256(file)))
     return digest.hexdigest()[:12]

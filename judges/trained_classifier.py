@@ -13,7 +13,6 @@ import hashlib
 import inspect
 import io
 import json
-import sys
 import tokenize
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ from textwrap import shorten
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from checkpoints.tensors import warn
 from common import arguments, observations
 from common.errors import UserError, run
 from common.files import SHIPPED, write_atomically
@@ -34,10 +34,7 @@ MEND = "python -m judges.trained_classifier --out FILE trains another"
 
 
 def load_classifier(file: Path = SHIPPED_CLASSIFIER, device: str = "cpu") -> PhantomClassifier:
-    """The classifier in evaluation mode. Says so if other code than that at hand made it.
-
-    Raises UserError if the file cannot be read or is none.
-    """
+    """In evaluation mode. Says so if other code than that at hand made it. Raises UserError if the file is none."""
     trained = PhantomClassifier()
     try:
         trained.load_state_dict(load_file(file))
@@ -45,27 +42,12 @@ def load_classifier(file: Path = SHIPPED_CLASSIFIER, device: str = "cpu") -> Pha
         reason = shorten(str(error), 200, placeholder="...")  # torch names the tensors that are missing or too many
         raise UserError(f"--classifier {file}: not a classifier of ours ({reason}); {MEND}") from error
     if version_of(file) != fingerprint(ClassifierRecipe()):
-        other = "trained for other phantoms, or by another version of judges/classifier.py"
-        print(f"--classifier {file}: {other}; {MEND}", file=sys.stderr)
+        warn(f"--classifier {file}: for other phantoms, or of another version of judges/classifier.py; {MEND}")
     return trained.to(device).eval()
 
 
-def train_into(file: Path, recipe: ClassifierRecipe) -> None:
-    """Train one and write it. Raises UserError if the file cannot be written."""
-    metadata = {"version": fingerprint(recipe), "recipe": json.dumps(asdict(recipe))}
-    with write_atomically(file) as temporary:
-        temporary.touch()  # a folder that cannot be written to is said before minutes of training, not after them
-        trained = classifier.train(recipe)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in trained.state_dict().items()}
-        tensors |= {name: tensors[name].bfloat16() for name, _ in trained.named_parameters()}  # loses nothing
-        save_file(tensors, temporary, metadata=metadata)
-
-
 def fingerprint(recipe: ClassifierRecipe) -> str:
-    """12 hex digits of all that decides what is learned: the recipe, the code that learns, and the code that renders.
-
-    How a phantom's report is worded has no part in it, nor how a data set is kept or in which order it is read.
-    """
+    """12 hex digits of all that decides what is learned: recipe, code that learns, code that renders."""
     digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
     for part in (classifier, drawing, truth, observations, dataset.phantom):
         digest.update(code_of(inspect.getsource(part)).encode())
@@ -104,7 +86,14 @@ def main() -> None:
     args = parser.parse_args()
     if args.out.exists() and version_of(args.out) is None:
         raise UserError(f"--out {args.out}: is there and no classifier of ours; delete it or name another file")
-    train_into(args.out, ClassifierRecipe())
+    recipe = ClassifierRecipe()
+    with write_atomically(args.out) as temporary:
+        temporary.touch()  # a folder that cannot be written to is said before minutes of training, not after them
+        trained = classifier.train(recipe)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in trained.state_dict().items()}
+        tensors |= {name: tensors[name].bfloat16() for name, _ in trained.named_parameters()}  # loses nothing
+        metadata = {"version": fingerprint(recipe), "recipe": json.dumps(asdict(recipe))}
+        save_file(tensors, temporary, metadata=metadata)
     print(f"wrote {args.out}, version {version_of(args.out)}")
 
 

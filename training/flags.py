@@ -22,7 +22,6 @@ MOVED = {
     "--tensorboard": "OUT/metrics.jsonl, a line a step, and OUT/loss.png, which every run writes; leave it out",
     "--require": "data.py clean SRC --require findings --out FILE, and --data FILE",
 }
-COMPILED = STAGES[1:]  # --compile knows their layers
 
 
 def start(word: str) -> Path | str:
@@ -36,22 +35,16 @@ def start(word: str) -> Path | str:
 
 
 def parse_args() -> argparse.Namespace:
-    """`asked` are the knobs of the recipe that were given. --help explains what all stages have in common, and with
-    --stage what that stage takes. Raises UserError for a flag that has moved."""
+    """`asked` are the knobs of the recipe that were given. Raises UserError for a flag that has moved, or that the
+    stage has no use for."""
     for flag in (word.split("=")[0] for word in sys.argv[1:]):
         if flag in MOVED:
             raise UserError(f"{flag}: is now {MOVED[flag]}")
-    peek = arguments.Parser(add_help=False, allow_abbrev=False)
-    peek.add_argument("--stage")
-    stages = {peek.parse_known_args()[0].stage} & set(STAGES) or set(STAGES)
-    own = {s: [knob.flag for knob in KNOBS.values() if s in knob.stages != STAGES] for s in STAGES}
     parser = arguments.Parser(
         description="Train one stage of UniX: vae (autoencoder), vit (the eye, in place of SigLIP's pretraining), 1"
         " (reading: ViT, connector, und branch), 2 (drawing at low resolution with REPA), 3 (drawing at high"
         " resolution). 2 and 3 leave the und branch bit for bit as it was. Under torchrun every process takes its share"
-        " of each batch.",
-        epilog="--stage STAGE --help explains the flags that only some stages have: "
-        + "; ".join(f"{stage}: {', '.join(flags)}" for stage, flags in own.items()),
+        " of each batch."
     )
     add = parser.add_argument_group("what to train").add_argument
     add("--stage", required=True, choices=STAGES)
@@ -64,15 +57,15 @@ def parse_args() -> argparse.Namespace:
             how = {"choices": knob.kind}
         if knob.kind is bool:
             how = {"action": argparse.BooleanOptionalAction}
-        add(knob.flag, dest=name, help=knob.help if stages <= set(knob.stages) else argparse.SUPPRESS, **how)
+        only = f" (stage {', '.join(knob.stages)})" * (knob.stages != STAGES)
+        add(knob.flag, dest=name, help=knob.help + only, **how)
     add = parser.add_argument_group("the machine").add_argument
     add("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
     dtype = "to compute in (what trains stays float32); default: bfloat16 on cuda, else float32; fast: on fast cpus too"
     add("--dtype", choices=arguments.DTYPES, help=dtype)
     memory = "optimizer: shard its state over the processes (ZeRO stage 1); activations: compute them twice"
     add("--less-memory", choices=("optimizer", "activations", "both"), help=memory)
-    compile = "torch.compile the layers: a minute first, then faster" if stages <= set(COMPILED) else argparse.SUPPRESS
-    add("--compile", action="store_true", help=compile)
+    add("--compile", action="store_true", help="torch.compile the layers: a minute first, then faster (not vae)")
     workers = "data loading processes of each process; default: one a core, at most 8"
     add("--workers", type=arguments.workers, default=default_workers(), metavar="N", help=workers)
     add("--profile", action="store_true", help="time the parts of a step, print the table, write nothing")
@@ -82,8 +75,8 @@ def parse_args() -> argparse.Namespace:
     add("--save-every", type=arguments.steps, default=500, metavar="N", help="steps between checkpoints (default 500)")
     add("--cache", type=arguments.output_folder, default="out/cache", help="where rendered X-rays are kept")
     args = parser.parse_args()
-    if args.compile and args.stage not in COMPILED:
-        raise UserError(f"--compile: only for stage {' and '.join(COMPILED)}; leave it out")
+    if args.compile and args.stage == "vae":
+        raise UserError("--compile: not for stage vae; leave it out")
     args.asked = {name: getattr(args, name) for name in KNOBS if getattr(args, name) is not None}
     for name, value in args.asked.items():
         if args.stage not in (fits := KNOBS[name].stages):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -18,12 +19,8 @@ DRAWING = ("2", "3")
 
 def other_to_own(word: str) -> str:
     """OTHER:OWN in whole numbers, not yet split, for that is how a run's settings keep it."""
-    other, _, own = word.partition(":")
-    try:
-        arguments.whole(0, arguments.MOST_BATCH)(other), arguments.batch(own)
-    except UserError as error:
-        mend = "give OTHER:OWN in whole numbers, for example 1:2; OWN at least 1"
-        raise UserError(f"{arguments.shown(word)}: {mend}") from error
+    if not re.fullmatch(r"\d{1,4}:0*[1-9]\d{0,3}", word):
+        raise UserError(f"{arguments.shown(word)}: give OTHER:OWN in whole numbers, for example 1:2; OWN at least 1")
     return word
 
 

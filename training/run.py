@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from checkpoints.folders import CHECKPOINT
 from common.clock import memory_used
 from common.devices import dtype_name
 from common.distributed import StopSignal, Team
+from common.errors import UserError
+from common.files import write_text
 from data import Examples
-from training.log import TrainingLog
 from training.pictures import show
 from training.pretraining import measure_latents
 from training.recipe import DRAWING, KNOBS, Recipe
@@ -26,6 +28,28 @@ from training.validation import Validation, prompt_gains
 from weights import save_checkpoint
 
 BEST = "checkpoint.best"  # in the folder of a run, beside CHECKPOINT
+
+
+class TrainingLog:
+    """OUT/metrics.jsonl, a line a step. A run that goes on after `step` drops what came after its checkpoint."""
+
+    def __init__(self, out: Path, step: int) -> None:
+        self.path, self.records = out / "metrics.jsonl", []
+        for line in self.path.read_text().splitlines() if step and self.path.is_file() else ():
+            try:
+                self.records += [record for record in [json.loads(line)] if record["step"] <= step]
+            except (ValueError, KeyError, TypeError):  # the line that a crash cut short
+                continue
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
+
+    def add(self, record: dict[str, float]) -> None:
+        """record: "step" and what was measured at it. Raises UserError if the disk is full."""
+        self.records.append(record)
+        try:
+            with open(self.path, "a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise UserError(f"{self.path}: not written ({error.strerror}); make room, then --resume") from error
 
 
 @dataclass

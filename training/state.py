@@ -1,8 +1,7 @@
 """What a run needs to go on, beside its weights: training.json and training.safetensors. No pickle.
 
 What a run does follows from its settings, its seed and the number of the step alone (`data.py` gives every example a
-generator of its own). So the state is small: the step, and the optimizer's moments. A run is named by what it computes
-(`begin`); its checkpoint's manifest tells that all files belong together.
+generator of its own). So the state is small: the step, and the optimizer's moments.
 """
 
 from __future__ import annotations
@@ -56,10 +55,10 @@ class State:
 
 
 def begin(out: Path, stage: str, recipe: Recipe, history: list[dict], writes: bool) -> State:
-    """The state of a run that starts from weights of this history; its folder is made.
+    """The state of a run that starts from weights of this history, named by what it computes; its folder is made.
 
-    A run is named by what it computes, and from what. More steps do not rename it. Raises UserError if a run that is
-    not finished, or is damaged, would be lost: forgetting --resume must not cost a week.
+    Raises UserError if a run that is not finished, or is damaged, would be lost: forgetting --resume must not cost a
+    week.
     """
     if writes:
         if (there := read_state(out)) and there.step < there.recipe["steps"]:
@@ -69,9 +68,6 @@ def begin(out: Path, stage: str, recipe: Recipe, history: list[dict], writes: bo
         (out / "samples").mkdir(exist_ok=True)
     named = json.dumps([stage, asdict(recipe) | {"steps": None, "micro_batch": None}, history], sort_keys=True)
     return State(stage, asdict(recipe), hashlib.sha256(named.encode()).hexdigest()[:12])
-
-
-# ---- the two files -----------------------------------------------------------------------------------------------
 
 
 def write_state(folder: Path, state: State, trained: Trained) -> None:
@@ -90,10 +86,8 @@ def write_state(folder: Path, state: State, trained: Trained) -> None:
 
 
 def read_state(out: Path, stage: str | None = None) -> State | None:
-    """The state of the run in OUT, at its newest sound checkpoint; None if nothing was saved yet.
-
-    Raises UserError if all that was saved is damaged, is no run, or is one of another version or not of this stage.
-    """
+    """The state of the run in OUT, at its newest sound checkpoint; None if nothing was saved yet. Raises UserError if
+    all that was saved is damaged, is no run, or is one of another version or not of this stage."""
     folder = find_checkpoint(out)
     if folder is None:
         return None

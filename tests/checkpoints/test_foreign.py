@@ -61,7 +61,7 @@ def test_a_tokenizer_neither_cuts_nor_pads_and_is_written_clean(ours, tmp_path, 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; our LLM computes silu, swish alone"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; our LLM computes silu alone"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling is {'type': 'linear'"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling is {'rope_type': 'yarn'"),
         ({"rope_scaling": {"factor": 2.0}}, "rope_scaling is {'factor': 2.0}; our rotary positions are not scaled"),

@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from checkpoints.folders import find_checkpoint
-from checkpoints.manifest import check_folder
+from checkpoints.folders import check_folder, find_checkpoint
 from common.errors import UserError
 from common.files import SHIPPED
 from weights import load_checkpoint, save_checkpoint

@@ -39,14 +39,6 @@ def refusal(folder, **how):
 # ---- shards ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pickled", [False, True])
-def test_an_index_that_lists_what_its_shard_lacks(janus, pickled):
-    as_shards(janus, pickled)
-    index = next(janus.glob("*.index.json"))
-    change_json(index, lambda values: values["weight_map"].update(ghost=next(iter(values["weight_map"].values()))))
-    assert "1 tensors are not in the shard it names (ghost)" in refusal(janus)
-
-
 def test_a_tensor_in_two_shards(janus):
     as_shards(janus, pickled=False)
     first, second = sorted(janus.glob("model-*.safetensors"))
@@ -141,14 +133,6 @@ def test_a_published_folder_without_its_last_layer(janus, prefix, given, what):
     load_checkpoint(janus)
     without_layer(janus / "model.safetensors", prefix)
     assert f"model.safetensors: holds {what}, config.json counts" in refusal(janus)
-
-
-def test_janus_counts_the_layers_of_its_tower_by_name(janus):
-    def name_tower(values):
-        values["vision_config"]["params"] |= {"model_name": "siglip_large_patch16_384", "select_layer": -1}
-
-    change_json(janus / "config.json", name_tower)
-    assert "holds 2 layers of the ViT, config.json counts 24" in refusal(janus)
 
 
 # ---- configs -----------------------------------------------------------------------------------------------------

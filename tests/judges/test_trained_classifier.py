@@ -16,7 +16,6 @@ from judges.trained_classifier import (
     fingerprint,
     load_classifier,
     main,
-    train_into,
     version_of,
 )
 from phantoms import dataset, drawing
@@ -49,9 +48,10 @@ def test_the_shipped_classifier_was_made_by_this_code():
 
 def test_a_trained_classifier_is_read_back_the_same_and_other_code_is_noticed(tmp_path, monkeypatch, capsys, changed):
     file, train = tmp_path / "classifier.safetensors", classifier.train
+    monkeypatch.setattr(sys, "argv", ["trained_classifier", "--out", str(file)])
     monkeypatch.setattr(classifier, "train", lambda recipe: kept.append(train(TINY, progress=False)) or kept[0])
     kept = []
-    train_into(file, classifier.ClassifierRecipe())
+    main()
     assert [f.name for f in tmp_path.iterdir()] == [file.name]
     read = load_classifier(file).state_dict()
     assert all(torch.equal(value, read[name]) for name, value in kept[0].state_dict().items())
