@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from common.errors import UserError
+from common.workers import ASKING
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Team:
 
 def join_team(device: torch.device) -> Team:
     """Under torchrun: NCCL with one GPU a process, or Gloo on CPUs. Otherwise a team of one."""
-    if "LOCAL_RANK" not in os.environ:
-        return Team(0, 1, device)
+    if not {"LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        return Team(0, 1, device)  # alone, even if one of them was left over
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         if device.index >= (count := torch.cuda.device_count()):
@@ -93,9 +94,9 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.asked, self.number = False, signal.SIGTERM  # where another process was asked, as if by a scheduler
-        for name in ("SIGTERM", "SIGINT", "SIGHUP"):
-            if hasattr(signal, name):  # Windows has no SIGHUP
-                signal.signal(getattr(signal, name), self._ask)
+        for number in ASKING:
+            if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -77,6 +78,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.compile and args.stage == "vae":
         raise UserError("--compile: not for stage vae; leave it out")
+    if args.less_memory == "optimizer" and os.environ.get("WORLD_SIZE", "1") == "1":
+        raise UserError("--less-memory optimizer: shares its state among processes, and this is one; leave it out")
     args.asked = {name: getattr(args, name) for name in KNOBS if getattr(args, name) is not None}
     for name, value in args.asked.items():
         if args.stage not in (fits := KNOBS[name].stages):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -71,16 +72,19 @@ class Run:
         self.stop, self.code = StopSignal(), 0  # not 0 after a signal, so that no script goes on to the next stage
         self.log = TrainingLog(self.out, self.state.step) if main and not self.profile else None
         self.began, self.first, self.seconds_before = time.monotonic(), self.state.step, self.state.seconds
-        self.bar = tqdm(total=self.recipe.steps, initial=self.first, unit="step", dynamic_ncols=True, disable=not main)
+        # tqdm's own rate follows the clock of the machine, which may be set back; ours is in the postfix.
+        how = {"bar_format": "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}", "dynamic_ncols": True, "disable": not main}
+        self.bar = tqdm(total=self.recipe.steps, initial=self.first, **how)
 
     def after(self, record: dict[str, float]) -> bool:
         """A step is done, at which `record` was measured. Whether the run leaves here, as a signal asks."""
         state, steps = self.state, self.recipe.steps
         seconds = max(1e-6, time.monotonic() - self.began)  # a clock may stand still
         state.step, state.seconds = state.step + 1, self.seconds_before + seconds
-        speed = (state.step - self.first) * self.recipe.batch / seconds
-        memory = memory_used(self.team.device)
-        self.bar.set_postfix_str(f"loss {record['loss']:.4f}, {speed:.1f} samples/s, {memory:.1f} GB")
+        speed = (state.step - self.first) / seconds
+        left, memory = tqdm.format_interval((steps - state.step) / speed), memory_used(self.team.device)
+        words = f"loss {record['loss']:.4f}, {speed * self.recipe.batch:.1f} samples/s, {left} left, {memory:.1f} GB"
+        self.bar.set_postfix_str(words)
         self.bar.update()
         if self.profile:
             return False
@@ -136,4 +140,6 @@ class Run:
         entry |= {"steps": self.state.step, "seconds": round(self.state.seconds), "torch": torch.__version__}
         entry |= {"dtype": dtype_name(start.model.compute_dtype), **(found or {})}
         whole, originals = replace(start, history=[*start.history, entry]), self.trained.originals
+        if self.state.best is None:  # nothing was validated: an earlier run in this folder left it
+            shutil.rmtree(self.out / BEST, ignore_errors=True)
         save_checkpoint(self.out / name, whole, instead=originals, run=self.state.run, step=self.state.step, **more)

@@ -46,9 +46,12 @@ def start_from(
         folder = init or (previous if before >= 0 and find_checkpoint(previous) else SHIPPED)
         team.say(f"starting from {folder}")
         checkpoint = load_checkpoint(folder, team.device)
-    if stage in DRAWING and not any(entry["stage"] in DRAWING for entry in checkpoint.history):
+    gen_from, model = asked.get("gen_from"), checkpoint.model
+    drawn = any(entry["stage"] in DRAWING for entry in checkpoint.history)
+    if gen_from and drawn:
+        raise UserError(f"--gen-from {gen_from}: the gen branch of these weights is trained already; leave it out")
+    if stage in DRAWING and not drawn:
         # The gen branch starts as a copy of an und branch (section 3: "inherited LLM backbone").
-        gen_from, model = asked.get("gen_from"), checkpoint.model
         source = load_checkpoint(gen_from).model if gen_from else model
         theirs, ours = ((c.hidden_size, c.intermediate_size, c.num_layers) for c in (source.config, model.config))
         if theirs != ours:

@@ -50,8 +50,16 @@ class State:
     step: int = 0  # finished steps
     seconds: float = 0.0  # of training, over all its sessions
     best: float | None = None  # the lowest validation loss so far, whose weights are kept beside
-    start: dict = field(default_factory=dict)  # flags that stay as they were: --init, --dtype
+    start: dict = field(default_factory=dict)  # what was given at the start and stays: --init, --dtype
     folder: Path | None = None  # the checkpoint it was read from; not written
+
+    def check_start(self, out: Path, **given: str | None) -> None:
+        """Raises UserError for an --init or --dtype that the run in OUT was not started with."""
+        for name, value in given.items():
+            there = self.start.get(name, value)  # older runs kept neither
+            if value is not None and value != there:
+                was = f"with --{name} {there}" if there else f"without --{name}"
+                raise UserError(f"--resume: {out} was started {was}, not with --{name} {value}; leave that out")
 
 
 def begin(out: Path, stage: str, recipe: Recipe, history: list[dict], writes: bool) -> State:
