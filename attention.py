@@ -16,7 +16,10 @@ from layers import Linear, RMSNorm
 
 
 class Projections(nn.Module):
-    """One modality's W_q, W_k, W_v (one matrix, in this order), their QK norms, and the output projection."""
+    """One modality's W_q, W_k, W_v (one matrix, in this order), their QK norms, and the output projection.
+
+    UniX has the norms and the biases of q, k and v; plain Janus-Pro has neither.
+    """
 
     def __init__(self, width: int, heads: int, qk_norm: bool, qkv_bias: bool, eps: float) -> None:
         super().__init__()
@@ -110,7 +113,7 @@ class KVCache:
 
     def __init__(self, capacity: int) -> None:
         self.capacity, self.length = capacity, 0
-        self.keys = self.values = torch.empty(0)
+        self.keys = self.values = torch.empty(0)  # allocated by the first `append`
 
     def append(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keep k and v, (B, heads, S, head_dim) -> all that is kept, (B, heads, length + S, head_dim) each."""

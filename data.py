@@ -11,7 +11,7 @@ workers share it, and continues anywhere. And a command, which archives/command.
 
     python data.py stats DATA                       counts, labels, lengths of reports, a contact sheet
     python data.py check DATA                       open every image
-    python data.py clean DATA --out cleaned.jsonl   reports without what no picture shows
+    python data.py clean DATA --out cleaned.jsonl   reports without what a picture cannot show
 """
 
 from __future__ import annotations
@@ -173,8 +173,8 @@ class Examples(Dataset):
     def question_and_answer(self, index: int, position: int, rng: np.random.Generator) -> tuple[str, str]:
         """What stage 1 asks about a film, and what it wants to read: the row's own question, if it brings one.
 
-        Else steps take turns. In 0 a small model is asked for the report, in 1 and 2 for the impression, which is
-        short, and nearly every word of it is seen in the image. With `observations` 1 asks for the names.
+        Else a small model is asked for the report in each third step, and in the two between for the impression: it is
+        short, and nearly every word of it is seen in the image. With `observations` one of the two asks for the names.
         """
         turn = position // self.batch % 3
         report, impression = self.source.text(index)
@@ -208,11 +208,11 @@ class Examples(Dataset):
         """The positions of one step, the short texts first, so that a micro-batch holds texts of like length.
 
         Real reports are uneven: most of a micro-batch of random ones is padding. The sum over the step stays the same.
-        Each kind of a mix is sorted by itself and keeps its places, so every micro-batch keeps the mix's ratio.
+        Each place of a mix is sorted by itself, so every micro-batch keeps the mix's ratio.
         """
         ordered, together = list(positions), sum(self.mix)
-        for kind in range(together):
-            ordered[kind::together] = sorted(positions[kind::together], key=self.length)
+        for place in range(together):
+            ordered[place::together] = sorted(positions[place::together], key=self.length)
         return ordered
 
     def length(self, position: int) -> int:
@@ -286,16 +286,16 @@ class Collate:
 
 
 def pack_answers(
-    asked: Sequence[list[int] | None], answers: Sequence[list[int]], config: UniXConfig, multiple: int = 8
+    asked: Sequence[list[int] | None], answers: Sequence[list[int]], config: UniXConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids of questions and answers -> text_ids and targets of a Batch, (B, T) each.
 
     [BOS question EOS BOS answer EOS], or [BOS answer EOS] where the question is None. The target is the next token,
-    from the answer's BOS on: m and n of Eq. 1. T is a multiple of `multiple`, so that a compiled step meets few shapes.
+    from the answer's BOS on: m and n of Eq. 1.
     """
     before = [[] if ids is None else [config.bos, *ids, config.eos] for ids in asked]
     rows = [[*given, config.bos, *ids, config.eos] for given, ids in zip(before, answers, strict=True)]
-    text_ids, lengths = pad(rows, config.eos, multiple)
+    text_ids, lengths = pad(rows, config.eos)
     targets = torch.cat([text_ids[:, 1:], torch.full((len(rows), 1), IGNORE)], dim=1)
     place, start = torch.arange(text_ids.shape[1]), torch.tensor([len(given) for given in before])
     return text_ids, targets.masked_fill((place < start[:, None]) | (place >= lengths[:, None] - 1), IGNORE)

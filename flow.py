@@ -54,8 +54,9 @@ def timesteps(num_timesteps: int, shift: float = 3.0, through: float | None = No
 def guide(v_cond: torch.Tensor, v_uncond: torch.Tensor, scale: float) -> torch.Tensor:
     """Classifier-free guidance (Ho & Salimans 2022), then shrunk back to the conditional velocity's length.
 
-    v_cond, v_uncond: (B, C, H, W). Extrapolating lengthens the velocity, which over-contrasts pictures; the factor
-    |v_cond| / |v|, one an image ("global" in the published code), is clamped to [0, 1].
+    v_cond, v_uncond: (B, C, H, W). Extrapolating lengthens the velocity, which over-contrasts pictures: the guided v is
+    multiplied by |v_cond| / |v|, clamped to [0, 1], norms over the whole image. The paper does not mention this factor;
+    the published code has it ("global").
     """
     v = v_uncond + scale * (v_cond - v_uncond)
     length, length_cond = (torch.linalg.vector_norm(each, dim=(1, 2, 3), keepdim=True) for each in (v, v_cond))
@@ -91,7 +92,8 @@ def ab2(velocity: Velocity, x: torch.Tensor, times: torch.Tensor) -> torch.Tenso
     """Adams-Bashforth of order 2, one evaluation a step: the velocity's slope comes from the step before (Hairer,
     Norsett & Wanner 1993, III.5, steps of any lengths). The first step has none before it and is Euler's.
 
-    The history is a walk's own: where the velocity jumps, as it does where guidance ends, start another walk.
+    Where the velocity jumps, its slope means nothing: `sample.py` solves in two calls, to the time where guidance ends
+    and from there.
     """
     v_before, h_before = None, None
     for t, t_next in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):

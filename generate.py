@@ -1,4 +1,4 @@
-"""Writing a report, token by token. Read this second, after the paper's seven files.
+"""Writing a report, token by token. Read this after the paper's seven files.
 
 `naive_generate` is the idea: ask for the next token, append it, run the whole sequence again. `generate` gives the same
 answers from keys and values that each layer keeps, for a batch of questions; `stream` is it while it writes.

@@ -1,8 +1,9 @@
 """Torch's layers with one extra rule: compute in the dtype of the input, whatever dtype the weights are kept in.
 
-Training keeps float32 master weights and computes in bfloat16. Instead of an ambient `torch.autocast`, a model casts
-its *input* once and every weight follows it. With weights already in that dtype the cast costs nothing. On a CPU
-`speed/cpu.py` computes Linear, RMSNorm and MLP another way, with the same results.
+Training keeps float32 master weights and computes in bfloat16. `torch.autocast` would choose a dtype for each
+operation, out of sight; here a model casts its *input* once and every weight follows it. With weights already in that
+dtype the cast costs nothing. On a CPU the commands compute Linear, RMSNorm and MLP another way, with the same results:
+speed/cpu.py, which a reader of the paper can leave alone.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ class StageLoss(nn.Module):
         loss, parts = 0.0, {}
         for kind, batch in batches.items():
             mean, named = self.loss_of[kind](batch)
-            if len(batches) > 1:  # beside another kind, its loss is a part by itself
+            if len(batches) > 1:  # two kinds of example: the log names the loss of each
                 named = {kind: mean, **named}
             share = batch.terms() / totals[kind]
             loss = loss + share * mean

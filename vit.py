@@ -2,7 +2,7 @@
 
 SigLIP (Zhai et al. 2023) is the understanding branch's eye: every patch's feature goes on to the connector. DINOv2
 (Oquab et al. 2023), as RadDino, is REPA's target: it adds a class token and a learned scale on each residual. Both are
-pre-norm, with learned positions and a final norm. Names after `timm`, whose checkpoints Janus-Pro ships.
+pre-norm, with learned positions and a final norm. Parameters are named as in Janus-Pro's files, which follow `timm`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class ViTConfig:
     # Pixel mean and deviation of the training films: UniX's; Janus-Pro's are 0.5 and 0.5.
     mean: float = 0.555895
     std: float = 0.336385
-    # How common.images.to_square makes a film square: UniX's evaluation takes 255 and "shrink".
+    # How the commands make a film square before this network sees it: the authors' evaluation takes 255 and "shrink",
+    # what their training took is not known.
     padding: int = 0  # grey value beside it
     scaling: str = "fit"  # or "shrink", "janus"
 
@@ -94,8 +95,8 @@ class VisionTransformer(nn.Module):
     def positions(self, height: int, width: int) -> torch.Tensor:
         """The table of positions for a grid of height x width patches, (1, [1 +] patches, feature width).
 
-        REPA shows its encoder grids that the table was not made for. It is then interpolated: bicubic, in float32, as
-        DINOv2 has it.
+        For another grid than its own the table is interpolated as DINOv2's code does, bicubic in float32: REPA shows
+        RadDino as many patches as a picture has latents (section 3.4).
         """
         if (height, width) == (self.side, self.side):
             return self.pos_embed
@@ -105,7 +106,8 @@ class VisionTransformer(nn.Module):
         return torch.cat([first, table.flatten(2).transpose(1, 2).to(first.dtype)], dim=1)
 
     def tokens(self, pixels: torch.Tensor) -> torch.Tensor:
-        """pixels: (B, 3, H, W), normalised -> (B, [1 +] patches, width): the class token, if any, then the patches."""
+        """pixels: (B, 3, H, W), normalised -> (B, [1 +] patches, width): the class token, which only a judge of
+        pictures asks for (judges/raddino.py), then the patches."""
         x = self.patch_embed(pixels)
         positions = self.positions(*x.shape[2:]).to(x.dtype)
         x = x.flatten(2).transpose(1, 2)

@@ -161,17 +161,17 @@ def test_a_tenth_of_the_prompts_is_dropped(micro, monkeypatch):
 
 def test_targets_are_the_answer_and_its_end(micro):
     config = micro_config()
-    text_ids, targets = data.pack_answers([[10, 11], [12]], [[20, 21, 22], [23]], config, multiple=8)
-    assert text_ids.tolist() == [[0, 10, 11, 1, 0, 20, 21, 22, 1, *[1] * 7], [0, 12, 1, 0, 23, 1, *[1] * 10]]
+    text_ids, targets = data.pack_answers([[10, 11], [12]], [[20, 21, 22], [23]], config)
+    assert text_ids.tolist() == [[0, 10, 11, 1, 0, 20, 21, 22, 1], [0, 12, 1, 0, 23, 1, 1, 1, 1]]
     n = data.IGNORE
-    assert targets.tolist() == [[n, n, n, n, 20, 21, 22, 1, *[n] * 8], [n, n, n, 23, 1, *[n] * 11]]
+    assert targets.tolist() == [[n, n, n, n, 20, 21, 22, 1, n], [n, n, n, 23, 1, n, n, n, n]]
 
 
 def test_a_text_alone_is_predicted_from_its_start(micro):
     text_ids, targets = data.pack_answers([None, None], [[10, 11, 12], [13]], micro_config())
     n = data.IGNORE
-    assert text_ids.tolist() == [[0, 10, 11, 12, 1, 1, 1, 1], [0, 13, 1, 1, 1, 1, 1, 1]]
-    assert targets.tolist() == [[10, 11, 12, 1, n, n, n, n], [13, 1, n, n, n, n, n, n]]
+    assert text_ids.tolist() == [[0, 10, 11, 12, 1], [0, 13, 1, 1, 1]]
+    assert targets.tolist() == [[10, 11, 12, 1, n], [13, 1, n, n, n]]
     for batch in run(micro, "1", mix=(1, 3)):
         assert {kind: len(part.index) for kind, part in batch.items()} == {"recite": 1, "read": 3}
 
