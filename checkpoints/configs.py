@@ -125,9 +125,6 @@ def check_latents(model: UniXConfig, vae: VAEConfig, path: Path) -> None:
     require(drawn == decoded, path, f"the model draws latents of {drawn} channels, its autoencoder decodes {decoded}")
 
 
-# ---- ours --------------------------------------------------------------------------------------------------------
-
-
 def read_ours(given: dict, path: Path) -> tuple[UniXConfig, VAEConfig]:
     """The two configs of our own config.json."""
     for name in ("model", "vae"):
@@ -285,9 +282,6 @@ def vae_config(tensors: Tensors) -> VAEConfig:
             z_channels=shapes["post_quant_conv.weight"][1],
         )
     return check_vae(config, Path(tensors.path))
-
-
-# ---- tokenizers --------------------------------------------------------------------------------------------------
 
 
 def read_tokenizer(path: str | Path, vocab_size: int | None = None) -> Tokenizer:

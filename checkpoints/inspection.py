@@ -59,19 +59,17 @@ def inspect_file(file: Path) -> None:
     for what in ("copied", "new", "skipped", "unknown"):
         if names := getattr(plan, what):
             print(f"  {what:8} {listed(sorted(names))}")
-    print("  use      docs/checkpoints.md says what each layout is for")
 
 
 def describe(tensors: Tensors, layout: Layout) -> tuple[UniXConfig | VAEConfig | None, Plan]:
     """(the config of what trains here, what loading would do)."""
     path = tensors.path.parent / "config.json"
-    given, absent = read_json(path, absent={}), ()
+    given = read_json(path, absent={})
     if layout is KL_VAE:
         config = read_ours(given, path)[1] if "vae" in given else vae_config(tensors)
         return config, plan_for(lambda: VAE(config), tensors, layout.translate)
     if layout not in (OURS, PUBLISHED, JANUS, HF_JANUS):  # a judge
         return None, translate_names(tensors, layout.translate)
     config = read_ours(given, path)[0] if layout is OURS else unix_config(tensors, layout, given)
-    if layout in (JANUS, HF_JANUS):
-        absent = [partial(absent_in_janus, given=given)]
+    absent = [partial(absent_in_janus, given=given)] if layout in (JANUS, HF_JANUS) else []
     return config, plan_for(lambda: UniX(config), tensors, layout.translate, *absent)

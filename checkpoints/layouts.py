@@ -187,7 +187,6 @@ encoder.backbone_to_vit.weight                              reduce.weight
 encoder.missing_previous_emb                                missing_previous
 encoder.vit_pooler.*                                        -
 """
-translate_bert = translation(BERT_NAMES)
 
 
 # ---- which one is it? --------------------------------------------------------------------------------------------
@@ -217,8 +216,7 @@ CHEXBERT = Layout("CheXbert", ("linear_heads.13.weight",), translation(wrapped))
 CXR_BERT = Layout("CXR-BERT, the aligner's text side", (CXR_HEAD,), translation(CXR_BERT_NAMES))
 BIOVIL_T = Layout("BioViL-T's image side", ("encoder.missing_previous_emb", PROJECTOR), translation(BIOVIL_T_NAMES))
 BIOVIL = Layout("BioViL's image side", ("encoder.encoder.conv1.weight", PROJECTOR), translation(BIOVIL_NAMES))
-BERT = Layout("BERT", ("embeddings.word_embeddings.weight",), translate_bert)
-LAYOUTS = [OURS, PUBLISHED, JANUS, HF_JANUS, KL_VAE, SIGLIP, DINOV2, CHEXBERT, CXR_BERT, BIOVIL_T, BIOVIL, BERT]
+LAYOUTS = [OURS, PUBLISHED, JANUS, HF_JANUS, KL_VAE, SIGLIP, DINOV2, CHEXBERT, CXR_BERT, BIOVIL_T, BIOVIL]
 
 
 def recognise(names: Iterable[str]) -> Layout | None:

@@ -51,30 +51,27 @@ class Tensors:
         self.dtypes: dict[str, str] = {}
         self.files: dict[Path, list[str]] = {}  # the names as they stand there, their prefix among them
         for file in read_index(self.path) if self.path.name.endswith(".index.json") else [self.path]:
-            self._open(file)
+            if file.suffix in PICKLES:
+                tensors = read_pickle(file)
+                shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+                kinds = {n: t.dtype if t.layout is torch.strided else t.layout for n, t in tensors.items()}
+                dtypes = {name: str(kind).removeprefix("torch.") for name, kind in kinds.items()}
+            else:
+                mapped = open_safetensors(file)
+                slices = {name: mapped.get_slice(name) for name in mapped.keys()}  # noqa: SIM118 (not a dict)
+                shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+                dtypes = {name: part.get_dtype() for name, part in slices.items()}
+            if twice := [name for name in shapes if name in self.shapes]:
+                raise UserError(f"{file}: another shard holds {listed(twice)} too; keep the shards of one model only")
+            self.shapes |= shapes
+            self.dtypes |= dtypes
+            self.files[file] = list(shapes)
         self.prefix = wrapping(self.shapes)
         if cut := len(self.prefix):
             self.shapes, self.dtypes = ({n[cut:]: each[n] for n in each} for each in (self.shapes, self.dtypes))
             if layouts.recognise(self.shapes) is not layouts.CHEXBERT:  # it is published so
                 by = "put there by what wrapped the model"
                 warn(f"{self.path}: every name begins with {self.prefix}, {by}; it is left out")
-
-    def _open(self, file: Path) -> None:
-        if file.suffix in PICKLES:
-            tensors = read_pickle(file)
-            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-            kinds = {n: t.dtype if t.layout is torch.strided else t.layout for n, t in tensors.items()}
-            dtypes = {name: str(kind).removeprefix("torch.") for name, kind in kinds.items()}
-        else:
-            mapped = open_safetensors(file)
-            slices = {name: mapped.get_slice(name) for name in mapped.keys()}  # noqa: SIM118 (not a dict)
-            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-            dtypes = {name: part.get_dtype() for name, part in slices.items()}
-        if twice := [name for name in shapes if name in self.shapes]:
-            raise UserError(f"{file}: another shard holds {listed(twice)} too; keep the shards of one model only")
-        self.shapes |= shapes
-        self.dtypes |= dtypes
-        self.files[file] = list(shapes)
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, tensor) of each name, file by file, mapped where the format allows: only what is used is read."""

@@ -7,7 +7,7 @@ from transformers import (
     BertModel,
 )
 
-from checkpoints.layouts import translate_bert
+from checkpoints.layouts import BERT_NAMES, translation
 from checkpoints.plan import load_tensors
 from checkpoints.tensors import Tensors
 from judges.bert import Bert, bert_shapes, read_wordpiece, tokenize
@@ -16,6 +16,7 @@ from judges.bert import Bert, bert_shapes, read_wordpiece, tokenize
 @torch.no_grad()
 def test_a_real_bert_on_real_text():
     tensors, tokenizer = Tensors(MINILM), read_wordpiece(MINILM, 30522)
+    translate_bert = translation(BERT_NAMES)
     bert = Bert(*bert_shapes(tensors, translate_bert)).eval()
     load_tensors(bert, tensors, translate_bert)
     reference = BertModel.from_pretrained(MINILM, add_pooling_layer=False).eval()
