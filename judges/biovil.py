@@ -8,6 +8,7 @@ published folder. UniX's evaluation takes the defaults of hi-ml-multimodal 0.2.2
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -141,10 +142,11 @@ def load_aligner(folder: str | Path, device: str | torch.device = "cpu") -> Alig
     """Either published folder: the image side (biovil_image_resnet50_proj_size_128.pt of BioViL, or
     biovil_t_image_model_proj_size_128.pt of BioViL-T), and its CXR-BERT's weights, config and vocabulary."""
     tensors = one_of_layout(folder, BIOVIL, BIOVIL_T)
-    translate = recognise(tensors).translate
-    shapes = our_shapes(tensors, translate)
-    width, reduced = shapes["projector.0.weight"][0], shapes.get("reduce.weight", (None,))[0]
-    image_side = filled(lambda: ImageSide(width, reduced), tensors, translate, device)
+    layout = recognise(tensors)
+    shapes = our_shapes(tensors, layout.translate)
+    width, reduced = shapes["projector.0.weight"][0], shapes.get("reduce.weight", (256,))[0]
+    network = partial(ImageSide, width, reduced if layout is BIOVIL_T else None)
+    image_side = filled(network, tensors, layout.translate, device)
     tensors = one_of_layout(folder, CXR_BERT)
     shapes, heads = bert_shapes(tensors, CXR_BERT.translate)
     text_side = filled(lambda: TextSide(shapes, heads), tensors, CXR_BERT.translate, device)

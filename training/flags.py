@@ -41,11 +41,15 @@ def parse_args() -> argparse.Namespace:
     for flag in (word.split("=")[0] for word in sys.argv[1:]):
         if flag in MOVED:
             raise UserError(f"{flag}: is now {MOVED[flag]}")
+    peek = arguments.Parser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--stage")
+    stages = {peek.parse_known_args()[0].stage} & set(STAGES) or set(STAGES)  # that --help is about
     parser = arguments.Parser(
         description="Train one stage of UniX: vae (autoencoder), vit (the eye, in place of SigLIP's pretraining), 1"
         " (reading: ViT, connector, und branch), 2 (drawing at low resolution with REPA), 3 (drawing at high"
         " resolution). 2 and 3 leave the und branch bit for bit as it was. Under torchrun every process takes its share"
-        " of each batch."
+        " of each batch.",
+        epilog="--stage STAGE --help explains the flags that only some stages have as well.",
     )
     add = parser.add_argument_group("what to train").add_argument
     add("--stage", required=True, choices=STAGES)
@@ -58,8 +62,7 @@ def parse_args() -> argparse.Namespace:
             how = {"choices": knob.kind}
         if knob.kind is bool:
             how = {"action": argparse.BooleanOptionalAction}
-        only = f" (stage {', '.join(knob.stages)})" * (knob.stages != STAGES)
-        add(knob.flag, dest=name, help=knob.help + only, **how)
+        add(knob.flag, dest=name, help=knob.help if stages <= set(knob.stages) else argparse.SUPPRESS, **how)
     add = parser.add_argument_group("the machine").add_argument
     add("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
     dtype = "to compute in (what trains stays float32); default: bfloat16 on cuda, else float32; fast: on fast cpus too"
