@@ -13,20 +13,28 @@ and every heading says so: such numbers compare with nothing outside this reposi
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from common import arguments
 from common.errors import UserError, run
 from common.files import SHIPPED
-from common.sampling import DISCLAIMER, SOLVER, SOLVERS, STEPS, STRENGTH, TEMPERATURE, TOP_P
+from common.sampling import DISCLAIMER, SOLVER, SOLVERS, STEPS
 
 # Filled in once it is known which flags were typed. The sampler's are left to --protocol.
-DEFAULTS = {"data": "phantom:200", "split": "test", "section": "report", "seed": 0, "dtype": "float32"}
-DEFAULTS |= {"temperature": TEMPERATURE, "top_p": TOP_P, "strength": STRENGTH, "cache": arguments.path("out/cache")}
+DEFAULTS = {"data": "phantom:200", "split": "test", "seed": 0, "dtype": "float32", "cache": Path("out/cache")}
+GONE = {  # from evaluate.py phantom
+    "--reports": "is a study of its own now: python -m studies.calibration --reports N",
+    "--edit": "is a study of its own now: python -m studies.editing --n N",
+}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Raises UserError for a flag that would do nothing beside the others."""
+    """Raises UserError for a flag that would do nothing beside the others, or has gone."""
+    for word in sys.argv[1:] if argv is None else argv:
+        if (flag := word.split("=")[0]) in GONE:
+            raise UserError(f"{flag}: {GONE[flag]}")
     parser = arguments.Parser(description="Score a model's reading and drawing, as the paper does.", epilog=DISCLAIMER)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     file, folder, result, whole = arguments.existing, arguments.weights_folder, arguments.output_folder, arguments.whole
@@ -36,18 +44,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--n", type=whole(2, arguments.MOST_EXAMPLES), default=500, help="phantoms to read and draw (default 500)")
     add("--seed", type=arguments.seed, default=1, help="not 0 (trained on) nor 2 (the classifier's) (default 1)")
     add("--classifier", "--probe", type=arguments.existing_file, metavar="FILE", help="weights of another judge")
-    add("--reports", type=whole(2, 1000), metavar="N", help="also sample N reports of each: how sure is it?")
-    add("--temperature", type=arguments.number(0, 100, above=True), help=f"of these (default {TEMPERATURE})")
-    add("--top-p", type=arguments.top_p, help=f"of these (default {TOP_P})")
-    add("--edit", type=whole(1, 1000), metavar="N", help="also remove and add each kind of finding in N phantoms")
-    add("--strength", type=arguments.strength, help=f"of an edit (default {STRENGTH})")
 
     report = commands.add_parser("report", help="reports (Table 2), on any data set", epilog=DISCLAIMER)
     add = report.add_argument
     add("--data", type=arguments.data_set, help="a data set (see python data.py --help), or phantom:COUNT (default)")
     add("--predictions", type=arguments.existing_file, metavar="FILE", help="to score: JSON lines, or UniX's CSV")
-    add("--section", choices=["report", "impression"], help="what to write (default: the report)")
-    add("--question", type=arguments.text, help="default: the data set's own, or what the model was trained on")
     add("--consensus", type=whole(2, 1000), metavar="N", help="of N sampled reports the one that agrees best with all")
     add("--chexbert", type=folder, metavar="FOLDER", help="CheXbert; default: the rule-based labeler judges")
     add("--literature-bleu", action="store_true", help="count words as the Indiana set's literature")
@@ -95,17 +96,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def idle_flags(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
     """The flags that do nothing beside those that were typed, and what they are for."""
-    if args.command == "phantom" and not args.reports:
-        yield "temperature top_p", "is for sampled reports; add --reports N"
-    if args.command == "phantom" and not args.edit:
-        yield "strength", "is for edits; add --edit N"
     if args.command == "report" and args.predictions:
-        yield "weights data split question consensus dtype batch resume", "is for a model; leave --predictions out"
+        yield "weights data split consensus dtype batch resume", "is for a model; leave --predictions out"
         yield "" if args.train else "require cache", "is for a data set; add --train SRC"
     elif args.command == "report" and arguments.names_phantoms(args.data or DEFAULTS["data"]):
         yield "split require train", "is for a data set of files; name one, --data SRC"
-    if args.command == "report" and args.section == "impression":
-        yield "consensus literature_bleu", "is for findings; leave --section impression out"
     if args.command == "image" and args.fake:
         yield "seed steps solver guidance size dtype resume", "is for a model that draws; leave --fake out"
     if args.command == "image" and args.raddino:

@@ -23,8 +23,6 @@ import numpy as np
 from archives.opening import open_source
 from archives.records import Records
 from archives.sections import split_report
-from common.errors import UserError
-from common.observations import OBSERVATIONS
 from evaluation import metrics
 from evaluation.metrics import Scored, derangement
 from evaluation.tables import Table
@@ -32,16 +30,9 @@ from judges.features import features, load_feature_extractor, of_records
 from phantoms.dataset import Phantoms
 
 LabelReports = Callable[[Sequence[str]], np.ndarray]  # N texts -> (N, 14): 1, 0, -1 and nan
-Claims = Callable[[Sequence[str]], np.ndarray]  # N texts -> (N, 14) bool, uncertain as positive
 LEAST_POSITIVES = 10  # of an observation, to count in the macro F1: with fewer it is chance
 WORDS = {"bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4": "BLEU-4", "rouge_l": "ROUGE-L"}
-SCORES = {  # of a row, and what stands above its column
-    "f1": "F1 macro",
-    "f1_below": "below this run",
-    "set_f1": "F1 by the set's labels",
-    "set_f1_below": "below this run",
-    **WORDS,
-}
+SCORES = {"f1": "F1 macro", "f1_below": "below this run", **WORDS}  # of a row, and what stands above its column
 PUBLISHED = {  # BLEU-1, -2, -3, -4, ROUGE-L on the Indiana University set
     "R2Gen (Chen et al. 2020)": (0.470, 0.304, 0.219, 0.165, 0.371),
     "R2Gen, five runs by others (github.com/uzh-dqbm-cmi/ARGON issue 9)": (0.402, 0.246, 0.166, 0.118, 0.334),
@@ -140,14 +131,6 @@ def shuffled(answers: Sequence[str], seed: int = 0) -> list[str]:
     return [answers[i] for i in derangement(len(answers), seed)]
 
 
-def nearest_films(args: argparse.Namespace, films: Records, train: Records) -> np.ndarray:
-    """For each film the training film that is nearest in the average of the model's own ViT features: (N,) indices."""
-    extractor = load_feature_extractor(None, args.device, args.weights)
-    train.size = films.size
-    ours, theirs = (features(of_records(source), extractor, progress=True) for source in (films, train))
-    return metrics.nearest(ours, theirs)[1]
-
-
 def training_films(args: argparse.Namespace, source: Records | Phantoms | None) -> Records | Phantoms | None:
     """What the model may have been trained on: --train, else the training split of --data; None if there is none."""
     if isinstance(source, Phantoms):
@@ -165,45 +148,50 @@ def training_films(args: argparse.Namespace, source: Records | Phantoms | None) 
 
 def compare(
     args: argparse.Namespace, rows: Sequence[dict], source: Records | Phantoms | None, label: LabelReports
-) -> list[dict]:
-    """The model's answers beside those that cost nothing: a table of what was asked for, and one of its findings alone.
+) -> dict:
+    """The model's answers beside those that cost nothing: their findings alone, or all where hardly any text has some.
 
-    Each: {"title", "literature", "rows": [{"name", and the keys of SCORES}], "constant", "notes"}.
     rows: `truth`, `generated` and `index`, the example of `source`, of each answer. label: the judge.
+    -> {"of": what is compared, "literature": how words are counted, "rows": [{"name", and the keys of SCORES}],
+    "constant": the one text}. "f1_below": how far a row's F1 lies below the model's.
     """
-    claims, train, notes = judged_once(label), training_films(args, source), []
-    examples = [] if train is None else [train.text(i)[args.section == "impression"] for i in range(len(train))]
-    texts = {"truth": [row["truth"] for row in rows], "this run": [row["generated"] for row in rows]}
+    train = training_films(args, source)
+    examples = [] if train is None else [train.text(i)[0] for i in range(len(train))]
+    truth, answers = [row["truth"] for row in rows], {"this run": [row["generated"] for row in rows]}
     if isinstance(source, Records) and isinstance(train, Records):
-        try:
-            neighbours = nearest_films(args, source, train)
-            texts["nearest training film"] = [examples[neighbours[row["index"]]] for row in rows]
-        except UserError as error:  # a broken film among the training films must not cost the other scores
-            notes.append(f"The nearest film is left out: {error}")
-    own = own_labels(source, rows)
-    whole = args.section == "report" and source is not None
-    title = "findings and impression" if whole else "the texts given" if source is None else "impression"
-    literature = args.literature_bleu and source is None  # somebody's predictions are taken for what they are
-    tables = [table_of(title, literature, claims, texts, examples, own, notes)]
-    told = [k for k, text in enumerate(texts["truth"]) if findings_of(text)]
-    if whole and len(told) > 1:
-        texts = {name: [findings_of(each[k]) for k in told] for name, each in texts.items()}
-        untold = [f"{len(rows) - len(told)} reports have no findings and are left out."] * (len(told) < len(rows))
-        own, examples = None if own is None else own[told], [*map(findings_of, examples)]
-        tables.append(table_of("findings", args.literature_bleu, claims, texts, examples, own, untold + notes))
-    return tables
-
-
-def judged_once(label: LabelReports) -> Claims:
-    """What `label` says of texts, each of which it is asked once: CheXbert is slow, and most reports recur."""
-    known: dict[str, np.ndarray] = {}
+        eye, train.size = load_feature_extractor(None, args.device, args.weights), source.size  # the model's own ViT
+        seen = [features(of_records(films), eye, args.cache, 32, progress=True) for films in (source, train)]
+        neighbours = metrics.nearest(*seen)[1]
+        answers["nearest training film"] = [examples[neighbours[row["index"]]] for row in rows]
+    told, of = [k for k, text in enumerate(truth) if findings_of(text)], "findings"
+    if len(told) > 1:
+        truth, *some = [[findings_of(each[k]) for k in told] for each in (truth, *answers.values())]
+        answers, examples = dict(zip(answers, some, strict=True)), list(map(findings_of, examples))
+    else:
+        of = "impressions"
+    examples = [text for text in examples if text]
 
     def claims(texts: Sequence[str]) -> np.ndarray:
-        if new := [text for text in dict.fromkeys(texts) if text not in known]:
-            known.update(zip(new, metrics.positives(label(new), "positive"), strict=True))
-        return np.array([known[text] for text in texts])
+        return metrics.positives(label(texts), "positive")
 
-    return claims
+    words = literature_words if args.literature_bleu else metrics.tokenize
+    labels, ours, constant = claims(truth), claims(answers["this run"]), None
+    answers["this run, shuffled"] = shuffled(answers["this run"])
+    if examples:
+        constant = constant_text(examples, words)
+        answers["one text for every film"] = [constant] * len(truth)
+        usual = usual_texts(examples, claims(examples), words)
+        answers["true labels, usual words"] = [usual.get(claim.tobytes(), constant) for claim in labels]
+    scored = []
+    for name, said in answers.items():
+        claimed = claims(said)
+        row = {"name": name, "f1": macro_f1(labels, claimed)}
+        row["f1_below"] = macro_f1(labels, ours, less=claimed) if scored else None
+        scored.append(row | dict(zip(WORDS, word_scores(truth, said, args.literature_bleu), strict=True)))
+    if args.literature_bleu:
+        scored += [{"name": name, **dict(zip(WORDS, values, strict=True))} for name, values in PUBLISHED.items()]
+    of = f"{of} of {len(truth)} reports"
+    return {"of": of, "literature": args.literature_bleu, "rows": scored, "constant": constant}
 
 
 def findings_of(report: str) -> str:
@@ -212,65 +200,15 @@ def findings_of(report: str) -> str:
     return findings or ("" if impression else report)
 
 
-def table_of(
-    title: str,
-    literature: bool,
-    claims: Claims,
-    texts: dict[str, Sequence[str]],
-    examples: Sequence[str],
-    own: np.ndarray | None,
-    notes: Sequence[str],
-) -> dict:
-    """One table of `compare`: a row of scores for each kind of answer, the model's first.
-
-    texts: "truth", "this run" and what else there is. examples: texts of the training split. own: (N, 14) bool, a
-    second truth. notes: below the table. "f1_below" and "set_f1_below": how far a row's F1 lies below the model's.
-    """
-    truths, written, rows, constant = texts["truth"], texts["this run"], [], None
-    words = literature_words if literature else metrics.tokenize
-    answers, truth = {"this run": written}, claims(truths)
-    if examples := [text for text in examples if text]:
-        constant = constant_text(examples, words)
-        answers["one text for every film"] = [constant] * len(truths)
+def comparison(beside: dict) -> Table:
+    """What `compare` found."""
+    how = "corpus BLEU as in this set's literature" if beside["literature"] else "BLEU is the mean over reports"
+    note = f"F1: macro, over the observations with {LEAST_POSITIVES} positives or more, uncertain as positive. Below"
+    note += " this run: by how much, with the interval of the difference over the same draws of films."
+    if beside["constant"]:
+        note += " True labels, usual words: of the training reports with a film's true labels the one that agrees best"
+        note += f" with all of them. The one text: {beside['constant']}"
     else:
-        notes = ["No training split here, so no constant text: add --train SRC.", *notes]
-    answers |= {name: each for name, each in texts.items() if name != "truth"}
-    answers["this run, shuffled"] = shuffled(written)
-    if constant:
-        usual = usual_texts(examples, claims(examples), words)
-        answers["true labels, usual words"] = [usual.get(claim.tobytes(), constant) for claim in truth]
-    ours = claims(written)
-    for name, said in answers.items():
-        claimed, row = claims(said), {"name": name}
-        for key, labels in (("f1", truth), ("set_f1", own)):
-            row[key] = None if labels is None else macro_f1(labels, claimed)
-            row[f"{key}_below"] = None if labels is None or not rows else macro_f1(labels, ours, less=claimed)
-        rows.append(row | dict(zip(WORDS, word_scores(truths, said, literature), strict=True)))
-    if literature:
-        rows += [{"name": name, **dict(zip(WORDS, values, strict=True))} for name, values in PUBLISHED.items()]
-    return {"title": title, "literature": literature, "rows": rows, "constant": constant, "notes": notes}
-
-
-def own_labels(source: Records | Phantoms | None, rows: Sequence[dict]) -> np.ndarray | None:
-    """The labels that came with the set (MeSH codes, CheXpert's), uncertain as positive: (N, 14) bool; None if none."""
-    if not isinstance(source, Records):
-        return None
-    chosen = [source.records[row["index"]].labels for row in rows]
-    found = np.array([[labels.get(name) in (1, -1) for name in OBSERVATIONS] for labels in chosen])
-    return found if found.any() else None
-
-
-def comparison(tables: Sequence[dict]) -> list[Table]:
-    """What is printed, and shown on the page."""
-    blocks = []
-    for table in tables:
-        how = "corpus BLEU as in this set's literature" if table["literature"] else "BLEU is the mean over reports"
-        note = f"F1: macro, over the observations with {LEAST_POSITIVES} positives or more, uncertain as positive."
-        note += " Below this run: by how much, with the interval of the difference over the same draws of films."
-        if table["constant"]:
-            note += " True labels, usual words: of the training reports with a film's true labels the one that agrees"
-            note += f" best with all of them. The one text: {table['constant']}"
-        rows = [[row["name"], *map(row.get, SCORES)] for row in table["rows"]]
-        title = f"Beside what costs nothing: {table['title']} ({how})"
-        blocks.append(Table(["", *SCORES.values()], rows, title, " ".join([note, *table["notes"]]), ours=[0]))
-    return blocks
+        note += " No training split here, so no constant text: add --train SRC."
+    rows = [[row["name"], *map(row.get, SCORES)] for row in beside["rows"]]
+    return Table(["", *SCORES.values()], rows, f"Beside what costs nothing: {beside['of']} ({how})", note, ours=[0])

@@ -7,9 +7,9 @@ one that was not, on any number of processes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,47 +35,43 @@ def write_reports(
 ) -> list[dict] | None:
     """The rows that `write` makes of each batch of examples, in the order of the examples; each process writes a share.
 
-    write: indices of examples -> a row for each, with its "index". Every row is a line of OUT/reports.RANK.jsonl as
-    soon as it is written. resume: keep those that were written with equal settings. None on all but the main process.
+    write: indices of examples -> a row for each, with its "index". Every row is a line of OUT/reports.HASH.RANK.jsonl
+    as soon as it is written; HASH is of the settings. resume: keep those that were written with equal settings. None
+    on all but the main process.
     """
-    known = read_shards(out, settings) if resume else {}
+    name = f"reports.{digest(json.dumps(settings))}"
+    known = read_shards(out, name) if resume else {}
     team.sum([0.0])  # all have read, now one may delete
     if team.is_main and not resume:
         for shard in out.glob("reports.*.jsonl"):
             shard.unlink()
     team.sum([0.0])
     mine = [batch for batch in batches[team.rank :: team.size] if not all(index in known for index in batch)]
-    with open(out / f"reports.{team.rank}.jsonl", "a", encoding="utf-8") as file:
-        file.write("\n" + json.dumps({"settings": settings}) + "\n")
+    with open(out / f"{name}.{team.rank}.jsonl", "a", encoding="utf-8") as file:
+        file.write("\n")  # a line that a crash cut short ends here
         with tqdm(total=sum(map(len, mine)), unit="report", desc="reading", disable=not team.is_main) as bar:
             for batch in mine:
                 file.writelines(json.dumps(row) + "\n" for row in write(batch))
                 file.flush()
                 bar.update(len(batch))
     team.sum([0.0])
-    if not team.is_main:
-        return None
-    rows = read_shards(out, settings)
-    return [rows[index] for index in sorted(index for batch in batches for index in batch)]
+    rows = read_shards(out, name)
+    return [rows[index] for index in sorted(index for batch in batches for index in batch)] if team.is_main else None
 
 
-def read_shards(out: Path, settings: dict) -> dict[int, dict]:
-    """Index -> row, of all reports written with just these settings. A line that a crash cut short does not count."""
+def read_shards(out: Path, name: str) -> dict[int, dict]:
+    """Index -> row of what all processes have written. A line that a crash cut short does not count."""
     rows = {}
-    for shard in sorted(out.glob("reports.*.jsonl")):
-        same = False
+    for shard in sorted(out.glob(f"{name}.*.jsonl")):
         for line in shard.read_text(encoding="utf-8").splitlines():
-            try:
+            with contextlib.suppress(ValueError):
                 row = json.loads(line)
-            except ValueError:
-                continue
-            if "settings" in row:
-                same = row["settings"] == settings
-                if not same:
-                    print(f"--resume: {shard} has reports of other settings or weights; left out", file=sys.stderr)
-            elif same:
                 rows[row["index"]] = row
     return rows
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def draw_pictures(
@@ -96,8 +92,7 @@ def draw_pictures(
     """
     names = [f"{index:06d}.png" for index in range(len(prompts))]
     batch = batch or pictures_at_a_time(team.device)
-    digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:12]
-    stamp = json.dumps({"seed": seed, **how, **settings, "batch": batch, "prompts": digest})
+    stamp = json.dumps({"seed": seed, **how, **settings, "batch": batch, "prompts": digest("\n".join(prompts))})
     if team.is_main:
         own_folder(folder)
         kept = folder / "settings.json"

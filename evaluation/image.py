@@ -25,14 +25,14 @@ from common.ownership import own_folder
 from evaluation import metrics, page
 from evaluation.generated import draw_pictures
 from evaluation.metrics import Scored
-from evaluation.protocol import Protocol, heading, named, set_drawing_flags, whose
-from evaluation.results import OURS_ONLY, beside_paper, paper, publish, thumbnail
+from evaluation.protocol import heading, named, set_drawing_flags, whose
+from evaluation.results import OURS_ONLY, beside_paper, paper, publish
+from evaluation.shown import score_shown
 from evaluation.tables import Paragraph, Table, value_of
 from judges import biovil
 from judges import features as judges
 from judges.features import Images, open_images, weights_hash
 from reports.labeler import label_reports
-from studies.shown import score_shown
 
 NEIGHBOURS = 5  # k of precision, recall, density and coverage, as CheXGenBench has it
 TABLE3 = ("fd", "kd", "alignment", "precision", "recall", "density", "coverage")
@@ -71,12 +71,14 @@ def image_command(args: argparse.Namespace) -> None:
         return judges.features(images, extractor, args.batch or 32, progress=True)
 
     sets = [features(real), features(fake)]
-    results = {"extractor": extractor.name, "comparable": extractor.comparable}
-    results |= {"table_3": table_3(*sets), "per_class": per_class(*sets, real, fake)}
+    results = {"table_3": metrics.table_3(*sets), "per_class": per_class(*sets, real, fake)}
     if protocol.shards > 1:
         results["shards"] = score_shards(*sets, protocol.shards)
-    results["alignment"], pairs, results["aligner"] = alignment(args, fake)
-    cases = cases_of_images(real, fake, *sets, pairs)
+    results["alignment"], aligner = alignment(args, fake)
+    results["judge"] = f"features of {extractor.name}" + ("" if extractor.comparable else f"; {OURS_ONLY}")
+    results["judge"] += f"; alignment by {aligner}" if aligner else ""
+    first = [(fake.load(i), fake.texts[i] or fake.files[i].name) for i in range(min(16, len(fake)))]
+    cases = [page.heading("The first of them"), page.pictures(first)]
     train = open_images(args.train, "train", args.cache) if args.train else None
     if train:
         of_train = features(train)
@@ -84,11 +86,14 @@ def image_command(args: argparse.Namespace) -> None:
         cases += memorisation_blocks(fake, train, closest)
         results["memorisation"] = {k: v for k, v in closest.items() if isinstance(v, float)}
         # As many real training films in the place of the drawings: no model of these films does better.
-        results["floor"] = table_3(sets[0], of_train[np.random.default_rng(0).permutation(len(train))[: len(fake)]])
+        chosen = np.random.default_rng(0).permutation(len(train))[: len(fake)]
+        results["floor"] = metrics.table_3(sets[0], of_train[chosen])
         if train.labels is not None and real.labels is not None and all(fake.texts):
             prompted = label_reports(fake.texts) == 1  # a drawing should show what its prompt says
             results["shown"] = score_shown((of_train, train.labels), (sets[0], real.labels), (sets[1], prompted))
-    lacks += scoring_lacks(protocol, real, results)
+    lacks += [] if extractor.comparable else ["the features are not RadDino's"]
+    lacks += [] if real.kind == "chexgenbench" else ["--real is no table of CheXGenBench"]
+    lacks += [] if aligner == protocol.aligner else [f"alignment by {aligner or 'nobody'}, not {protocol.aligner}"]
     results |= {
         "real": f"{real.name} ({len(real)})",
         "fake": f"{fake.name} ({len(fake)})",
@@ -96,7 +101,8 @@ def image_command(args: argparse.Namespace) -> None:
         "weights": weights,
         "protocol": heading(protocol, lacks),
     }
-    publish(args.out, "Drawing chest X-rays", [*image_blocks(results), *cases], results, weights)
+    summary = f"Real: {results['real']}. Generated: {results['fake']}. Judge: {results['judge']}."
+    publish(args.out, "Drawing chest X-rays", summary, [*image_blocks(results), *cases], results, weights)
 
 
 def one_a_prompt(real: Images) -> Images:
@@ -129,13 +135,6 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
     return write_generated(folder, names, fitting), f"{args.weights} ({version})"
 
 
-def table_3(real: np.ndarray, fake: np.ndarray) -> dict[str, float | Scored]:
-    """The measures of Table 3 but for the alignment, of features (N, width) and (M, width)."""
-    each = metrics.prdc_samples(real, fake, NEIGHBOURS)
-    scores = {"fd": metrics.frechet_distance(real, fake), "kd": metrics.kernel_distance(real, fake)}
-    return scores | {name: metrics.mean_scores(values)[0] for name, values in each.items()}
-
-
 def per_class(real: np.ndarray, fake: np.ndarray, real_set: Images, fake_set: Images) -> dict[str, dict]:
     """Table 4, of features (N, width) and (M, width): observation -> how many of both sets, and their distance."""
     if real_set.labels is None or fake_set.labels is None:
@@ -154,32 +153,19 @@ def score_shards(real: np.ndarray, fake: np.ndarray, shards: int) -> dict[str, f
     The Fréchet distance grows as the sets shrink, so this is another number than that of the whole.
     """
     parts = zip(np.array_split(real, shards), np.array_split(fake, shards), strict=True)
-    rows = [table_3(*part) for part in parts]
+    rows = [metrics.table_3(*part) for part in parts]
     return {name: float(np.mean([value_of(row[name]) for row in rows])) for name in rows[0]}
 
 
-def scoring_lacks(protocol: Protocol, real: Images, results: dict) -> list[str]:
-    """What keeps the scores of pictures from being computed as theirs were."""
-    lacks = [] if results["comparable"] else ["the features are not RadDino's"]
-    if real.kind != "chexgenbench":
-        lacks.append("--real is no table of CheXGenBench")
-    if results["aligner"] != protocol.aligner:
-        lacks.append(f"alignment by {results['aligner'] or 'nobody'}, not {protocol.aligner}")
-    return lacks
-
-
-def alignment(args: argparse.Namespace, fake: Images) -> tuple[Scored | None, np.ndarray | None, str]:
-    """BioViL's or BioViL-T's similarity of every picture and its prompt: (the mean with its interval, each, by whom).
-
-    (None, None, "") without it.
-    """
+def alignment(args: argparse.Namespace, fake: Images) -> tuple[Scored | None, str]:
+    """BioViL's or BioViL-T's similarity of picture and prompt, and by whom; (None, "") without it."""
     if args.aligner is None or not all(fake.texts):
-        return None, None, ""
+        return None, ""
     aligner, each, batch = biovil.load_aligner(args.aligner, args.device), [], args.batch or 32
     for start in tqdm(range(0, len(fake), batch), unit="batch", desc="alignment"):
         rows = range(start, min(start + batch, len(fake)))
         each += aligner([Image.fromarray(fake.load(i)) for i in rows], [fake.texts[i] for i in rows]).tolist()
-    return metrics.mean_scores(np.array(each))[0], np.array(each), aligner.name
+    return metrics.mean_scores(np.array(each))[0], aligner.name
 
 
 def memorisation(real: np.ndarray, fake: np.ndarray, train: np.ndarray) -> dict:
@@ -199,11 +185,8 @@ def memorisation(real: np.ndarray, fake: np.ndarray, train: np.ndarray) -> dict:
     return {**found, "drawn": drawn, "index": index}
 
 
-def image_blocks(results: dict) -> list[Table | Paragraph | str]:
+def image_blocks(results: dict) -> list[Table]:
     """What is printed, and shown on the page."""
-    note = "" if results["comparable"] else f"; {OURS_ONLY}"
-    aligned = f"; alignment by {results['aligner']}" if results["aligner"] else ""
-    judged = f"features of {results['extractor']}{note}{aligned}"
     note = "Paper: RadDino on the test split of MIMIC-CXR. FD and KD also depend on the number of pictures. The"
     note += " others have intervals, on the page: 95 %, by bootstrap over pictures, which would bias FD and KD."
     of_all = {"alignment": results["alignment"]}  # of the whole set, as theirs is
@@ -214,20 +197,16 @@ def image_blocks(results: dict) -> list[Table | Paragraph | str]:
         ours["real training films"] = results["floor"]  # they have no prompts
         note += " Real training films: as many of them in the place of the drawings, the floor of both distances."
     ours = {name: [scores.get(column) for column in TABLE3] for name, scores in ours.items()}
-    title, judges = "Fidelity and diversity (Table 3)", f"{judged}; {whose(results['protocol'])}"
-    blocks = [
-        Paragraph(f"Real: {results['real']}. Generated: {results['fake']}. Judge: {judged}."),
-        Paragraph(f"Protocol: {results['protocol']}."),
-        Paragraph(sample.DISCLAIMER),
-        beside_paper(3, title, ours, judges, "resolution", note),
-    ]
+    judges, judged = f"{results['judge']}; {whose(results['protocol'])}", results["judge"]
+    blocks = [beside_paper(3, "Fidelity and diversity (Table 3)", ours, judges, note)]
     if shown := results.get("shown"):
-        names = ("drawn", "shuffled", "real")
-        rows = [["mean", None, *(shown["mean"][name] for name in names)]]
-        rows += [[each, row["positives"], *(row[name] for name in names)] for each, row in shown["each"].items()]
-        note = "Area under the ROC curve of a linear judge trained on the training films: drawings against their"
-        note += " prompts, against exchanged prompts (0.5), and unseen real films (the ceiling)."
-        blocks.append(Table(["", "prompts", *names], rows, "Do drawings show what was asked for?", note, ours=[0]))
+        note = "Area under the ROC curve of a linear judge trained on the training films, the mean over observations."
+        rows = [
+            ["drawings by their prompts", shown["drawn"]],
+            ["by exchanged prompts (0.5: chance)", shown["shuffled"]],
+            ["unseen real films (the ceiling)", shown["real"]],
+        ]
+        blocks.append(Table(["", "area"], rows, "Do drawings show what was asked for?", note, intervals=True))
     return [*blocks, table_4(results["per_class"], judged)] if results["per_class"] else blocks
 
 
@@ -250,36 +229,17 @@ def table_4(per_class: dict[str, dict], judged: str) -> Table:
     )
 
 
-def cases_of_images(
-    real: Images, fake: Images, real_features: np.ndarray, fake_features: np.ndarray, pairs: np.ndarray | None
-) -> list[str]:
-    """The worst and the best pictures: by alignment where it is known, else by how far the nearest real image is."""
-    distance, index = metrics.nearest(fake_features, real_features)
-    order = np.argsort(-distance) if pairs is None else np.argsort(pairs)
-    by = "distance to the nearest real image" if pairs is None else "alignment with the prompt"
-    of_prompt, blocks = {text: i for i, text in enumerate(real.texts) if text}, []
-    for title, chosen in (("Worst", order[:6]), ("Best", order[::-1][:6])):
-        items = []
-        for i in chosen.tolist():
-            partner = of_prompt.get(fake.texts[i], int(index[i]))
-            same = "real, same text" if fake.texts[i] in of_prompt else "the nearest real image"
-            items.append((thumbnail(fake.load(i)), f"generated: {fake.texts[i] or fake.files[i].name}"))
-            items.append((thumbnail(real.load(partner)), f"{same} ({real.files[partner].name})"))
-        blocks += [page.heading(f"{title} pictures, by {by}"), page.pictures(items)]
-    return blocks
-
-
 def memorisation_blocks(fake: Images, train: Images, closest: dict) -> list[Paragraph | str]:
     items = []
     for i in np.argsort(closest["drawn"])[:8].tolist():
         partner, distance = int(closest["index"][i]), closest["drawn"][i]
-        items.append((thumbnail(fake.load(i)), f"generated ({fake.files[i].name})"))
-        items.append((thumbnail(train.load(partner)), f"training image {train.files[partner].name}, at {distance:.3f}"))
+        items.append((fake.load(i), f"generated ({fake.files[i].name})"))
+        items.append((train.load(partner), f"training image {train.files[partner].name}, at {distance:.3f}"))
     said = "{share_nearer:.1%} of the drawn pictures are nearer to a training image than 99 % of the real ones, which"
     said += " were not trained on, are (median distance {median_drawn:.3f}, of real ones {median_unseen:.3f}). Well"
-    said += " above 1 % would be a sign of memorisation; look at the pairs."
+    said += " above 1 % would be a sign of memorisation; look at the closest pairs."
     return [
         page.heading("Has it memorised training pictures?"),
         Paragraph(said.format(**closest)),
-        page.pictures(items, "The closest pairs"),
+        page.pictures(items),
     ]

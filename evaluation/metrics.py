@@ -2,8 +2,8 @@
 
 - labels: `f1_scores`, `chexbert_scores` for a half of Table 2, and `area_under_roc`
 - reports, word by word: `bleu_counts` and `bleu_from_counts`, `rouge_l` and `bootstrap_median`
-- pictures, as sets of features (RadDino's class token in Table 3): `frechet_distance`, `kernel_distance`,
-  `prdc_samples`, and `nearest`, which finds out what has been memorised
+- pictures, as sets of features (RadDino's class token in Table 3): `frechet_distance`, `kernel_distance` and
+  `prdc_samples`, together `table_3`, and `nearest`, which finds out what has been memorised
 - what a score stands beside, and how far to trust it: `derangement`, `bootstrap_sums`, `with_intervals`
 """
 
@@ -86,7 +86,7 @@ def chexbert_scores(
 
     truth, prediction: the labels of the true and the generated reports, (N, 14) in the order of OBSERVATIONS:
     1 positive, 0 negative, -1 uncertain, nan blank. Blank counts as negative; a class neither true nor predicted has
-    F1 0, and counts. Raises ValueError for other shapes or values.
+    F1 0, and counts.
     """
     is_true = positives(truth, uncertain)
     counts = f1_counts(is_true, positives(prediction, uncertain))
@@ -104,11 +104,6 @@ def table2_row(sums: np.ndarray) -> np.ndarray:
 
 def positives(labels: np.ndarray, uncertain: str) -> np.ndarray:
     """CheXbert labels (N, 14) to bool, with an uncertain one as "positive" or "negative"."""
-    labels = np.asarray(labels, dtype=np.float64)
-    if labels.ndim != 2 or labels.shape[1] != 14 or uncertain not in ("positive", "negative"):
-        raise ValueError(f'labels {labels.shape} must be (N, 14), uncertain {uncertain!r} "positive" or "negative"')
-    if not (np.isin(labels, (1, 0, -1)) | np.isnan(labels)).all():
-        raise ValueError("a label must be 1 (positive), 0 (negative), -1 (uncertain) or nan (blank)")
     return (labels == 1) | ((labels == -1) & (uncertain == "positive"))
 
 
@@ -123,11 +118,10 @@ def tokenize(text: str | Sequence[str]) -> Sequence[str]:
 def bleu_counts(references: Sequence[str | Sequence[str]], hypotheses: Sequence[str | Sequence[str]]) -> np.ndarray:
     """What each report adds to BLEU: (N, 10) int64, matches of 1- to 4-grams, their number, and both lengths.
 
-    One reference each. Strings are split by `tokenize`, lists of tokens are taken as they are. Raises ValueError for no
-    reports or unequal numbers.
+    One reference each. Strings are split by `tokenize`, lists of tokens are taken as they are.
     """
     rows = []
-    for reference, hypothesis in _pairs(references, hypotheses):
+    for reference, hypothesis in zip(map(tokenize, references), map(tokenize, hypotheses), strict=True):
         wanted, matches = n_grams(reference), [0, 0, 0, 0]
         for gram, count in n_grams(hypothesis).items():
             matches[len(gram) - 1] += min(count, wanted[gram])
@@ -188,9 +182,9 @@ def rouge_l(references: Sequence[str | Sequence[str]], hypotheses: Sequence[str 
     """ROUGE-L F of each report (Lin 2004): (N,) in [0, 1]. The score of a set is its mean.
 
     The harmonic mean of the longest common subsequence's share in the reference and in the hypothesis, as `rouge-score`
-    without stemming. No token in either gives 0. Raises ValueError for no reports or unequal numbers.
+    without stemming. No token in either gives 0.
     """
-    pairs = _pairs(references, hypotheses)
+    pairs = zip(map(tokenize, references), map(tokenize, hypotheses), strict=True)
     return np.array([2 * _common_subsequence(a, b) / max(1, len(a) + len(b)) for a, b in pairs])
 
 
@@ -221,43 +215,27 @@ def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
     return len(a) - row.bit_count()
 
 
-def _pairs(
-    references: Sequence[str | Sequence[str]], hypotheses: Sequence[str | Sequence[str]]
-) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
-    if isinstance(references, str) or isinstance(hypotheses, str):
-        raise ValueError("references and hypotheses must be sequences of reports, not one string")
-    if len(references) != len(hypotheses) or not len(references):
-        raise ValueError(f"{len(references)} references and {len(hypotheses)} hypotheses must be equally many, not 0")
-    return ((tokenize(a), tokenize(b)) for a, b in zip(references, hypotheses, strict=True))
-
-
 # ---- pictures: distances of two sets of features -----------------------------------------------------------------
 
 BLOCK = 1 << 20  # entries of a block of a distance or kernel matrix: 8 MB
-Features = np.ndarray | torch.Tensor
 
 
-def _features(*sets: Features, rows: int = 1) -> list[torch.Tensor]:
-    """As tensors (N, D) float64, each where it was; ValueError for what no measure can use."""
-    tensors = [torch.as_tensor(np.array(one) if isinstance(one, np.ndarray) else one).double() for one in sets]
-    shapes = " and ".join(str(tuple(one.shape)) for one in tensors)
-    if any(one.ndim != 2 or one.shape[1] != tensors[0].shape[-1] or one.numel() == 0 for one in tensors):
-        raise ValueError(f"features {shapes} must be (N, D) with equal D")
-    if any(len(one) < rows for one in tensors):
-        raise ValueError(f"features {shapes} must have at least {rows} rows each")
+def _features(*sets: np.ndarray) -> list[torch.Tensor]:
+    """As tensors (N, D) float64."""
+    tensors = [torch.from_numpy(np.array(one, dtype=np.float64)) for one in sets]
     if not all(one.isfinite().all() for one in tensors):
         raise ValueError("features contain inf or nan")
     return tensors
 
 
-def frechet_distance(features_a: Features, features_b: Features) -> float:
+def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
     """Squared Fréchet distance of two Gaussians fitted to the features (Heusel et al. 2017, the formula of FID).
 
     |mean_a - mean_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), A and B the covariances. features: (N, D), N at least 2, in
     the square of their unit. It is biased upwards for small N: compare only distances of equal N. Raises ValueError for
-    fewer than two rows, unequal widths or non-numbers.
+    inf or nan.
     """
-    a, b = _features(features_a, features_b, rows=2)
+    a, b = _features(features_a, features_b)
     # With A = R_a^T R_a, the trace of the root is the sum of the singular values of R_a R_b^T. No covariance is formed
     # and no eigenvalue rooted, so nothing is lost where it is singular: for N < D, or a constant feature.
     centred = ((one - one.mean(dim=0)) / (len(one) - 1) ** 0.5 for one in (a, b))
@@ -267,7 +245,7 @@ def frechet_distance(features_a: Features, features_b: Features) -> float:
     return max(0.0, float(shift + root_a.square().sum() + root_b.square().sum() - 2 * cross))
 
 
-def kernel_distance(features_a: Features, features_b: Features) -> float:
+def kernel_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
     """Kernel distance, KD or KID (Bińkowski et al. 2018): squared maximum mean discrepancy, unbiased, so it may be < 0.
 
     The kernel is (x.y / D + 1)^3; the mean over all pairs within a, and within b, less twice the mean between them.
@@ -275,7 +253,7 @@ def kernel_distance(features_a: Features, features_b: Features) -> float:
     takes torchmetrics' subsets as large as the smaller set, so for equal N it is this. Raises ValueError as
     `frechet_distance`.
     """
-    a, b = _features(features_a, features_b, rows=2)
+    a, b = _features(features_a, features_b)
     n, m = len(a), len(b)
 
     def of_all(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -294,7 +272,7 @@ def _row_blocks(rows: int, columns: int) -> Iterator[slice]:
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
-def prdc_samples(real: Features, fake: Features, k: int = 5) -> dict[str, np.ndarray]:
+def prdc_samples(real: np.ndarray, fake: np.ndarray, k: int = 5) -> dict[str, np.ndarray]:
     """What each sample adds to precision, recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
     real: (N, D) and fake: (M, D), both of more than k rows; CheXGenBench, which made Table 3's numbers, takes k = 5.
@@ -306,11 +284,9 @@ def prdc_samples(real: Features, fake: Features, k: int = 5) -> dict[str, np.nda
         coverage   (N,)  is a fake inside the real's ball?
 
     Every sample has a ball, open, that reaches to its k-th nearest neighbour in its own set. What equals a radius up to
-    1e-12 is not inside. Raises ValueError for k < 1, k >= N or M, or as `frechet_distance`.
+    1e-12 is not inside. Raises ValueError as `frechet_distance`.
     """
     real, fake = _features(real, fake)
-    if not 1 <= k < min(len(real), len(fake)):
-        raise ValueError(f"k = {k} must be at least 1 and less than {len(real)} and {len(fake)}, the sizes of the sets")
     real_radii, fake_radii = (_nearest(one, one, k + 1)[0][:, k] * (1 - 1e-12) for one in (real, fake))  # 0: itself
     recalled, covered = real.new_zeros(len(real), dtype=bool), real.new_zeros(len(real), dtype=bool)
     balls_around = real.new_zeros(len(fake), dtype=torch.int64)
@@ -321,13 +297,19 @@ def prdc_samples(real: Features, fake: Features, k: int = 5) -> dict[str, np.nda
         recalled |= (distances < fake_radii[rows, None]).any(dim=0)
     density = balls_around.double() / k
     samples = {"precision": density > 0, "recall": recalled, "density": density, "coverage": covered}
-    return {name: values.double().cpu().numpy() for name, values in samples.items()}
+    return {name: values.double().numpy() for name, values in samples.items()}
 
 
-def nearest(queries: Features, keys: Features) -> tuple[np.ndarray, np.ndarray]:
+def table_3(real: np.ndarray, fake: np.ndarray, k: int = 5) -> dict[str, float | Scored]:
+    """The columns of Table 3 but for the alignment; of those that are means over samples with their intervals."""
+    each = {name: mean_scores(values)[0] for name, values in prdc_samples(real, fake, k).items()}
+    return {"fd": frechet_distance(real, fake), "kd": kernel_distance(real, fake), **each}
+
+
+def nearest(queries: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each query's nearest key: distance (N,) and index (N,). A drawing that is a training picture has 0."""
     distances, index = _nearest(*_features(queries, keys), 1)
-    return distances[:, 0].cpu().numpy(), index[:, 0].cpu().numpy()
+    return distances[:, 0].numpy(), index[:, 0].numpy()
 
 
 def _nearest(queries: torch.Tensor, keys: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -358,12 +340,9 @@ def bootstrap_sums(
 
     counts: (N, ...), what each example adds. statistic: takes the sums of all draws, (repeats, ...), gives
     (repeats, ...). The mean of scores (N,) is `lambda sums: sums / N`. Draws where the statistic is nan (a class that
-    no example in them has) are left out. Raises ValueError for no examples.
+    no example in them has) are left out.
     """
-    counts = np.asarray(counts, dtype=np.float64)
-    n = len(counts)
-    if n < 1:
-        raise ValueError("counts of at least one example are needed")
+    counts, n = np.asarray(counts, dtype=np.float64), len(counts)
     rng = np.random.default_rng(seed)
     weights = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(repeats)]).astype(np.float64)
     values = statistic((weights @ counts.reshape(n, -1)).reshape(repeats, *counts.shape[1:]))

@@ -1,6 +1,4 @@
-"""One HTML page of tables, bars and pictures in a single file: it loads nothing and runs no script.
-
-Each function returns a piece of HTML, `page` joins the pieces, common/files.py writes the result:
+"""One HTML page of tables and pictures in a single file: it loads nothing and runs no script.
 
     blocks = [heading("Reading"), Table(["class", "F1"], [["Edema", (0.912, 0.898, 0.925)]])]
     write_text("report.html", page("Scores", blocks))
@@ -18,53 +16,43 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from evaluation.tables import Paragraph, Table, value_of, written
+from common.images import to_square
+from evaluation.tables import Paragraph, Table, value_of
 
-LONG = 60  # characters of a cell that is broken over lines
+SIDE = 256  # px of a picture
 
-STYLE_OF_BARS = """
-.bars { display: grid; grid-template-columns: fit-content(40%) minmax(4rem, 1fr) auto; gap: 3px .8rem;
-  align-items: center; font-size: .88rem; line-height: 1.3; font-variant-numeric: tabular-nums }
-.track { position: relative; height: .9rem; border-right: 1px solid var(--rule);
-  background: linear-gradient(90deg, var(--rule) 1px, transparent 1px) 0 0 / 25% }
-.track i { position: absolute; inset: 0 auto 0 0; background: var(--c0) }
-.track b { position: absolute; top: 25%; bottom: 25%; border: solid var(--ink); border-width: 0 1.5px }
-"""
-
-STYLE = (
-    STYLE_OF_BARS
-    + """
-:root { color-scheme: light dark; --ink: CanvasText; --rule: #8886; --c0: #0072b2; --ours: #0072b226 }
-* { box-sizing: border-box; print-color-adjust: exact }
+STYLE = """
+:root { color-scheme: light dark }
 body { max-width: 70rem; margin: 0 auto; padding: 2rem 1.25rem; font: 1rem/1.5 system-ui, sans-serif }
 h2 { margin: 3rem 0 .6rem }
-p, figcaption { max-width: 44rem }
+p { max-width: 44rem }
 small, .quiet, footer { opacity: .7; font-size: .82em }
-figure { margin: 1.5rem 0 2rem; break-inside: avoid }
-figcaption { font-weight: 600; padding-bottom: .5rem }
 .scroll { overflow-x: auto }
-table { border-collapse: collapse; min-width: 50%; font-size: .84rem; line-height: 1.35;
-  font-variant-numeric: tabular-nums; border-bottom: 2px solid }
-th, td { padding: .3rem .45rem; text-align: left; vertical-align: top; border-top: 1px solid var(--rule) }
-thead { vertical-align: bottom; border-bottom: 1px solid; border-top: 2px solid }
+table { border-collapse: collapse; font-size: .84rem; line-height: 1.35; font-variant-numeric: tabular-nums;
+  border: solid; border-width: 2px 0 }
+th, td { padding: .3rem .45rem; text-align: left; vertical-align: top; border-top: 1px solid #8886 }
+thead { vertical-align: bottom; border-bottom: 1px solid }
 thead .group { text-align: center }
 tr.section th { padding-top: .8rem; font-style: italic; font-weight: 400 }
-tr.ours { background: var(--ours) }
-.number { text-align: right }
-td.number, td:first-child { white-space: nowrap }
-td.long { white-space: normal; overflow-wrap: anywhere; min-width: 16rem }
-td.number small { display: block }
-.pictures { display: grid; grid-template-columns: repeat(var(--columns), 1fr); gap: 1rem .8rem }
-.pictures figure { margin: 0 }
+tr.ours { background: #0072b226 }
+.number { text-align: right; white-space: nowrap }
+.number small { display: block }
+.pictures { display: grid; grid-template-columns: repeat(4, 1fr); gap: 1rem .8rem; font-size: .82rem;
+  margin-bottom: 2rem }
+.pictures figure { margin: 0; overflow-wrap: anywhere }
 .pictures img { display: block; width: 100%; height: auto }
-.pictures figcaption { font-weight: 400; font-size: .82rem; overflow-wrap: anywhere }
-@media print { .scroll { overflow: visible } }
 """
-)
 
 
 def page(title: str, blocks: Sequence[Table | Paragraph | str], footer: str = "") -> str:
     """A whole document. blocks: tables, paragraphs, and HTML from the functions below; the other two are plain text."""
+    body = ""
+    for block in blocks:
+        if isinstance(block, Table):
+            block = html_of(block)
+        elif isinstance(block, Paragraph):
+            block = f"<p>{escape(block)}</p>\n"
+        body += block
     # The policy makes the browser itself refuse to load or run anything from outside this file.
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -77,7 +65,7 @@ def page(title: str, blocks: Sequence[Table | Paragraph | str], footer: str = ""
 </head>
 <body>
 <h1>{escape(title)}</h1>
-{"".join(map(shown, blocks))}<footer>{escape(footer)}</footer>
+{body}<footer>{escape(footer)}</footer>
 </body>
 </html>
 """
@@ -87,77 +75,43 @@ def heading(title: str) -> str:
     return f"<h2>{escape(title)}</h2>\n"
 
 
-def shown(block: Table | Paragraph | str) -> str:
-    """HTML of what tables.py describes; what is HTML stays as it is."""
-    if isinstance(block, Table):
-        return html_of(block)
-    return f"<p>{escape(block)}</p>\n" if isinstance(block, Paragraph) else block
-
-
 def html_of(table: Table) -> str:
     """Under its title as a heading. Columns with a number in them are right-aligned."""
-    n = len(table.headers)
-    numbers = [any(value_of(row[k]) is not None for row in table.cells()) for k in range(n)]
+    rows = [row for row in table.rows if not isinstance(row, str)]
+    numbers = [any(value_of(row[k]) is not None for row in rows) for k in range(len(table.headers))]
     align = [' class="number"' if number else "" for number in numbers]
 
     def tr(cells: Iterable[str], kind: str = "") -> str:
         return f"<tr{kind}>{''.join(cells)}</tr>\n"
 
-    head, body = "", ""
+    head = body = ""
     if table.groups:
         head += tr(f'<th class="group" colspan="{span}">{escape(name)}</th>' for name, span in table.groups)
     unbroken = [escape(header).replace("-", "\u2011") for header in table.headers]  # no line ends inside "F1-14"
-    head += tr(f"<th{align[k]}>{unbroken[k]}</th>" for k in range(n))
+    head += tr(f"<th{kind}>{header}</th>" for kind, header in zip(align, unbroken, strict=True))
     for i, row in enumerate(table.rows):
         if isinstance(row, str):
-            body += tr([f'<th colspan="{n}">{escape(row)}</th>'], ' class="section"')
+            body += tr([f'<th colspan="{len(table.headers)}">{escape(row)}</th>'], ' class="section"')
             continue
         cells = []
-        for cell, kind, words in zip(row, align, table.written(row), strict=True):
-            kind = ' class="long"' if isinstance(cell, str) and len(cell) > LONG else kind
-            cells.append(f"<td{kind}>{escape(cell) if isinstance(cell, str) else with_interval(*words)}</td>")
+        for cell, kind, (value, interval) in zip(row, align, table.written(row), strict=True):
+            small = f" <small>{interval}</small>" if interval else ""
+            # The minus of numbers is one, not a hyphen.
+            shown = escape(cell) if isinstance(cell, str) else (value + small).replace("-", "\u2212")
+            cells.append(f"<td{kind}>{shown}</td>")
         body += tr(cells, ' class="ours"' if i in table.ours else "")
     title = heading(table.title) if table.title else ""
-    foot = f'<p class="quiet">{escape(table.note)}</p>\n' if table.note else ""
+    note = f'<p class="quiet">{escape(table.note)}</p>\n' if table.note else ""
     whole = f"<table>\n<thead>\n{head}</thead>\n<tbody>\n{body}</tbody>\n</table>"
-    return f'{title}<figure>\n<div class="scroll">{whole}</div>\n{foot}</figure>\n'
+    return f'{title}<div class="scroll">{whole}</div>\n{note}'
 
 
-def with_interval(value: str, interval: str) -> str:
-    """A number with its interval in small letters; the minus of numbers is one, not a hyphen."""
-    return (value + (f" <small>{interval}</small>" if interval else "")).replace("-", "\u2212")
-
-
-def bars(
-    items: Sequence[tuple[str, float, float | None, float | None, str]], caption: str = "", decimals: int = 3
-) -> str:
-    """Horizontal bars from 0 to 1 with grid lines at the quarters. items: (label, value, low, high, note).
-
-    low and high are the ends of a whisker, or None.
-    """
-    lines = []
-    for label, value, low, high, note in items:
-        marks = f'<i style="width:{100 * value:.4g}%"></i>'
-        if low is not None and high is not None:
-            marks += f'<b style="left:{100 * low:.4g}%;right:{100 - 100 * high:.4g}%"></b>'
-        number = with_interval(*written((value, low, high), decimals)) + f" <small>{escape(note)}</small>" * bool(note)
-        lines.append(f'<span>{escape(label)}</span><span class="track">{marks}</span><span>{number}</span>')
-    body = "\n".join(lines)
-    return f'<figure>\n{_caption(caption)}<div class="bars">\n{body}\n</div>\n</figure>\n'
-
-
-def pictures(items: Sequence[tuple[np.ndarray, str]], caption: str = "", columns: int = 4) -> str:
-    """Pictures in a grid. items: (uint8 array (H, W) or (H, W, 3), text under it); kept exactly, as PNG."""
+def pictures(items: Sequence[tuple[np.ndarray, str]]) -> str:
+    """Grey pictures in a grid. items: (uint8 array (H, W), text under it); shown at SIDE px, aspect ratio kept."""
     figures = []
     for array, words in items:
-        buffer = io.BytesIO()
-        Image.fromarray(array).save(buffer, format="PNG", optimize=True)
+        buffer, words = io.BytesIO(), escape(words)
+        Image.fromarray(to_square(Image.fromarray(array), SIDE)).save(buffer, format="PNG", optimize=True)
         source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-        words = escape(words)
         figures.append(f'<figure><img src="{source}" alt="{words}"><figcaption>{words}</figcaption></figure>')
-    grid = f'<div class="pictures" style="--columns:{columns:d}">\n' + "\n".join(figures) + "\n</div>"
-    return f"<figure>\n{_caption(caption)}{grid}\n</figure>\n"
-
-
-def _caption(caption: str) -> str:
-    return f"<figcaption>{escape(caption)}</figcaption>\n" if caption else ""
+    return '<div class="pictures">\n' + "\n".join(figures) + "\n</div>\n"

@@ -4,8 +4,6 @@
   the report claims
 - drawing: it draws from a phantom's impression; a classifier (`judges/classifier.py`) trained on other phantoms says
   what the picture shows, and its features give the distances of Table 3
-- why: what the autoencoder keeps and what the velocity owes to the prompt; with --reports how sure it is, with --edit
-  what an edit changes: `autoencoder`, `prompt_gain`, `calibration` and `editing` of studies/
 
 Every score stands between two others that say what it is worth: a *ceiling*, the same judge on the true reports or
 pictures, and a *control*, the same answers held against the truth of other phantoms. A model that ignores its input
@@ -30,49 +28,21 @@ from common.ownership import own_folder
 from evaluation import metrics, page
 from evaluation.generated import draw_pictures, write_reports
 from evaluation.protocol import OURS, set_drawing_flags
-from evaluation.results import publish, thumbnail
-from evaluation.tables import Paragraph, Table
+from evaluation.results import publish
+from evaluation.tables import Table
 from judges import classifier
-from judges.classifier import PhantomClassifier
+from judges.classifier import ClassifierRecipe, PhantomClassifier
 from judges.features import weights_hash
 from judges.trained_classifier import SHIPPED_CLASSIFIER, load_classifier
-from phantoms.dataset import Phantom
-from phantoms.truth import Finding
+from phantoms.dataset import TRAIN_SEED, Phantom
 from reports.labeler import Label, label_report
-from studies import autoencoder, calibration, editing, prompt_gain
 
-# Phantoms of these seeds have been seen: phantoms.dataset.TRAIN_SEED, ClassifierRecipe.seed.
-TRAINING_SEED, CLASSIFIER_SEED = 0, 2
 COLUMNS = ("generated", "control", "ceiling")
-MOST_GAINS = 64  # phantoms for the prompt gain, which more of them hardly change
-
-
-def side_accuracy(truth: Sequence[dict[str, str]], labels: Sequence[dict[str, Label]]) -> tuple[float, int]:
-    """Of the findings that a report affirms rightly: (the share that it puts on the right side, how many there are).
-
-    truth: for each phantom, observation -> "left" | "right" | "bilateral", as `true_sides`. labels: for each report, as
-    `reports.labeler.label_report`. A report that affirms such a finding and names no side, or another, is wrong.
-    """
-    said = [
-        labels_of_one[name].side == side
-        for sides, labels_of_one in zip(truth, labels, strict=True)
-        for name, side in sides.items()
-        if labels_of_one[name].value in (1, -1)
-    ]
-    return sum(said) / len(said) if said else float("nan"), len(said)
-
-
-def true_sides(findings: Sequence[Finding]) -> dict[str, str]:
-    """Observation -> side, for those of a phantom's observations that are rendered on one side (or on both, as one)."""
-    sides: dict[str, set] = {}
-    for finding in findings:
-        sides.setdefault(finding.observation, set()).add(finding.side)
-    return {name: next(iter(one)) for name, one in sides.items() if len(one) == 1 and None not in one}
 
 
 def phantom_command(args: argparse.Namespace) -> None:
     """`evaluate.py phantom`: read and draw phantoms, score both, and write results.json and report.html."""
-    if args.seed in (TRAINING_SEED, CLASSIFIER_SEED):
+    if args.seed in (TRAIN_SEED, ClassifierRecipe.seed):
         raise UserError(f"--seed {args.seed}: the model trains on seed 0, the classifier on seed 2; give 1, 3, 4, ...")
     own_folder(args.out)
     set_drawing_flags(OURS, args)
@@ -107,51 +77,47 @@ def phantom_command(args: argparse.Namespace) -> None:
     names = draw_pictures(checkpoint, folder, prompts, 0, how, settings, args.batch, alone, args.resume)
     drawings = np.stack([np.asarray(load_image(folder / name)) for name in names])
 
-    gains_of = min(args.n, MOST_GAINS)
-    gains = prompt_gain.prompt_gain(checkpoint, args.seed, gains_of, size)
-    kept = autoencoder.measure(checkpoint.vae, args.seed)
     reading = score_reading(phantoms, reports, partner)
     drawing = score_drawing(judge, phantoms, real, other_real, drawings, partner)
-    drawing["classifier"] = {"file": str(classifier_file), "recipe": vars(classifier.ClassifierRecipe())}
     results = {
-        "settings": {**settings, "device": args.device, "batch": args.batch},
+        "settings": {**settings, "device": args.device, "batch": args.batch, "classifier": str(classifier_file)},
         "reading": reading,
         "drawing": drawing,
-        "autoencoder": kept,
-        "prompt_gain": {"n": gains_of, **{str(time): gain for time, gain in gains.items()}},
     }
     blocks = [
-        Paragraph(f"{args.n} phantoms of seed {args.seed}, which the model was never trained on."),
-        Paragraph(sample.DISCLAIMER),
         f1_table("Reading: F1 of the written reports against the truth", reading),
         f1_table("Drawing: F1 of pictures drawn from impressions", drawing),
-        distances(drawing, args.n),
-        *autoencoder.autoencoder_blocks(kept),
-        prompt_gain.gain_table(gains, gains_of),
+        distances(drawing["table_3"], args.n),
     ]
-    if args.reports:
-        sampling = (args.temperature, args.top_p)
-        sampled = calibration.read_phantoms(checkpoint, real, args.reports, *sampling, batch)
-        confidence = calibration.measure(classifier.truth_array(phantoms), reports, sampled)
-        results["confidence"] = confidence | {"temperature": args.temperature, "top_p": args.top_p}
-        blocks += calibration.calibration_tables(confidence, args.n, *sampling)
-    if args.edit:
-        how |= {"guidance": args.guidance, "batch": args.batch}
-        kinds, sheet = editing.measure(checkpoint, judge, args.seed, args.edit, strength=args.strength, **how)
-        results["editing"] = {"strength": args.strength, "kinds": kinds}
-        blocks += [editing.editing_table(kinds, args.strength), page.pictures(sheet, columns=5)]
     pairs = []
-    for p, image, picture, report in list(zip(phantoms, real, drawings, reports, strict=True))[:16]:
-        pairs += [(thumbnail(image), f"A phantom. The model reads: {report}")]
-        pairs += [(thumbnail(picture), f"The model draws: {p.impression}")]
+    for k in range(min(args.n, 16)):
+        pairs += [(real[k], f"A phantom. The model reads: {reports[k]}")]
+        pairs += [(drawings[k], f"The model draws: {prompts[k]}")]
     blocks += [page.heading("The first of them"), page.pictures(pairs)]
-    publish(args.out, "Reading and drawing phantoms", blocks, results, f"{args.weights} ({weights})")
+    summary = f"{args.n} phantoms of seed {args.seed}, which the model was never trained on."
+    publish(args.out, "Reading and drawing phantoms", summary, blocks, results, f"{args.weights} ({weights})")
+
+
+def side_accuracy(phantoms: Sequence[Phantom], labels: Sequence[dict[str, Label]]) -> float:
+    """Of the findings that a report affirms rightly the share that it puts on the right side.
+
+    labels: for each report, as `reports.labeler.label_report`. Of a phantom those observations are asked that are
+    rendered on one side (or on both, as one). A report that names no side, or another, is wrong.
+    """
+    right = []
+    for patient, said in zip(phantoms, labels, strict=True):
+        sides: dict[str, set] = {}
+        for finding in patient.findings:
+            sides.setdefault(finding.observation, set()).add(finding.side)
+        for name, rendered in sides.items():
+            if len(rendered) == 1 and None not in rendered and said[name].value in (1, -1):
+                right.append(rendered == {said[name].side})
+    return float(np.mean(right)) if right else float("nan")
 
 
 def score_reading(phantoms: Sequence[Phantom], reports: Sequence[str], partner: np.ndarray) -> dict:
     """Generated reports, the same ones exchanged between phantoms (control), and the true ones (ceiling)."""
-    truth, sides = classifier.truth_array(phantoms), [true_sides(p.findings) for p in phantoms]
-    generated = [label_report(report) for report in reports]
+    truth, generated = classifier.truth_array(phantoms), [label_report(report) for report in reports]
     columns = {
         "generated": generated,
         "control": [generated[other] for other in partner],
@@ -161,8 +127,7 @@ def score_reading(phantoms: Sequence[Phantom], reports: Sequence[str], partner: 
     for name, labels in columns.items():
         # A rendered finding is there or not: a report that calls it possible has noticed it.
         claimed = np.array([[label.value in (1, -1) for label in one.values()] for one in labels])
-        scores[name] = f1_with_intervals(truth, claimed)
-        scores[name]["side_accuracy"], scores[name]["side_asked"] = side_accuracy(sides, labels)
+        scores[name] = f1_with_intervals(truth, claimed) | {"side_accuracy": side_accuracy(phantoms, labels)}
     return scores
 
 
@@ -180,58 +145,43 @@ def score_drawing(
     real_probabilities, real_features = classifier.judge(judge, real)
     _, other_features = classifier.judge(judge, other_real)
     seen = classifier.shown(judge, probabilities)
-    scores = {
+    # The measures of Table 3: of the generated pictures, and of other real ones, which is as good as it gets.
+    sets, k = {"generated": features, "other real": other_features}, min(5, len(drawings) - 1)
+    return {
         "judge": "classifier (judges/classifier.py), a small CNN trained on phantoms of seed 2",
         "drawn": truth.sum(axis=0).tolist(),
         "generated": f1_with_intervals(truth, seen),
         "control": f1_with_intervals(truth, seen[partner]),
         "ceiling": f1_with_intervals(truth, classifier.shown(judge, real_probabilities)),
+        "table_3": {name: metrics.table_3(real_features, these, k) for name, these in sets.items()},
     }
-    # The measures of Table 3: of the generated pictures, and of other real ones, which is as good as it gets.
-    for name, these in (("generated", features), ("real", other_features)):
-        scores[f"frechet_{name}"] = metrics.frechet_distance(these, real_features)
-        scores[f"kernel_{name}"] = metrics.kernel_distance(these, real_features)
-        each = metrics.prdc_samples(real_features, these, k=min(5, len(these) - 1))
-        scores[f"prdc_{name}"] = {measure: metrics.mean_scores(values)[0] for measure, values in each.items()}
-    return scores
 
 
 def f1_with_intervals(truth: np.ndarray, claimed: np.ndarray) -> dict:
-    """F1 of each class, macro and micro; `intervals` has the 95 % interval of each, in this order."""
+    """F1 of each class, macro and micro, each with its 95 % interval."""
 
     def all_in_a_row(sums: np.ndarray) -> np.ndarray:
         f1 = metrics.f1_from_counts(sums)
         return np.concatenate([f1.per_class, f1.macro[..., None], f1.micro[..., None]], axis=-1)
 
-    each = metrics.with_intervals(all_in_a_row, metrics.f1_counts(truth, claimed))
-    *classes, macro, micro = (value for value, _, _ in each)
-    return {"per_class": classes, "macro": macro, "micro": micro, "intervals": [list(ends) for _, *ends in each]}
-
-
-# ---- what is printed and shown -----------------------------------------------------------------------------------
+    *classes, macro, micro = metrics.with_intervals(all_in_a_row, metrics.f1_counts(truth, claimed))
+    return {"per_class": classes, "macro": macro, "micro": micro}
 
 
 def f1_table(title: str, scores: dict) -> Table:
-    columns = []
-    for column in (scores[name] for name in COLUMNS):
-        values = [*column["per_class"], column["macro"], column["micro"]]
-        columns.append([(value, *ends) for value, ends in zip(values, column["intervals"], strict=True)])
+    columns = [[*each["per_class"], each["macro"], each["micro"]] for each in map(scores.get, COLUMNS)]
     names, counts = [*OBSERVATIONS, "macro F1", "micro F1"], [*scores["drawn"], None, None]
     rows = [*map(list, zip(names, counts, *columns, strict=True))]
     note = f"Judge: {scores['judge']}; uncertain counts as positive. control: the same answers held against other"
     note += " phantoms. ceiling: the judge on the true reports or pictures. Intervals, on the page: 95 %, by bootstrap."
     if "side_accuracy" in scores["generated"]:
         rows.append(["side accuracy", None, *(scores[column]["side_accuracy"] for column in COLUMNS)])
-        asked = ", ".join(f"{column} {scores[column]['side_asked']}" for column in COLUMNS)
-        note += f" side accuracy: of the findings with a side that a report affirms rightly ({asked})."
+        note += " side accuracy: of the findings with a side that a report affirms rightly."
     return Table(["", "true", *COLUMNS], rows, title, note, ours=[14, 15])
 
 
-def distances(scores: dict, n: int) -> Table:
-    rows = [
-        ["Fréchet distance", scores["frechet_generated"], scores["frechet_real"]],
-        ["kernel distance", scores["kernel_generated"], scores["kernel_real"]],
-        *([name, value, scores["prdc_real"][name]] for name, value in scores["prdc_generated"].items()),
-    ]
+def distances(sets: dict[str, dict], n: int) -> Table:
+    names = {"fd": "Fréchet distance", "kd": "kernel distance"}
+    rows = [[names.get(key, key), *(scores[key] for scores in sets.values())] for key in sets["generated"]]
     note = f"In the classifier's features, {n} against {n} phantoms. other real: more phantoms, the best possible."
-    return Table(["", "generated", "other real"], rows, "The pictures as a set", note)
+    return Table(["", *sets], rows, "The pictures as a set", note)

@@ -89,10 +89,6 @@ def reading_lacks(protocol: Protocol, args: argparse.Namespace, vit: ViTConfig) 
     lacks = []
     if (vit.padding, vit.scaling) != protocol.squares:
         lacks.append(f"the weights' config squares films otherwise (padding {vit.padding}, scaling {vit.scaling})")
-    if args.question:
-        lacks.append("--question")
-    if args.section != "report":
-        lacks.append(f"--section {args.section}")
     if args.consensus:
         lacks.append(f"--consensus {args.consensus}")
     if arguments.names_phantoms(args.data):

@@ -7,8 +7,6 @@ package is installed. Without CheXbert's weights the rule-based labeler judges.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -33,8 +31,8 @@ from common.ownership import own_folder
 from evaluation import baselines, metrics, page
 from evaluation.generated import write_reports
 from evaluation.protocol import OURS, Protocol, heading, named, reading_lacks, whose
-from evaluation.results import OURS_ONLY, beside_paper, publish, thumbnail
-from evaluation.tables import Paragraph, Table
+from evaluation.results import OURS_ONLY, beside_paper, publish
+from evaluation.tables import Table
 from evaluation.words import word_tokenizer
 from judges import chexbert
 from judges.features import weights_hash
@@ -45,8 +43,8 @@ from reports.labeler import label_reports
 from studies import consensus
 from weights import Checkpoint
 
-# The CSV that UniX's own evaluation writes, and its columns.
-CSV_NAME, IMAGE, WRITTEN, TRUTH = "understanding_results.csv", "Image Path", "Report Impression", "Ground Truth"
+WRITTEN, TRUTH = "Report Impression", "Ground Truth"  # columns of the CSV that UniX's own evaluation writes
+SHOWN = 16  # cases on the page
 
 
 def report_command(args: argparse.Namespace) -> None:
@@ -76,14 +74,15 @@ def report_command(args: argparse.Namespace) -> None:
         "reports": len(rows),
         "protocol": heading(protocol, lacks),
         "empty_pairs": len(made) - len(rows),
-        **score_reports(*texts, judge, label, tokenize, protocol),
+        "judge": judge,
+        **score_reports(*texts, label, tokenize, protocol),
         "radgraph_f1": radgraph,
         "beside": baselines.compare(args, rows, source, label),
     }
     write_text(args.out / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in made))
-    if protocol is not OURS:
-        write_text(args.out / CSV_NAME, predictions_csv(made))
-    publish(args.out, "Reading chest X-rays", report_blocks(rows, results, source), results, weights)
+    skipped = f" ({results['empty_pairs']} empty pairs left out)" if results["empty_pairs"] else ""
+    summary = f"{len(rows)} reports of {results['data']}{skipped}. Judge: {judge}."
+    publish(args.out, "Reading chest X-rays", summary, report_blocks(rows, results, source), results, weights)
 
 
 def read_predictions(path: Path) -> list[dict]:
@@ -95,7 +94,7 @@ def read_predictions(path: Path) -> list[dict]:
     found = read_table(path, (TRUTH, WRITTEN), problems) if as_csv else read_json_rows(path, problems)
     for number, (_, row) in enumerate(found, 1):
         if as_csv:
-            row = {"truth": row[TRUTH], "generated": row[WRITTEN], "image": row.get(IMAGE) or ""}
+            row = {"truth": row[TRUTH], "generated": row[WRITTEN]}
         texts = {name: "" if is_empty(row.get(name)) else row[name] for name in ("truth", "generated")}
         if not texts.keys() <= row.keys() or not all(isinstance(text, str) for text in texts.values()):
             raise UserError(f"--predictions {path}: row {number} has no texts `truth` and `generated`")
@@ -103,15 +102,6 @@ def read_predictions(path: Path) -> list[dict]:
     if problems.count("bad"):
         raise UserError(f"--predictions {path}: cannot be read ({'; '.join(problems.lines())}); mend these rows")
     return rows
-
-
-def predictions_csv(rows: Sequence[dict]) -> str:
-    """The table that UniX's own evaluation writes, and `--predictions` reads."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow((IMAGE, WRITTEN, TRUTH))
-    table.writerows((row.get("image", ""), row["generated"], row["truth"]) for row in rows)
-    return text.getvalue()
 
 
 def without_empty(rows: Sequence[dict]) -> list[dict]:
@@ -132,14 +122,14 @@ def read_films(
     checkpoint.own_bos = protocol.own_bos
     source, config = report_source(args, checkpoint), checkpoint.model.config
     weights, batch = weights_hash(args.weights), args.batch or 32
-    settings = {name: str(getattr(args, name)) for name in ("data", "split", "require", "section", "question", "dtype")}
+    settings = {name: str(getattr(args, name)) for name in ("data", "split", "require", "dtype")}
     squares = f"{config.vit.padding} {config.vit.scaling}"  # of the config: the weights' hash does not cover it
     settings |= {"weights": weights, "squares": squares, "protocol": protocol.name, "batch": batch}
     if args.consensus:
         settings["consensus"] = f"{args.consensus} {args.literature_bleu}"
-    section, asked = ("report", "impression").index(args.section), {}  # a batch has one question
+    asked = {}  # a batch has one question
     for index in range(min(len(source), args.n or len(source))):
-        asked.setdefault(question_of(args, protocol, checkpoint, source, index), []).append(index)
+        asked.setdefault(question_of(protocol, checkpoint, source, index), []).append(index)
     films = max(1, batch // (args.consensus or 1))
     batches = {tuple(rows[i : i + films]): q for q, rows in asked.items() for i in range(0, len(rows), films)}
     words = baselines.literature_words if args.literature_bleu else metrics.tokenize
@@ -152,26 +142,23 @@ def read_films(
         else:
             texts = sample.read(checkpoint, images, question, protocol.max_new_tokens, batch=len(rows))
             texts = [questions.split_observations(text)[1] or text for text in texts]  # prose, where there is any
-        return [
-            {"index": k, "image": file_of(source, k), "truth": truth_of(source, k, section), "generated": text}
-            for k, text in zip(rows, texts, strict=True)
-        ]
+        truths = [source.extra(k).get("reference") or source.text(k)[0] for k in rows]  # UniX's own word by word
+        made = zip(rows, truths, texts, strict=True)
+        return [{"index": k, "image": file_of(source, k), "truth": true, "generated": said} for k, true, said in made]
 
     rows = write_reports(args.out, settings, list(batches), write, team, args.resume)
     return rows, source, f"{args.weights} ({weights})", reading_lacks(protocol, args, config.vit)
 
 
-def question_of(
-    args: argparse.Namespace, protocol: Protocol, checkpoint: Checkpoint, source: Records | Phantoms, index: int
-) -> str:
-    """What to ask about a film: --question, else that of its row, else one of the protocol's or the model's own."""
-    question = args.question or source.extra(index).get("question")
-    if question and not args.question:
+def question_of(protocol: Protocol, checkpoint: Checkpoint, source: Records | Phantoms, index: int) -> str:
+    """What to ask about a film: what its row asks, else one of the protocol's or the model's own."""
+    if question := source.extra(index).get("question"):
         sample.prompt_ids(checkpoint, question, f"{file_of(source, index)}: its question")  # refused, if it is too long
-    if not question and protocol.wordings and args.section == "report":
+        return question
+    if protocol.wordings:
         wording = data.position_rng(0, 0, index).integers(len(questions.QUESTIONS))
-        question = questions.question_for(source.text(index)[0], int(wording))
-    return question or questions.default_question(checkpoint.model.config.wording, args.section == "impression")
+        return questions.question_for(source.text(index)[0], int(wording))
+    return questions.default_question(checkpoint.model.config.wording)
 
 
 def report_source(args: argparse.Namespace, checkpoint: Checkpoint) -> Records | Phantoms:
@@ -184,12 +171,6 @@ def report_source(args: argparse.Namespace, checkpoint: Checkpoint) -> Records |
     return named_phantoms(args.data, 200, 256, seed=1, cache=args.cache)
 
 
-def truth_of(source: Records | Phantoms, index: int, section: int) -> str:
-    """The true report (section 0) or impression (1); the reference of UniX's own files word by word."""
-    reference = source.extra(index).get("reference") if section == 0 else None
-    return reference or source.text(index)[section]
-
-
 def file_of(source: Records | Phantoms, index: int) -> str:
     records = getattr(source, "records", None)
     return str(source.root / records[index].image) if records else ""
@@ -199,11 +180,13 @@ def report_judge(args: argparse.Namespace) -> tuple[str, baselines.LabelReports]
     """(name, texts -> labels (N, 14): 1, 0, -1 and nan): CheXbert if its folder is given, else our rules."""
     if args.chexbert is None:
         return f"rule-based labeler (reports/labeler.py), not CheXbert: {OURS_ONLY}", label_reports
-    labeler = chexbert.load_chexbert(args.chexbert, args.device)
+    labeler, known = chexbert.load_chexbert(args.chexbert, args.device), {}
 
     def label(texts: Sequence[str]) -> np.ndarray:
-        texts = [text[:512] for text in texts]  # as UniX's own evaluation, which made the numbers of Table 2
-        return np.array([[label.value for label in labels.values()] for labels in labeler(texts)], dtype=np.float32)
+        if new := [text for text in dict.fromkeys(texts) if text not in known]:  # it is slow, and most reports recur
+            found = labeler([text[:512] for text in new])  # as UniX's own evaluation, which made the numbers of Table 2
+            known.update((text, [each.value for each in one.values()]) for text, one in zip(new, found, strict=True))
+        return np.array([known[text] for text in texts], dtype=np.float32)
 
     return "CheXbert", label
 
@@ -211,7 +194,6 @@ def report_judge(args: argparse.Namespace) -> tuple[str, baselines.LabelReports]
 def score_reports(
     truths: Sequence[str],
     written: Sequence[str],
-    judge: str,
     label: baselines.LabelReports,
     tokenize: Callable[[str], Sequence[str]] = metrics.tokenize,
     protocol: Protocol = OURS,
@@ -230,13 +212,7 @@ def score_reports(
     text = dict(zip(baselines.WORDS, metrics.mean_scores(each), strict=True))
     if protocol.rouge_draws:
         text["rouge_l"] = metrics.bootstrap_median(each[:, 4], protocol.rouge_draws)
-    # Which reports to show: by the labels they got right (uncertain is positive), then by their words.
-    labels = metrics.f1_counts(*(metrics.positives(one, "positive") for one in (truth, claims)))
-    hits, claimed = labels.sum(axis=2).T
-    agreement = np.divide(2 * hits, claimed, out=np.ones(len(hits)), where=claimed > 0)
-    order = np.lexsort((each[:, -1], agreement))
-    scores = {"judge": judge, "table_2": table, "per_class": per_class, "text": text}
-    return scores | {"order": order.tolist(), "agreement": agreement.tolist()}
+    return {"table_2": table, "per_class": per_class, "text": text}
 
 
 def radgraph_f1(rows: Sequence[dict], model: str = OURS.radgraph) -> metrics.Scored | None:
@@ -266,9 +242,7 @@ def judging_lacks(protocol: Protocol, args: argparse.Namespace, radgraph: metric
     return lacks
 
 
-def report_blocks(
-    rows: Sequence[dict], results: dict, source: Records | Phantoms | None
-) -> list[Table | Paragraph | str]:
+def report_blocks(rows: Sequence[dict], results: dict, source: Records | Phantoms | None) -> list[Table | str]:
     """What is printed, and shown on the page."""
     modes = metrics.UNCERTAIN
     ours = [tuple(100 * part for part in value) for mode in modes for value in results["table_2"][mode].values()]
@@ -280,32 +254,17 @@ def report_blocks(
     likeness = [[baselines.WORDS[name], value] for name, value in results["text"].items()]
     likeness.append(["RadGraph F1", results["radgraph_f1"]])
     note = "BLEU is the mean over reports (smoothed)."
-    skipped = f" ({results['empty_pairs']} empty pairs left out)" if results["empty_pairs"] else ""
     note += " RadGraph F1 needs pip install radgraph." if results["radgraph_f1"] is None else ""
+    judged = f"judge: {results['judge']}; {whose(results['protocol'])}"
+    theirs = "Paper: CheXbert on the test split of MIMIC-CXR. Intervals, on the page: 95 %, by bootstrap over reports."
     blocks = [
-        Paragraph(f"{results['reports']} reports of {results['data']}{skipped}. Judge: {results['judge']}."),
-        Paragraph(f"Protocol: {results['protocol']}."),
-        Paragraph(sample.DISCLAIMER),
-        beside_paper(
-            2,
-            "Findings: F1 in percent (Table 2)",
-            {"this run": ours},
-            f"judge: {results['judge']}; {whose(results['protocol'])}",
-            "params",
-            "Paper: CheXbert on the test split of MIMIC-CXR. Intervals, on the page: 95 %, by bootstrap over reports.",
-        ),
+        beside_paper(2, "Findings: F1 in percent (Table 2)", {"this run": ours}, judged, theirs),
         Table(headers, rows_of_classes, "Each observation", intervals=True),
         Table(["measure", "value"], likeness, "Words", note, intervals=True),
-        *baselines.comparison(results["beside"]),
+        baselines.comparison(results["beside"]),
     ]
-    for title, chosen in (("Worst", results["order"][:8]), ("Best", results["order"][::-1][:8])):
-        blocks.append(page.heading(f"{title} reports, by the findings they got right"))
-        cases = [(rows[i], results["agreement"][i]) for i in chosen]
-        if source is None:
-            cells = [[row["truth"], row["generated"], score] for row, score in cases]
-            blocks.append(page.shown(Table(["truth", "written", "F1 of its findings"], cells)))
-        else:
-            said = "F1 {:.2f}. Written: {generated} Truth: {truth}"
-            films = [(thumbnail(source.image(row["index"])), said.format(score, **row)) for row, score in cases]
-            blocks.append(page.pictures(films))
+    if source is not None:
+        said = "Written: {generated} Truth: {truth}"
+        films = [(source.image(row["index"]), said.format(**row)) for row in rows[:SHOWN]]
+        blocks += [page.heading("The first of them"), page.pictures(films)]
     return blocks

@@ -12,17 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from common.files import write_text
-from common.images import to_square
+from common.sampling import DISCLAIMER
 from evaluation.page import page
 from evaluation.tables import Cell, Paragraph, Table, print_blocks
 
 PAPER = Path(__file__).parent.parent / "assets" / "paper.json"
 OURS_ONLY = "compares with nothing outside this repository"
-
-# ---- the paper's tables ------------------------------------------------------------------------------------------
 
 
 def paper(number: int) -> dict:
@@ -30,14 +27,10 @@ def paper(number: int) -> dict:
     return json.loads(PAPER.read_text(encoding="utf-8"))["tables"][str(number)]
 
 
-def beside_paper(
-    number: int, title: str, ours: dict[str, Sequence[Cell]], judged: str, second: str, note: str
-) -> Table:
-    """This run's rows above the paper's. ours: name -> cells in the order of the paper's columns. judged: by what.
-
-    second: "params" or "resolution", what else is known of the paper's models.
-    """
+def beside_paper(number: int, title: str, ours: dict[str, Sequence[Cell]], judged: str, note: str) -> Table:
+    """This run's rows above the paper's. ours: name -> cells in the order of the paper's columns. judged: by what."""
     theirs, group = paper(number), None
+    second, header = {2: ("params", "parameters"), 3: ("resolution", "px")}[number]  # what else is known of a model
     rows = [f"This run; {judged}", *([name, None, *cells] for name, cells in ours.items())]
     for entry in theirs["rows"]:
         if entry["group"] != group:
@@ -48,8 +41,7 @@ def beside_paper(
     columns = theirs["columns"]
     groups = [(name, len(list(same))) for name, same in groupby(["", "", *(c.get("group", "") for c in columns)])]
     return Table(
-        ["model", {"params": "parameters", "resolution": "px"}[second]]
-        + [column["name"].replace(" F1", "") + arrows[column["better"]] for column in columns],
+        ["model", header] + [column["name"].replace(" F1", "") + arrows[column["better"]] for column in columns],
         rows,
         title,
         note,
@@ -59,32 +51,18 @@ def beside_paper(
     )
 
 
-def thumbnail(image: np.ndarray, size: int = 256) -> np.ndarray:
-    """(H, W) uint8 -> (size, size) uint8, aspect ratio kept."""
-    return to_square(Image.fromarray(image), size)
-
-
-# ---- the files ---------------------------------------------------------------------------------------------------
-
-
 def publish(
-    out: Path, title: str, blocks: Sequence[Table | Paragraph | str], results: dict, weights: str | None
+    out: Path, title: str, summary: str, blocks: Sequence[Table | str], results: dict, weights: str | None
 ) -> None:
-    """Write results.json and report.html, and print what of the page can be printed."""
+    """Write results.json and report.html, and print what of the page can be printed. summary: of what, and by whom."""
+    lines = [summary, f"Protocol: {results['protocol']}."] if "protocol" in results else [summary]
+    blocks = [*map(Paragraph, lines), Paragraph(DISCLAIMER), *blocks]
     command = shlex.join(["python", *map(str, sys.argv)])
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    whole = {"command": command, "versions": versions, **results}
-    write_text(out / "results.json", json.dumps(without_nan(whole), indent=1) + "\n")
+    whole = json.dumps({"command": command, "versions": versions, **results})
+    whole = json.loads(whole, parse_constant=lambda name: None)  # JSON has no nan: an undefined score is null
+    write_text(out / "results.json", json.dumps(whole, indent=1) + "\n")
     made = "Python {python}, torch {torch}, numpy {numpy}".format(**versions)
     write_text(out / "report.html", page(title, blocks, f"{command} · {made} · weights: {weights or 'none'}"))
     print_blocks(blocks)
     print(f"\n{out}: {', '.join(sorted(file.name for file in out.iterdir() if not file.name.startswith('.')))}")
-
-
-def without_nan(value: object) -> object:
-    """JSON has no nan: an undefined score is null."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and np.isnan(value) else value

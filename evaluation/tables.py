@@ -27,8 +27,7 @@ class Table:
 
     rows: each has a Cell for every header; one that is a plain string is a section title across all columns. title:
     stands above, note: below. groups: (name, how many columns), a row above the headers. decimals: of all columns, or
-    one for each. ours: indices into rows, to be tinted. intervals: whether the terminal prints them, too. percent:
-    shares are shown in percent.
+    one for each. ours: indices into rows, to be tinted. intervals: whether the terminal prints them, too.
     """
 
     headers: Sequence[str]
@@ -39,19 +38,11 @@ class Table:
     decimals: int | Sequence[int] = 3
     ours: Sequence[int] = ()
     intervals: bool = False
-    percent: bool = False
-
-    def cells(self) -> list[Sequence[Cell]]:
-        """The rows that are no section titles."""
-        return [row for row in self.rows if not isinstance(row, str)]
-
-    def places(self) -> Sequence[int]:
-        """Decimals of each column."""
-        return [self.decimals] * len(self.headers) if isinstance(self.decimals, int) else self.decimals
 
     def written(self, row: Sequence[Cell]) -> list[tuple[str, str]]:
         """Each cell of a row as words: (the value, its interval or "")."""
-        return [written(cell, places, self.percent) for cell, places in zip(row, self.places(), strict=True)]
+        decimals = [self.decimals] * len(row) if isinstance(self.decimals, int) else self.decimals
+        return [written(cell, places) for cell, places in zip(row, decimals, strict=True)]
 
 
 def value_of(cell: Cell) -> Real | None:
@@ -60,22 +51,18 @@ def value_of(cell: Cell) -> Real | None:
     return None if number is None or isinstance(number, str) or number != number else number
 
 
-def written(cell: Cell, decimals: int, percent: bool = False) -> tuple[str, str]:
+def written(cell: Cell, decimals: int) -> tuple[str, str]:
     """(the value, its interval or ""), both as words."""
     if isinstance(cell, str):
         return cell, ""
 
-    def digits(number: float) -> str:
-        if isinstance(number, Integral):
-            return str(number)
-        return f"{number:.1%}" if percent else f"{number:.{decimals}f}"
+    def digits(number: float | None) -> str:
+        if value_of(number) is None:
+            return MISSING
+        return str(number) if isinstance(number, Integral) else f"{number:.{decimals}f}"
 
-    value = value_of(cell)
-    if value is None:
-        return MISSING, ""
-    if isinstance(cell, tuple) and value_of(cell[1]) is not None and value_of(cell[2]) is not None:
-        return digits(value), f"{digits(cell[1])} to {digits(cell[2])}"
-    return digits(value), ""
+    value, *ends = map(digits, cell if isinstance(cell, tuple) else (cell,))
+    return value, "" if MISSING in ends else " to ".join(ends)
 
 
 def text(block: Table | Paragraph) -> str:

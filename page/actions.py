@@ -160,8 +160,9 @@ class Actions:
         if given.stop.is_set():
             raise StoppedError
         square = to_square(given.film, self.config.vit.image_size)
-        words = attention.word_maps(self.checkpoint, given.film, report, given.layer - 1 if given.layer else None)
-        shown = [(attention.over(square, word_map), word) for word, word_map in words]
+        words = attention.report_maps(self.checkpoint, given.film, report)
+        looks = [(word, maps[given.layer - 1] if given.layer else maps.mean(axis=0)) for word, maps in words]
+        shown = [(attention.over(square, word_map), word) for word, word_map in looks]
         yield shown, report, finished(given.began, self.checkpoint)
 
 

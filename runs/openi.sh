@@ -66,7 +66,5 @@ python evaluate.py report "${report[@]}" "${judge[@]}" --out "$OUT/report-consen
     --consensus "$SAMPLES" --batch $((8 * SAMPLES)) # eight films at a time
 python evaluate.py image --real "$cleaned" --train "$cleaned" --n "$N" --vit "$(best 1)" "${judge[@]}" --out "$OUT/image"
 
-# What the autoencoder keeps of a film, and whether the judge sees a finding that was asked for.
+# What the autoencoder keeps of a film.
 python -m studies.autoencoder --weights "$(best 3)" --data "$cleaned" --split validate --n "$N" --out "$OUT/rebuilt.png"
-[ -n "${STEPS:-}" ] || python -m studies.shown --weights "$(best 3)" --vit "$(best 1)" --train "$cleaned" \
-    --device "${DEVICE:-cpu}" --dtype "${DTYPE:-fast}" --cache "$OUT/cache" --out "$OUT/shown"

@@ -1,7 +1,4 @@
-"""Where a word looks: the attention between words and places of the picture, as maps and as a number.
-
-- reading: how much of a word's attention lies on each image patch, while the report is written
-- drawing: how much of each latent's attention lies on a word of the prompt, at a time t
+"""Where a word looks: how much of its attention lies on each image patch, while the report is written.
 
 On phantoms the place of every finding is known, so the maps get a number: the share of a finding word's attention that
 lies inside the finding, against the share that the same maps have inside other phantoms' findings of that kind.
@@ -25,20 +22,17 @@ from PIL import Image
 from tqdm import tqdm
 
 import attention
-import flow
 from checkpoints.janus import JanusPro
 from common.errors import UserError, run
 from evaluation.metrics import derangement
 from evaluation.tables import Table, text
 from phantoms.dataset import phantom
 from phantoms.truth import KINDS
-from reports.questions import default_question
-from sample import DISCLAIMER, pixels_of, prompt_ids
+from sample import DISCLAIMER, pixels_of, question_of
 from studies.autoencoder import OWN, with_and_without
 from studies.command import load_unix, study
 from weights import Checkpoint
 
-TIME = 0.7  # of the noise at which a drawing is looked at: the large shapes are being decided
 NOUNS = {  # kind of finding -> the words that name it in phantoms/wording.py
     "widened mediastinum": "mediastinum|mediastinal|widening",
     "cardiomegaly": "cardiomegaly|cardiac|heart",
@@ -92,9 +86,7 @@ def words_of(checkpoint: Checkpoint, text: str) -> tuple[list[int], list[tuple[s
 
 
 @torch.inference_mode()
-def report_maps(
-    checkpoint: Checkpoint, image: Image.Image, report: str, question: str | None = None
-) -> list[tuple[str, np.ndarray]]:
+def report_maps(checkpoint: Checkpoint, image: Image.Image, report: str) -> list[tuple[str, np.ndarray]]:
     """Words of a report -> the attention of each on the image's patches: [(word, (layers, h, w) float32), ...].
 
     The whole report is read at once, as in training. A map is the mean over heads and over the word's pieces; it sums
@@ -105,9 +97,8 @@ def report_maps(
     model, config = checkpoint.model, checkpoint.model.config
     if isinstance(model, JanusPro):
         raise UserError("these weights are Janus-Pro's, whose sequence has another layout; name a UniX")
-    question = default_question(config.wording) if question is None else question
     ids, words = words_of(checkpoint, report)
-    before = model.asked(prompt_ids(checkpoint, question, "the question"))
+    before = model.asked(question_of(checkpoint, None))
     pixels = pixels_of(checkpoint, [image])
     with kept_maps() as maps:
         model.read_forward(pixels, torch.tensor([[*before, *ids]], device=pixels.device))
@@ -116,41 +107,6 @@ def report_maps(
     first = side**2 + 2 + len(before) - 1  # where the report's first piece is predicted
     on_patches = maps[:, 0, :, first:, 1 : 1 + side**2].mean(dim=1).cpu()  # (layers, T, patches); BOI comes first
     return [(word, on_patches[:, pieces].mean(dim=1).unflatten(1, (side, side)).numpy()) for word, pieces in words]
-
-
-def word_maps(
-    checkpoint: Checkpoint, image: Image.Image, report: str, layer: int | None = None
-) -> list[tuple[str, np.ndarray]]:
-    """`report_maps` to look at: [(word, (h, w) float32 that sums to 1), ...] of one layer, or averaged over all."""
-    found = []
-    for word, maps in report_maps(checkpoint, image, report):
-        one = maps.mean(axis=0) if layer is None else maps[layer]
-        found.append((word, one / one.sum()))
-    return found
-
-
-@torch.inference_mode()
-def prompt_maps(checkpoint: Checkpoint, prompt: str, x: torch.Tensor, t: float) -> list[tuple[str, np.ndarray]]:
-    """Words of a prompt -> the share of each latent's attention on each: [(word, (layers, h, w) float32), ...].
-
-    x: (1, latent_channels, h, w) noisy latents at time t. The mean over heads, the sum over the word's pieces.
-    """
-    ids, words = words_of(checkpoint, prompt)
-    h, w = x.shape[2:]
-    with kept_maps() as maps:
-        checkpoint.model(x, torch.tensor([t], device=x.device), [ids])
-    maps = torch.stack(maps)  # (layers, 1, heads, S, S)
-    on_words = maps[:, 0, :, -h * w :, 1 : 1 + len(ids)].mean(dim=1).cpu()  # (layers, latents, T); BOS comes first
-    return [(word, on_words[:, :, pieces].sum(dim=2).unflatten(1, (h, w)).numpy()) for word, pieces in words]
-
-
-@torch.inference_mode()
-def noised(checkpoint: Checkpoint, picture: np.ndarray, t: float, seed: int = 0) -> torch.Tensor:
-    """A picture on its way to noise: (S, S) uint8 -> x_t, (1, latent_channels, S / 16, S / 16)."""
-    pixels = checkpoint.vae.preprocess(torch.from_numpy(picture.copy())[None]).to(next(checkpoint.vae.parameters()))
-    latents = checkpoint.vae.encode(pixels).float()
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents.device)
-    return flow.interpolate(latents, noise, torch.tensor([t], device=latents.device))
 
 
 def over(film: np.ndarray, word_map: np.ndarray) -> np.ndarray:
@@ -165,17 +121,17 @@ def over(film: np.ndarray, word_map: np.ndarray) -> np.ndarray:
 # ---- the number --------------------------------------------------------------------------------------------------
 
 
-def place(seed: int, index: int, kind: str, cells: int, size: int = 256) -> np.ndarray | None:
+def place(seed: int, index: int, kind: str, cells: int) -> np.ndarray | None:
     """How much of each cell of a cells x cells grid belongs to the finding, (cells, cells) in 0..1.
 
     None if the phantom has no such finding, or two that cannot be told apart. A pixel is the finding's own if it
     changes when the same chest is rendered without it.
     """
-    pair = with_and_without(seed, index, kind, size)
+    pair = with_and_without(seed, index, kind, 256)
     if pair is None:
         return None
     own = np.abs(pair[0].astype(np.float32) - pair[1]) > OWN
-    each = size // cells
+    each = 256 // cells
     return own.reshape(cells, each, cells, each).mean(axis=(1, 3))
 
 
@@ -183,35 +139,26 @@ def names(kind: str, word: str) -> bool:
     return re.fullmatch(NOUNS.get(kind, kind), word.strip(".,:").lower()) is not None
 
 
-def inside(maps: np.ndarray, finding: np.ndarray) -> np.ndarray:
-    """The share of each layer's map that lies in the finding, then of their average.
-
-    maps: (layers, h, w), finding: (h, w) in 0..1 -> (layers + 1,).
-    """
-    all_maps = np.concatenate([maps, maps.mean(axis=0, keepdims=True)])
-    return (all_maps * finding).sum(axis=(1, 2)) / all_maps.sum(axis=(1, 2))
+def inside(word_map: np.ndarray, finding: np.ndarray) -> float:
+    """The share of a map, (h, w), that lies in the finding, (h, w) in 0..1."""
+    return float((word_map * finding).sum() / word_map.sum())
 
 
-def shares(checkpoint: Checkpoint, kind: str, count: int, reading: bool, seed: int = 1) -> dict[str, np.ndarray]:
-    """`inside` over `count` phantoms with this kind of finding, each (count, layers + 1) but `area`, (count, 1).
+def shares(checkpoint: Checkpoint, kind: str, count: int, seed: int = 1) -> dict[str, float]:
+    """`inside` of the words for a kind of finding, the mean over `count` phantoms with it, at least 2.
 
     inside: in the finding's own place. others: the same maps in other phantoms' findings of this kind; a model that
     knows only where such findings lie in general scores the same in both. area: the place's share of the picture.
     """
-    config = checkpoint.model.config
-    cells = config.vit.image_size // config.vit.patch_size if reading else config.image_size // 16
+    vit = checkpoint.model.config.vit
     maps, places = [], []
     for index in itertools.count():
-        finding = place(seed, index, kind, cells)
+        finding = place(seed, index, kind, vit.image_size // vit.patch_size)
         if finding is None:
             continue
-        patient = phantom(seed, index, 256 if reading else config.image_size)
-        if reading:
-            words = report_maps(checkpoint, Image.fromarray(patient.image), patient.report)
-        else:
-            x = noised(checkpoint, patient.image, TIME, index)
-            words = prompt_maps(checkpoint, patient.impression, x, TIME)
-        named = [each for word, each in words if names(kind, word)]
+        patient = phantom(seed, index, 256)
+        words = report_maps(checkpoint, Image.fromarray(patient.image), patient.report)
+        named = [each.mean(axis=0) for word, each in words if names(kind, word)]
         if named:
             maps.append(np.mean(named, axis=0))
             places.append(finding)
@@ -219,34 +166,24 @@ def shares(checkpoint: Checkpoint, kind: str, count: int, reading: bool, seed: i
             break
     partner = derangement(count, seed)
     return {
-        "inside": np.stack([inside(each, finding) for each, finding in zip(maps, places, strict=True)]),
-        "others": np.stack([inside(each, places[other]) for each, other in zip(maps, partner, strict=True)]),
-        "area": np.stack([finding.mean(keepdims=True)[0] for finding in places]),
+        "inside": float(np.mean([inside(each, finding) for each, finding in zip(maps, places, strict=True)])),
+        "others": float(np.mean([inside(each, places[other]) for each, other in zip(maps, partner, strict=True)])),
+        "area": float(np.mean(places)),
     }
 
 
 def main() -> None:
-    """Both directions, every kind of finding, averaged over layers; then the gain over `others` of each layer."""
     args = study("Where a word looks. Attention is no explanation.", 16, "phantoms of each kind", least=2).parse_args()
-    checkpoint = load_unix(args)
-    titles = {
-        True: f"Reading: of a finding word's attention on the film, the share inside the finding ({args.n} each)",
-        False: f"Drawing at t = {TIME:g}: of all latents' attention on a finding word, the share inside the finding",
-    }
-    for reading, title in titles.items():
-        rows, gains = [], []
-        for kind in tqdm(KINDS, desc="attention", unit="kind", leave=False):
-            found = shares(checkpoint, kind, args.n, reading, args.seed)
-            scores = {name: values.mean(axis=0) for name, values in found.items()}
-            rows.append([kind, *(float(values[-1]) for values in scores.values())])
-            with np.errstate(divide="ignore", invalid="ignore"):  # few phantoms: nothing may lie in the others' places
-                gains.append(scores["inside"] / scores["others"])
-        *layers, average = np.exp(np.log(gains).mean(axis=0))
-        note = "others: the same maps in other phantoms' findings of this kind. area: what an even map scores.\n"
-        note += f"inside / others, geometric mean over the kinds: {average:.2f}; by layer: "
-        note += " ".join(f"{gain:.2f}" for gain in layers)
-        print(text(Table(["", "inside", "others", "area"], rows, title, note)), end="\n\n", flush=True)
-    print("Attention is no explanation: it says what a softmax weighed. " + DISCLAIMER)
+    checkpoint, rows = load_unix(args), []
+    for kind in tqdm(KINDS, desc="attention", unit="kind", leave=False):
+        rows.append([kind, *shares(checkpoint, kind, args.n, args.seed).values()])
+    with np.errstate(divide="ignore"):  # few phantoms: nothing may lie in the others' places
+        gain = np.exp(np.mean([np.log(np.float64(own) / others) for _, own, others, _ in rows]))
+    title = f"Of a finding word's attention on the film, the share inside the finding ({args.n} phantoms each)"
+    note = "others: the same maps in other phantoms' findings of this kind. area: what an even map scores.\n"
+    note += f"inside / others, geometric mean over the kinds: {gain:.2f}"
+    print(text(Table(["", "inside", "others", "area"], rows, title, note)))
+    print("\nAttention is no explanation: it says what a softmax weighed. " + DISCLAIMER)
 
 
 if __name__ == "__main__":

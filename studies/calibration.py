@@ -1,9 +1,9 @@
-"""evaluate.py phantom --reports N: is what a model is sure of true?
+"""Is what a model is sure of true?
 
 Of N sampled reports of a phantom, a share affirms each observation (`reports/agreement.py`). Where 7 of 10 affirm one,
 it should be there in 7 of 10 phantoms. One greedy report says 0 or 1: it is always sure.
 
-    python -m studies.calibration [--weights DIR] [--n 100] [--reports 10]      without the rest of evaluate.py
+    python -m studies.calibration [--weights DIR] [--n 100] [--reports 10]
 """
 
 from __future__ import annotations
@@ -17,22 +17,12 @@ from common import arguments
 from common.errors import run
 from common.observations import OBSERVATIONS
 from evaluation import metrics
-from evaluation.tables import Table, print_blocks
+from evaluation.tables import Paragraph, Table, print_blocks
 from judges import classifier
 from reports.agreement import agreement
 from reports.labeler import POSITIVE, label_report
 from sample import DISCLAIMER, TEMPERATURE, TOP_P, read, read_often
 from studies.command import load_unix, study
-from weights import Checkpoint
-
-
-def read_phantoms(
-    checkpoint: Checkpoint, images: np.ndarray, count: int, temperature: float, top_p: float, batch: int = 32
-) -> list[list[str]]:
-    """`count` sampled reports of each phantom (N, S, S); no two of all reports share a seed."""
-    seeds = np.arange(len(images) * count).reshape(len(images), count).tolist()
-    films = [Image.fromarray(image) for image in images]
-    return read_often(checkpoint, films, seeds, temperature, top_p, batch=batch, progress=True)
 
 
 def measure(truth: np.ndarray, greedy: Sequence[str], sampled: Sequence[Sequence[str]]) -> dict:
@@ -72,33 +62,33 @@ def scores(truth: np.ndarray, affirmed: np.ndarray, count: int) -> dict:
     }
 
 
-def calibration_tables(found: dict, n: int, temperature: float, top_p: float) -> list[Table]:
-    """What is printed, and shown on the page, of n phantoms."""
+def calibration_tables(found: dict, n: int) -> list[Table]:
+    """The scores, and the reliability diagram as a table, of n phantoms."""
     names = {"ece": "expected calibration error", "brier": "Brier score", "f1": "macro F1 of the majority"}
     rows = [[name, found["sampled"][score], found["greedy"][score]] for score, name in names.items()]
     title = f"Confidence: {found['reports']} sampled reports of each of {n} phantoms"
-    note = f"temperature {temperature:g}, top-p {top_p:g}. {found['in_doubt']} of {n * len(OBSERVATIONS)} answers are"
-    note += " neither 0 nor 1. In brackets or small print: 95 % intervals."
-    dots = [[f"{confidence:.0%} sure", number, true] for confidence, true, number in found["sampled"]["dots"]]
+    note = f"temperature {TEMPERATURE:g}, top-p {TOP_P:g}. {found['in_doubt']} of {n * len(OBSERVATIONS)} answers are"
+    note += " neither 0 nor 1. In brackets: 95 % intervals."
+    dots = [[f"{sure:.0%} sure", number, f"{true:.1%}"] for sure, true, number in found["sampled"]["dots"]]
     return [
         Table(["", "share of sampled", "greedy 0/1"], rows, title, note, decimals=4, intervals=True),
-        Table(["", "answers", "was true"], dots, "Is what it is sure of true?", percent=True),
+        Table(["", "answers", "was true"], dots, "Is what it is sure of true?"),
     ]
 
 
 def main() -> None:
     parser = study("Is a finding there as often as sampled reports affirm it?", 100, "phantoms", least=2)
-    reports = "of each phantom (default 10); evaluate.py phantom --reports samples in other ways, too"
+    reports = "of each phantom (default 10)"
     parser.add_argument("--reports", type=arguments.whole(2, 1000), default=10, metavar="N", help=reports)
     args = parser.parse_args()
     checkpoint = load_unix(args)
     phantoms = classifier.draw_phantoms(args.seed, range(args.n), classifier.DRAWN_SIZE, progress=True)
-    images = np.stack([each.image for each in phantoms])
-    greedy = read(checkpoint, [Image.fromarray(image) for image in images], batch=32, progress=True)
-    sampled = read_phantoms(checkpoint, images, args.reports, TEMPERATURE, TOP_P)
+    films = [Image.fromarray(each.image) for each in phantoms]
+    greedy = read(checkpoint, films, batch=32, progress=True)
+    seeds = np.arange(args.n * args.reports).reshape(args.n, args.reports).tolist()  # no two reports share one
+    sampled = read_often(checkpoint, films, seeds, TEMPERATURE, TOP_P, batch=32, progress=True)
     found = measure(classifier.truth_array(phantoms), greedy, sampled)
-    print_blocks(calibration_tables(found, args.n, TEMPERATURE, TOP_P))
-    print(f"\n{DISCLAIMER}")
+    print_blocks([*calibration_tables(found, args.n), Paragraph(DISCLAIMER)])
 
 
 if __name__ == "__main__":

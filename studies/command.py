@@ -13,8 +13,6 @@ from common.files import SHIPPED
 from sample import DISCLAIMER, load_model
 from weights import Checkpoint
 
-CPU = torch.device("cpu")
-
 
 def study(description: str, n: int, of: str, least: int = 1) -> arguments.Parser:
     """A parser of --weights, --n, --seed and --dtype, to which a study adds its own. of: what there are n of."""
@@ -27,9 +25,9 @@ def study(description: str, n: int, of: str, least: int = 1) -> arguments.Parser
     return parser
 
 
-def load_unix(args: argparse.Namespace, device: torch.device = CPU) -> Checkpoint:
-    """The model of --weights. Raises UserError for a Janus-Pro, which reads and does not draw."""
-    checkpoint = load_model(args.weights, device, pick_dtype(args.dtype, device))
+def load_unix(args: argparse.Namespace) -> Checkpoint:
+    """The model of --weights, on the CPU. Raises UserError for a Janus-Pro, which reads and does not draw."""
+    checkpoint = load_model(args.weights, "cpu", pick_dtype(args.dtype, torch.device("cpu")))
     if checkpoint.vae is None:
         raise UserError(f"--weights {args.weights}: a Janus-Pro, which draws no X-rays; name a UniX")
     return checkpoint

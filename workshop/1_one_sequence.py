@@ -317,12 +317,12 @@ plt.show()
 # %%
 from PIL import Image
 
-from studies.attention import noised, over, prompt_maps, report_maps, word_maps
+from studies.attention import kept_maps, over, report_maps, words_of
 
 film = phantom(1, 42, 256)
 print(film.report)
 image = Image.fromarray(film.image)
-words = word_maps(unix, image, film.report)
+words = [(word, maps.mean(axis=0)) for word, maps in report_maps(unix, image, film.report)]
 wanted = ("opacity.", "left", "pneumothorax.", "upper", "mass.")
 chosen = [(word, each) for word, each in words if word.lower() in wanted][:5]
 classroom.show([film.image, *[over(film.image, each) for _, each in chosen]], ["film", *[word for word, _ in chosen]])
@@ -340,10 +340,15 @@ classroom.show([over(film.image, each) for each in mass], [f"layer {i + 1}" for 
 # %%
 sentence = "Large right pneumothorax. Left pacemaker."
 drawn = draw(unix, [sentence], seeds=[0], size=256, steps=12)[0]
-pairs = prompt_maps(unix, sentence, noised(unix, drawn, 0.7), 0.7)
-classroom.show(
-    [drawn, *[over(drawn, each.mean(axis=0)) for _, each in pairs]], ["drawing", *[word for word, _ in pairs]]
-)
+ids, words = words_of(unix, sentence)
+t = torch.tensor([0.7])
+with torch.no_grad(), kept_maps() as layers:
+    latents = unix.vae.encode(unix.vae.preprocess(torch.from_numpy(drawn.copy())[None]))
+    unix.model(flow.interpolate(latents, torch.randn(latents.shape, generator=numbers), t), t, [ids])
+# The mean over layers and heads; the latents are the last rows, and the prompt's ids the first columns, after BOS.
+looks = torch.stack(layers).mean(dim=(0, 1, 2))[-16 * 16 :, 1 : 1 + len(ids)]
+maps = [looks[:, pieces].sum(dim=1).unflatten(0, (16, 16)).numpy() for _, pieces in words]
+classroom.show([drawn, *[over(drawn, each) for each in maps]], ["drawing", *[word for word, _ in words]])
 
 # %% [markdown]
 # ### Exercise 4
@@ -371,12 +376,12 @@ from studies.attention import shares
 
 print(f"{'reading, 8 phantoms each':28}{'inside':>8}{'others':>8}{'area':>8}")
 for kind in ("mass", "consolidation", "pneumothorax", "cardiomegaly", "central venous catheter"):
-    scores = shares(unix, kind, 8, reading=True)
-    print(f"{kind:28}" + "".join(f"{values.mean(axis=0)[-1]:8.3f}" for values in scores.values()))
+    scores = shares(unix, kind, 8)
+    print(f"{kind:28}" + "".join(f"{value:8.3f}" for value in scores.values()))
 
 # %% [markdown]
 # A catheter is two or three pixels wide and a patch has sixteen: its map tells nothing. The heart is in the same place
-# in everybody, so *inside* cannot beat *others*. `python -m studies.attention` prints all kinds, for drawing too.
+# in everybody, so *inside* cannot beat *others*. `python -m studies.attention` prints all kinds.
 #
 # ## Experiment
 #

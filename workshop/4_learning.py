@@ -96,7 +96,7 @@ reports = read(reader, [Image.fromarray(p.image) for p in unseen], max_new_token
 for p, report in list(zip(unseen, reports))[:5]:
     print(f"truth:  {p.impression}\nreport: {report}\n")
 scores = score_reading(unseen, reports, derangement(len(unseen), seed=0))
-print(f"micro F1 {scores['generated']['micro']:.2f}, control {scores['control']['micro']:.2f}")
+print(f"micro F1 {scores['generated']['micro'][0]:.2f}, control {scores['control']['micro'][0]:.2f}")
 
 # %% [markdown]
 # **Question:** which sentences does it repeat, and why does the loss reward that? Which findings does it see after 640

@@ -140,7 +140,7 @@ partner = derangement(len(unseen), seed=0)
 print(f"{'':12}{'reading, micro F1':>19}{'control':>9}{'error, last 10 steps':>22}{'prompt gain at 0.7':>20}")
 for name, reports in written.items():
     scores = score_reading(unseen, reports, partner)
-    line = f"{name:12}{scores['generated']['micro']:19.2f}{scores['control']['micro']:9.2f}"
+    line = f"{name:12}{scores['generated']['micro'][0]:19.2f}{scores['control']['micro'][0]:9.2f}"
     if name in logs:
         error = np.mean([record["mse"] for record in logs[name][-10:]])
         gain = prompt_gain(load_checkpoint(experiments.run_folder(name)), seed=1, n=32, size=128)[0.7]

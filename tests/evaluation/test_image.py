@@ -122,7 +122,7 @@ def test_a_training_picture_drawn_again_is_found(sets, monkeypatch, capsys):
     command(monkeypatch, *flags, "--out", sets / "out")
     results, page = json.loads((sets / "out/results.json").read_text()), (sets / "out/report.html").read_text()
     assert results["memorisation"]["share_nearer"] >= 1 / 8
-    pairs = page[page.index("The closest pairs") :]
+    pairs = page[page.index("look at the closest pairs") :]
     assert pairs.index("generated (2.png)") < pairs.index("t7.png, at 0.000")
     assert "memorisation" in capsys.readouterr().out
 

@@ -107,12 +107,6 @@ def test_chexbert_scores_of_a_case_by_hand():
         assert list(columns) == ["micro14", "micro5", "macro14", "macro5"] and support[fracture] == fractures
 
 
-@pytest.mark.parametrize("bad", [np.zeros((2, 13)), np.full((2, 14), 2.0)])
-def test_chexbert_scores_refuse_other_labels(bad):
-    with pytest.raises(ValueError, match=r"must be"):
-        metrics.chexbert_scores(bad, bad, "positive")
-
-
 # ---- BLEU, ROUGE-L
 
 WORDS = metrics.tokenize("the heart is mildly enlarged small left pleural effusion no pneumothorax lungs are clear")
@@ -174,13 +168,6 @@ def test_three_thousand_reports_take_seconds():
     assert time.process_time() - began < 10  # measured: 0.9 s
 
 
-@pytest.mark.parametrize(("references", "hypotheses"), [([], []), (["a"], []), ("a", "a")])
-def test_text_measures_refuse_what_is_no_pair(references, hypotheses):
-    for measure in (bleu_counts, rouge_l):
-        with pytest.raises(ValueError, match="references"):
-            measure(references, hypotheses)
-
-
 # ---- the Fréchet and the kernel distance
 
 
@@ -200,7 +187,7 @@ def test_frechet_distance_is_torchmetrics(n):
     theirs.update(torch.from_numpy(a), real=True)
     theirs.update(torch.from_numpy(b), real=False)
     assert frechet_distance(a, b) == pytest.approx(theirs.compute().item(), rel=1e-5)
-    assert frechet_distance(torch.from_numpy(a).float(), b) == pytest.approx(frechet_distance(a, b), rel=1e-5)
+    assert frechet_distance(a.astype(np.float32), b) == pytest.approx(frechet_distance(a, b), rel=1e-5)
 
 
 def exact_gaussian(n, width, seed):
@@ -265,7 +252,7 @@ def test_kernel_distance_is_torchmetrics():
     torch.manual_seed(3)
     mean, std = theirs.compute()
     torch.manual_seed(3)  # draws the same subsets
-    ours = [kernel_distance(a[torch.randperm(200)[:50]], b[torch.randperm(200)[:50]]) for _ in range(5)]
+    ours = [kernel_distance(*(one[torch.randperm(200)[:50]].numpy() for one in (a, b))) for _ in range(5)]
     assert (np.mean(ours), np.std(ours)) == pytest.approx((mean.item(), std.item()), rel=1e-9)
 
 
@@ -342,7 +329,7 @@ def test_nearest_finds_copies(monkeypatch, block):
     monkeypatch.setattr(metrics, "BLOCK", block)
     keys = features(90, 32, 0, dtype=np.float32)
     queries = np.concatenate([keys[[40, 7]], features(30, 32, 1, dtype=np.float32)])
-    distances, index = nearest(queries, torch.from_numpy(keys))
+    distances, index = nearest(queries, keys)
     gaps = np.linalg.norm(queries[:, None].astype(np.float64) - keys[None], axis=2)
     np.testing.assert_allclose(distances, gaps.min(axis=1), rtol=1e-12)
     np.testing.assert_array_equal(index, gaps.argmin(axis=1))
@@ -350,36 +337,12 @@ def test_nearest_finds_copies(monkeypatch, block):
     assert nearest(queries[:1], keys[:1])[1].tolist() == [0]
 
 
-X = features(10, 3)
-
-
-@pytest.mark.parametrize(
-    ("bad", "says"),
-    [
-        (X[:, :2], "equal D"),
-        (X[0], r"\(N, D\)"),
-        (X[:0], r"\(N, D\)"),
-        (np.where(X > 0.5, np.nan, X), "inf or nan"),
-        (np.where(X > 0.5, np.inf, X), "inf or nan"),
-    ],
-)
-def test_set_measures_refuse_what_is_no_set(bad, says):
-    for measure in (frechet_distance, kernel_distance, prdc_samples, nearest):
-        with pytest.raises(ValueError, match=says):
-            measure(X, bad)
-
-
-def test_measures_say_when_there_are_too_few():
-    for measure in (frechet_distance, kernel_distance):
-        with pytest.raises(ValueError, match="at least 2 rows"):
-            measure(X, X[:1])
-    for k in (0, 10, 11):
-        with pytest.raises(ValueError, match=f"k = {k} must"):
-            prdc(X, X, k)
-    assert prdc(X, X, 9) == pytest.approx((1, 1, 1, 1), abs=1e-12)
-    with pytest.raises(ValueError, match="k = 5 must"):
-        prdc(X, X[:1])
-    assert prdc(X * 1e20, X * 1e20, 9) == pytest.approx((1, 1, 1, 1), abs=1e-12)
+def test_set_measures_refuse_what_is_no_number():
+    fine = features(10, 3)
+    for bad in (np.nan, np.inf):
+        for measure in (frechet_distance, kernel_distance, prdc_samples, nearest):
+            with pytest.raises(ValueError, match="inf or nan"):
+                measure(fine, np.where(fine > 0.5, bad, fine))
 
 
 # ---- the bootstrap
@@ -440,5 +403,3 @@ def test_bootstrap_of_pooled_bleu():
 def test_bootstrap_edges():
     assert bootstrap_sums(lambda sums: sums, [3.0]) == (3.0, 3.0)
     assert metrics.mean_scores(np.full((2, 2), 3.0)) == [(3.0, 3.0, 3.0)] * 2
-    with pytest.raises(ValueError, match="at least one"):
-        bootstrap_sums(lambda sums: sums, [])

@@ -59,7 +59,9 @@ def their_data(tmp_path):
     return tmp_path / "test_data.json"
 
 
-def test_a_published_unix_is_judged_from_their_file_to_their_table(micro, their_data, tmp_path, monkeypatch, capsys):
+def test_a_published_unix_is_judged_from_their_file_and_from_their_table(
+    micro, their_data, tmp_path, monkeypatch, capsys
+):
     unix = golden_folder(tmp_path / "UniX", "unix_tiny", micro)
     flags = ("--weights", unix, "--data", their_data, "--out", tmp_path / "out", "--cache", tmp_path / "cache")
     monkeypatch.setattr(report, "report_judge", lambda args: ("rules", lambda texts: np.zeros((len(texts), 14))))
@@ -68,22 +70,22 @@ def test_a_published_unix_is_judged_from_their_file_to_their_table(micro, their_
     )  # random weights never end: 499 take a minute
     command(monkeypatch, "report", "--protocol", "unix", *flags)
 
-    with open(tmp_path / "out/understanding_results.csv", newline="") as file:
-        table = list(csv.DictReader(file))
-    assert list(table[0]) == ["Image Path", "Report Impression", "Ground Truth"]
-    assert [row["Ground Truth"] for row in table] == REFERENCES  # whole, with what is neither findings nor impression
+    rows = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert [row["truth"] for row in rows] == REFERENCES  # whole, with what is neither findings nor impression
     checkpoint = load_checkpoint(unix)
-    for row, question in zip(table, QUESTIONS, strict=True):
-        film = [Image.open(row["Image Path"])]
-        expected = sample.read(checkpoint, film, question.removeprefix("<image>"), max_new_tokens=20)
-        assert [row["Report Impression"]] == expected
+    for row, question in zip(rows, QUESTIONS, strict=True):
+        film = [Image.open(row["image"])]
+        assert [row["generated"]] == sample.read(checkpoint, film, question.removeprefix("<image>"), max_new_tokens=20)
 
     text, page = capsys.readouterr().out, (tmp_path / "out/report.html").read_text()
     results = json.loads((tmp_path / "out/results.json").read_text())
     for said in (text, page, results["protocol"]):
         assert "not the authors" in said and "CheXbert" in said
-    # Their table can be scored again, by its columns, with the same result.
-    flags = ("--predictions", tmp_path / "out/understanding_results.csv", "--out", tmp_path / "again")
+    # The table that their own evaluation writes is scored by its columns, with the same result.
+    with open(tmp_path / "understanding_results.csv", "w", newline="") as file:
+        table = [(row["image"], row["generated"], row["truth"]) for row in rows]
+        csv.writer(file).writerows([("Image Path", "Report Impression", "Ground Truth"), *table])
+    flags = ("--predictions", tmp_path / "understanding_results.csv", "--out", tmp_path / "again")
     command(monkeypatch, "report", "--protocol", "unix", *flags)
     assert json.loads((tmp_path / "again/results.json").read_text())["text"] == results["text"]
 

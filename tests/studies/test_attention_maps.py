@@ -104,7 +104,7 @@ def test_a_map_is_taken_where_the_word_is_predicted(micro, monkeypatch):
         return (1000.0 * torch.arange(S)[:, None] + torch.arange(S)[None]).expand(1, heads, S, S)
 
     monkeypatch.setattr(attention, "attention_weights", numbered)
-    monkeypatch.setattr(attention, "prompt_ids", lambda *args: question)
+    monkeypatch.setattr(attention, "question_of", lambda *args: question)
     image = Image.fromarray(np.zeros((64, 64), dtype=np.uint8))
     words = attention.report_maps(micro, image, "Large right pneumothorax.")
     _, pieces = attention.words_of(micro, "Large right pneumothorax.")
@@ -112,19 +112,6 @@ def test_a_map_is_taken_where_the_word_is_predicted(micro, monkeypatch):
         own_place = side**2 + 2 + len(question) + 3 + np.mean(places)  # BOI patches EOI BOS question EOS BOS, then ids
         expected = 1000 * (own_place - 1) + np.arange(1, 1 + side**2).reshape(side, side)
         np.testing.assert_allclose(maps, np.broadcast_to(expected, (layers, side, side)), rtol=1e-6)
-
-
-def test_a_prompts_maps_are_the_latents_attention_on_it(micro):
-    x = torch.randn(1, 16, 3, 2, generator=torch.Generator().manual_seed(0))
-    text = "Large right pneumothorax."
-    ids = micro.encode(text)
-    with torch.no_grad(), attention.kept_maps() as maps:
-        micro.model(x, torch.tensor([0.7]), [ids])
-    maps = torch.stack(maps)
-    latents = maps[:, 0, :, -6:].mean(dim=1)  # (layers, latents, S)
-    words = attention.prompt_maps(micro, text, x, 0.7)
-    total = sum(np.asarray(maps).reshape(3, 6) for _, maps in words)
-    np.testing.assert_allclose(total, latents[:, :, 1 : 1 + len(ids)].sum(dim=2).numpy(), rtol=1e-4)
 
 
 def test_every_kind_of_finding_is_named_in_its_phantoms_reports():
@@ -143,11 +130,12 @@ def test_every_kind_of_finding_is_named_in_its_phantoms_reports():
 def test_inside_is_one_for_a_map_in_the_place_and_the_area_for_an_even_one():
     finding = np.zeros((4, 4))
     finding[1, 2], finding[1, 3] = 1.0, 0.5
-    spot = np.zeros((2, 4, 4))
-    spot[0, 1, 2] = 0.3  # layer 0 looks at the finding, layer 1 beside it, three times as much
-    spot[1, 3, 3] = 0.9
-    np.testing.assert_allclose(attention.inside(spot, finding), [1, 0, 0.25])
-    np.testing.assert_allclose(attention.inside(np.ones((2, 4, 4)), finding), [1.5 / 16] * 3)
+    spot = np.zeros((4, 4))
+    spot[1, 2] = 0.3
+    assert attention.inside(spot, finding) == 1
+    spot[3, 3] = 0.9  # beside it, three times as much
+    assert attention.inside(spot, finding) == pytest.approx(0.25)
+    assert attention.inside(np.ones((4, 4)), finding) == pytest.approx(1.5 / 16)
 
 
 def test_the_place_of_a_finding_is_on_its_side():
@@ -174,16 +162,15 @@ def test_a_map_over_a_film_leaves_the_dark_places_as_they_are():
 def test_the_shipped_model_looks_at_what_it_names(shipped):
     """Measured with 16 phantoms: masses 3 times, consolidations 2.9 times as much inside as in others' places."""
     for kind in ("mass", "consolidation", "pneumonia"):
-        scores = attention.shares(shipped, kind, 8, reading=True)
-        assert scores["inside"][:, -1].mean() > 1.5 * scores["others"][:, -1].mean() > 0
-        assert scores["inside"].shape == (8, 7)
+        scores = attention.shares(shipped, kind, 8)
+        assert scores["inside"] > 1.5 * scores["others"] > 0
 
 
 @pytest.mark.slow
-def test_the_command_prints_a_table_of_each_direction(capsys, monkeypatch):
+def test_the_command_prints_a_table(capsys, monkeypatch):
     monkeypatch.setattr(attention, "KINDS", ("mass",))
     monkeypatch.setattr("sys.argv", ["attention", "--n", "2"])
     attention.main()
     printed = capsys.readouterr().out
-    assert len(re.findall(r"^mass +0\.\d{3}", printed, re.M)) == 2 and "not a medical device" in printed
+    assert re.search(r"^mass +0\.\d{3}", printed, re.M) and "not a medical device" in printed
     assert "no explanation" in printed

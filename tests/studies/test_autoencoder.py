@@ -12,7 +12,7 @@ from phantoms.dataset import phantom
 from phantoms.truth import KINDS, truth
 from sample import load_model
 from studies import autoencoder
-from studies.autoencoder import OWN, contrast_kept, psnr, rounded, structural_similarity, with_and_without
+from studies.autoencoder import OWN, contrast_kept, psnr, rounded, with_and_without
 from vae import VAE
 
 
@@ -55,18 +55,6 @@ def test_psnr_of_half_the_picture():
     assert psnr(rounded(Halves(), picture), picture) == pytest.approx(20 * np.log10(255 / error))
 
 
-def test_structural_similarity_is_that_of_torchmetrics():
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    rng = np.random.default_rng(0)
-    a = phantom(1, 0, 64).image.astype(np.float32)
-    b = (0.8 * a + rng.normal(0, 20, a.shape)).clip(0, 255).astype(np.float32)
-    pair = [torch.from_numpy(each).double()[None, None] for each in (a, b)]
-    expected = structural_similarity_index_measure(*pair, data_range=255.0).item()
-    assert structural_similarity(a, b) == pytest.approx(expected, rel=1e-4) and expected < 0.9
-    assert structural_similarity(a, a) == pytest.approx(1)
-
-
 def test_real_films_are_rebuilt_and_shown(tmp_path, monkeypatch, capsys):
     for index in range(3):
         Image.fromarray(phantom(1, index, 256).image).save(tmp_path / f"{index}.png")
@@ -78,5 +66,5 @@ def test_real_films_are_rebuilt_and_shown(tmp_path, monkeypatch, capsys):
     autoencoder.main()
     vae = load_model(SHIPPED, "cpu", torch.float32).vae
     images = np.stack([phantom(1, index, 256).image for index in range(3)])
-    assert f"3 films at 256 px: PSNR {psnr(rounded(vae, images), images):.2f} dB, SSIM 0." in capsys.readouterr().out
+    assert f"3 films at 256 px: PSNR {psnr(rounded(vae, images), images):.2f} dB" in capsys.readouterr().out
     assert Image.open(sheet).height > 512

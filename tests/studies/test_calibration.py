@@ -1,5 +1,7 @@
 """Confidence against the truth: closed forms, and a count by brute force."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,20 @@ def test_reports_become_shares():
     assert found["reports"] == 4 and found["in_doubt"] == 2
     assert found["greedy"]["ece"][0] == found["greedy"]["brier"] == 0
     assert found["sampled"]["ece"][0] == pytest.approx(2 * 0.25 / 28)
-    scores, dots = calibration.calibration_tables(found, 2, 1.0, 0.9)
-    assert "28 answers" in scores.note and "temperature 1" in scores.note
-    assert dots.rows == [["0% sure", 25, 0], ["25% sure", 1, 0], ["75% sure", 1, 1], ["100% sure", 1, 1]]
+    scores, dots = calibration.calibration_tables(found, 2)
+    assert "28 answers" in scores.note
+    assert dots.rows == [
+        ["0% sure", 25, "0.0%"],
+        ["25% sure", 1, "0.0%"],
+        ["75% sure", 1, "100.0%"],
+        ["100% sure", 1, "100.0%"],
+    ]
+
+
+@pytest.mark.slow
+def test_the_command_prints_both_tables(micro_folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["calibration", "--weights", str(micro_folder), "--n", "2", "--reports", "3"])
+    calibration.main()
+    printed = capsys.readouterr().out
+    assert "Confidence: 3 sampled reports of each of 2 phantoms" in printed and "expected calibration error" in printed
+    assert "Is what it is sure of true?" in printed and "not a medical device" in printed

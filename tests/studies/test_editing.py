@@ -26,31 +26,25 @@ def test_a_perfect_edit_scores_all_and_the_control_nothing(judge, monkeypatch):
                 for patient, image in zip(pair, with_and_without(1, index, kind, 128), strict=True):
                     pictures[index, write_report(patient, streams(1, index)[2])[1]] = image
 
-    def edit(checkpoint, squares, prompts, seeds, strength, masks=None, **how):
-        assert strength == 0.5 and how == {"steps": 7}
+    def edit(checkpoint, squares, prompts, seeds, strength, masks=None):
         return np.stack([pictures[each] for each in zip(seeds, prompts, strict=True)])
 
     monkeypatch.setattr(editing_command, "edit", edit)
-    monkeypatch.setattr(editing, "KINDS", KINDS)
-    found, sheet = editing.measure(None, judge, 1, 3, 128, 0.5, steps=7)
-    assert list(found) == list(KINDS) and len(sheet) == 5 * len(KINDS)
-    for kind in KINDS:
-        for way in editing.WAYS:
-            perfect, control = found[kind][way]["edit"], found[kind][way]["control"]
-            assert perfect["as_asked"] == 1 and perfect["way"] == pytest.approx(1)
-            assert perfect["outside"] < editing.OWN
-            assert control == {"as_asked": 0, "others": 1, "outside": 0, "way": 0}
-    table = editing.editing_table(found, 0.5)
+    found = {kind: editing.measure(None, judge, 1, 3, kind, 128) for kind in KINDS}
+    for scores in found.values():
+        perfect, _, control = np.swapaxes(scores, 0, 1)  # each: removed and added
+        assert (perfect[:, 0] == 1).all() and (perfect[:, 2] < editing.OWN).all()
+        assert control.tolist() == [[0, 1, 0]] * 2
+    table = editing.editing_table(found, 3)
     assert [row[0] for row in table.rows] == [*KINDS, "mean"]
-    assert table.rows[0][1:4] == [1, table.rows[0][2], 0] and "strength 0.5" in table.note
+    for row in table.rows:  # removed, added: edit, mask and control
+        assert row[1] == row[4] == 1 and row[3] == row[6] == 0 and row[9] == 1 and row[11] == 0
 
 
 def test_what_moves_elsewhere_is_counted_elsewhere(judge):
     before = np.full((1, 128, 128), 100, dtype=np.uint8)
     own = np.zeros((1, 128, 128), dtype=bool)
     own[:, :64] = True
-    target, after = before.copy(), before.copy()
-    target[own] = 140
+    after = before.copy()
     after[own], after[~own] = 110, 103
-    found = editing.compare(judge, before, after, target, own, "Edema", shown=True)
-    assert found["outside"] == 3 and found["way"] == pytest.approx(0.25)
+    assert editing.compare(judge, before, after, own, "Edema", shown=True)[2] == 3
