@@ -40,7 +40,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = phantom.add_argument
     add("--n", type=whole(2, arguments.MOST_EXAMPLES), default=500, help="phantoms to read and draw (default 500)")
     add("--seed", type=arguments.seed, default=1, help="not 0 (trained on) nor 2 (the classifier's) (default 1)")
-    add("--classifier", "--probe", type=arguments.output_file, metavar="FILE", help="its weights, trained if absent")
+    add("--classifier", "--probe", type=arguments.existing_file, metavar="FILE", help="weights of another judge")
 
     report = commands.add_parser("report", help="reports (Table 2), on any data set", epilog=DISCLAIMER)
     add = report.add_argument
@@ -71,7 +71,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         add("--split", help="train, validate, test (default) or all")
         add("--n", type=whole(2, arguments.MOST_EXAMPLES), help="only the first N")
         add("--protocol", choices=["unix"], help="score as the authors' public code does; docs/protocol.md")
-        add("--cache", type=result, help="where features are kept (default out/cache)")
+        add("--cache", type=result, help="where features and rendered X-rays are kept (default out/cache)")
     for command, out in ((phantom, "out/evaluate"), (report, "out/report"), (image, "out/image")):
         add = command.add_argument
         add("--weights", type=folder, help="the model that reads and draws; default, but to image: the shipped one")
@@ -94,8 +94,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def idle_flags(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
     """The flags that do nothing beside those that were typed, and what they are for."""
     if args.command == "report" and args.predictions:
-        yield "weights data split consensus dtype batch resume", "is for a model; leave --predictions out"
-        yield "" if args.train else "require cache", "is for a data set; add --train SRC"
+        yield "weights data split consensus dtype batch resume cache", "is for a model; leave --predictions out"
+        yield "" if args.train else "require", "is for a data set; add --train SRC"
     elif args.command == "report" and arguments.names_phantoms(args.data or DEFAULTS["data"]):
         yield "split require train", "is for a data set of files; name one, --data SRC"
     if args.command == "image" and args.fake:

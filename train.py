@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import data
 from common.clock import Clock
-from common.devices import pick_device, pick_dtype
+from common.devices import dtype_name, pick_device, pick_dtype
 from common.distributed import Team, joined_team
 from common.errors import UserError
 from common.errors import run as run_command
@@ -210,7 +210,11 @@ def build_optimizer(trained: dict[str, nn.Parameter], shard: bool, device: torch
 def train_stage(args: argparse.Namespace, team: Team) -> int:
     """Set a stage up and train it. The exit code: 0, or 128 and the signal that stopped the run."""
     stage, out, dtype = args.stage, args.out, pick_dtype(args.dtype, team.device)
+    init = f"scratch:{args.init}" if isinstance(args.init, str) else args.init and str(args.init.resolve())
     earlier = read_state(out, stage) if args.resume else None
+    if earlier:
+        earlier.check_start(out, init=init, dtype=args.dtype and dtype_name(dtype))
+        dtype = pick_dtype(earlier.start.get("dtype", args.dtype), team.device)
     if args.resume and not earlier:
         team.say(f"--resume: nothing was saved in {out} yet; starting anew")
     checkpoint = setup.start_from(stage, args.init, args.asked, earlier, team)
@@ -222,7 +226,7 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
     if recipe.validate:
         held_out = batches.open_data(recipe.validate, "validate", stage, recipe.size, args.cache)
     state = earlier or begin(out, stage, recipe, checkpoint.history, writes=not args.profile)
-    state.recipe = asdict(recipe)
+    state.recipe, state.start = asdict(recipe), state.start or {"init": init, "dtype": dtype_name(dtype)}
 
     # What trains, and on what.
     if stage in DRAWING:
@@ -255,7 +259,7 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
     team.say(f"{recipe}\n{how}, into {out}" + f"; going on after step {state.step}" * bool(state.step))
 
     # The loop.
-    run = Run(out, team, recipe, trained, examples, validation, state, args.save_every, args.tensorboard, args.profile)
+    run = Run(out, team, recipe, trained, examples, validation, state, args.save_every, args.profile)
     share = data.Share(recipe.batch, micro_batch, team.rank, team.size, state.step, recipe.steps, examples.by_length)
     mine = data.batches(examples, share, args.workers, pin=team.device.type == "cuda")
     clock, left = Clock(team.device, args.profile), recipe.steps - state.step

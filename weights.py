@@ -14,6 +14,7 @@ of each, which a load compares; the config travels with the weights. How publish
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,11 +23,10 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from checkpoints import folders
 from checkpoints.configs import read_ours, read_tokenizer
-from checkpoints.folders import check_is_no_run, check_replaceable, find_checkpoint, replacing
 from checkpoints.inspection import inspect
 from checkpoints.layouts import translate_ours
-from checkpoints.manifest import Mark, check_folder, write_manifest
 from checkpoints.plan import filled
 from checkpoints.published import load_published
 from common import arguments
@@ -60,26 +60,26 @@ def load_checkpoint(
     dtype: torch.dtype = torch.float32,
     parity: bool = False,
     vae: str | Path | None = None,
-    verify: bool = True,
 ) -> Checkpoint:
     """A weights folder -> model and VAE on `device`. Weights and computation are in `dtype`.
 
     folder: ours, that of a training run, a published UniX, or Janus-Pro. A UniX that starts from Janus-Pro gets its gen
     branch as a copy of the und branch. parity: load a Janus-Pro as Janus-Pro itself, without autoencoder, not as the
     start of a UniX; it changes nothing for other folders. vae: the kl-f16 file of a published folder; default: the one
-    in its folder vae/. verify: compare the files of a folder of ours with the checksums of its manifest.json, if any.
-    Raises UserError naming the file if one is missing, damaged or does not fit the config.
+    in its folder vae/. Raises UserError naming the file if one is missing, damaged or does not fit the config.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such weights folder")
-    folder = find_checkpoint(folder, verify) or folder
+    checked = folders.find_checkpoint(folder)
+    folder = checked or folder
     config = read_json(folder / "config.json")
     if "model" not in config:
         return Checkpoint(*load_published(folder, config, device, dtype, parity, vae))
     if vae is not None:
         raise UserError(f"--vae {vae}: {folder} is a folder of ours, which has its own autoencoder; leave --vae out")
-    check_folder(folder, verify)
+    if not checked:
+        folders.check_folder(folder)
     model_config, vae_config = read_ours(config, folder / "config.json")
     tokenizer = read_tokenizer(folder / "tokenizer.json", model_config.vocab_size)
     into = {"translate": translate_ours, "device": device, "dtype": dtype}
@@ -95,37 +95,37 @@ def save_checkpoint(
     instead: dict[str, torch.Tensor] | None = None,
     more: Callable[[Path], None] = lambda folder: None,
     keep_last: bool = False,
-    mark: Mark | None = None,
+    **belongs: object,
 ) -> None:
     """Write our folder; it takes the place of the one before it when it is whole (checkpoints/folders.py).
 
     instead: tensors of the model to write in place of those it holds (the originals of a branch kept in bfloat16).
     more: writes further files into the folder. keep_last: what was there stays as FOLDER.old.
-    mark: the run and step that the files belong to.
+    belongs: the run and step that the files are of.
     Raises UserError if it cannot, or if what is there holds more than a checkpoint of ours; it is then untouched.
     """
     if checkpoint.vae is None:
         raise UserError(f"{folder}: a checkpoint needs its autoencoder; name kl-f16's file with --vae")
     model, vae = checkpoint.model, checkpoint.vae
     config = {"model": asdict(model.config), "vae": asdict(vae.config), "history": checkpoint.history}
-    with replacing(Path(folder), keep_last) as new:
+    with folders.replacing(Path(folder), keep_last) as new:
         (new / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         for name, state in {"model": model.state_dict() | (instead or {}), "vae": vae.state_dict()}.items():
             tensors = {key: tensor.to("cpu", dtype).contiguous() for key, tensor in state.items()}
-            save_file(tensors, new / f"{name}.safetensors", mark and mark.metadata())
+            save_file(tensors, new / f"{name}.safetensors")
         checkpoint.tokenizer.save(str(new / "tokenizer.json"))
         more(new)
-        write_manifest(new, mark)
+        folders.write_manifest(new, **belongs)
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
 
 
-def convert(source: Path, destination: Path, dtype: torch.dtype, vae: Path | None, verify: bool) -> None:
+def convert(source: Path, destination: Path, dtype: torch.dtype, vae: Path | None) -> None:
     """Any weights folder -> ours. Raises UserError, before anything is loaded, if the destination must stay."""
-    check_is_no_run(destination)
-    check_replaceable(destination)
-    save_checkpoint(destination, load_checkpoint(source, dtype=dtype, vae=vae, verify=verify), dtype)
+    folders.check_is_no_run(destination)
+    folders.check_replaceable(destination)
+    save_checkpoint(destination, load_checkpoint(source, dtype=dtype, vae=vae), dtype)
     size = sum(file.stat().st_size for file in destination.iterdir())
     print(f"{destination}: {size / 1e6:,.1f} MB")
 
@@ -136,26 +136,22 @@ def main() -> None:
         epilog="examples: python weights.py inspect assets/tiny; python weights.py convert weights/Janus-Pro-1B"
         " weights/start --vae weights/vae/kl-f16d16.ckpt",
     )
+    if "--no-verify" in sys.argv:
+        raise UserError("--no-verify: is gone; delete the folder's manifest.json, and there is nothing to compare with")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    look = commands.add_parser("inspect", help="say what a file or folder is and what loading it would do")
-    path = "a .safetensors, .bin, .ckpt, .pt or index file, or a folder"
-    look.add_argument("path", type=arguments.existing, help=path)
-    write = commands.add_parser("convert", help="write our folder: from ours, a published UniX, or Janus-Pro")
-    write.add_argument("source", type=arguments.weights_folder, help="a weights folder")
-    destination = "the folder to write; replaced if it is there"
-    write.add_argument("destination", type=arguments.output_folder, help=destination)
-    dtype = "of the new file (default bfloat16)"
-    write.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="bfloat16", help=dtype)
-    vae = "kl-f16's file; default: the one in SOURCE/vae"
-    write.add_argument("--vae", type=arguments.existing_file, help=vae)
-    for command in (look, write):
-        unchecked = "do not compare files with manifest.json's checksums"
-        command.add_argument("--no-verify", dest="verify", action="store_false", help=unchecked)
+    add = commands.add_parser("inspect", help="say what a file or folder is and what loading it would do").add_argument
+    add("path", type=arguments.existing, help="a .safetensors, .bin, .ckpt, .pt or index file, or a folder")
+    add = commands.add_parser("convert", help="write our folder: from ours, a UniX, or Janus-Pro").add_argument
+    add("source", type=arguments.weights_folder, help="a weights folder")
+    add("destination", type=arguments.output_folder, help="the folder to write; replaced if it is there")
+    dtypes = ("float32", "bfloat16", "float16")
+    add("--dtype", choices=dtypes, default="bfloat16", help="of the new file (default bfloat16)")
+    add("--vae", type=arguments.existing_file, help="kl-f16's file; default: the one in SOURCE/vae")
     args = parser.parse_args()
     if args.command == "inspect":
-        inspect(args.path, args.verify)
+        inspect(args.path)
     else:
-        convert(args.source, args.destination, getattr(torch, args.dtype), args.vae, args.verify)
+        convert(args.source, args.destination, getattr(torch, args.dtype), args.vae)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 A published config.json is asked only for what no shape tells, and for its counts of layers, which must agree.
 Whatever a config says is checked here before memory is taken: types (from the dataclass), ranges, and what must divide
-what.
+what. Every check raises UserError in a line that names the file and the first field that cannot be meant.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -29,45 +30,29 @@ from vit import ViTConfig
 LIMITS = (
     ("num_layers num_heads layers heads repa_layer latent_channels z_channels num_res_blocks", 1, 1024),
     ("max_latent_size patch_size patch ch_mult", 1, 256),  # ch_mult: each of it
-    ("image_size ch norm_groups", 1, 2**13),
-    ("vocab_size", 1, 2**22),
-    ("context_length", 1, 2**24),
+    ("vocab_size context_length", 1, 2**24),
     ("bos eos boi eoi", -math.inf, math.inf),  # `check_unix` knows the vocabulary
     ("padding", 0, 255),
-    ("rms_norm_eps std", 1e-30, 1e3),
-    ("rope_theta", 1.0, 1e12),
-    ("guidance", 1e-3, 100.0),
+    ("rms_norm_eps std rope_theta guidance", 1e-30, 1e12),
     ("mean scale_factor shift_factor", -1e6, 1e6),
 )
 RANGES = {name: (least, most) for names, least, most in LIMITS for name in names.split()}
-ACTIVATIONS = ("gelu", "gelu_tanh")
+CHOICES = {"act": ("gelu", "gelu_tanh"), "connector_act": ("gelu", "gelu_tanh"), "scaling": SCALINGS}
+CHOICES |= {"recipe": ("tiny", "small", "unix"), "wording": ("plain", "published")}
 # The names that published configs have for what our layers compute.
-VIT_ACTS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_tanh": "gelu_tanh"}
-VIT_ACTS |= {"gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_accurate": "gelu_tanh"}
-LLM_ACTS = ("silu", "swish")
-NAMED = {"recipe": ("tiny", "small", "unix"), "wording": ("plain", "published")}
+VIT_ACTS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+# A special token's names: Janus-Pro's and DeepSeek's, then those of tokenizers we train.
+SPECIAL = {
+    "bos": ("<｜begin▁of▁sentence｜>", "<|bos|>"),
+    "eos": ("<｜end▁of▁sentence｜>", "<|eos|>"),
+    "boi": ("<begin_of_image>", "<|boi|>"),
+    "eoi": ("<end_of_image>", "<|eoi|>"),
+}
 
 
-def check_fields(config: Any, path: Path, at: str) -> None:
-    """Every field of a config has the type that its dataclass states and lies in its range.
-
-    path, at: the file and the part of it to name. Raises UserError for the first field that does not.
-    """
-    words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
-    for name, kind in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        numbers = kind == tuple[int, ...]
-        if kind not in words and not numbers:
-            continue  # a config inside this one: its own check's
-        require(not numbers or isinstance(value, tuple), path, f"{at}{name} is {shortened(value)}; it must be a list")
-        each, kind = (value, int) if numbers else ((value,), kind)
-        for one in each:
-            right = type(one) in ((int, float) if kind is float else (kind,))
-            if not right or (kind is float and not (abs(one) < 1e300 and math.isfinite(one))):
-                raise UserError(f"{path}: {at}{name} is {shortened(value)}; it must be {words[kind]}")
-            least, most = RANGES.get(name, (1, 2**18))
-            if kind in (int, float) and not least <= one <= most:
-                raise UserError(f"{path}: {at}{name} is {shortened(value)}; it must be from {least:g} to {most:g}")
+def require(holds: bool, path: Path, text: str) -> None:
+    if not holds:
+        raise UserError(f"{path}: {text}")
 
 
 def shortened(value: object) -> str:
@@ -76,39 +61,45 @@ def shortened(value: object) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def require(holds: bool, path: Path, text: str) -> None:
-    if not holds:
-        raise UserError(f"{path}: {text}")
+# ---- what a config may say ---------------------------------------------------------------------------------------
+
+
+def check_fields(config: Any, path: Path, at: str) -> None:
+    """Every field has the type that its dataclass states and lies in its range. path, at: the file and part to name."""
+    words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
+    for name, kind in get_type_hints(type(config)).items():
+        value, many = getattr(config, name), kind == tuple[int, ...]
+        kind = int if many else kind
+        if kind not in words:
+            continue  # a config inside this one: its own check's
+        must = f"{at}{name} is {shortened(value)}; it must be"
+        require(not many or isinstance(value, tuple), path, f"{must} a list")
+        least, most = RANGES.get(name, (1, 2**18))
+        for one in value if many else (value,):
+            right = type(one) is kind or (kind is float and type(one) is int)
+            require(right and (kind is not float or abs(one) < 1e300), path, f"{must} {words[kind]}")
+            require(kind not in (int, float) or least <= one <= most, path, f"{must} from {least:g} to {most:g}")
+        if name in CHOICES:
+            require(value in CHOICES[name], path, f"{must} one of {', '.join(CHOICES[name])}")
 
 
 def check_vit(config: ViTConfig, path: Path, at: str = "") -> ViTConfig:
-    """The config itself. Raises UserError naming `path` and the field that cannot be meant."""
+    """The config itself."""
     check_fields(config, path, at)
     width, heads, size, patch = config.width, config.heads, config.image_size, config.patch_size
     require(width % heads == 0, path, f"{at}heads is {heads}; it must divide the width, {width}")
     require(size % patch == 0, path, f"{at}patch_size is {patch}; it must divide image_size, {size}")
-    require(config.act in ACTIVATIONS, path, f"{at}act is {shortened(config.act)}; choose {' or '.join(ACTIVATIONS)}")
-    scaling = config.scaling
-    require(scaling in SCALINGS, path, f"{at}scaling is {shortened(scaling)}; choose {', '.join(SCALINGS)}")
     return config
 
 
 def check_unix(config: UniXConfig, path: Path, at: str = "", ids: bool = True) -> UniXConfig:
-    """The config itself. ids: whether its special ids are known by now.
-
-    Raises UserError naming `path` and the field that cannot be meant.
-    """
+    """The config itself. ids: whether its special ids are known by now."""
     check_fields(config, path, at)
     check_vit(config.vit, path, at + "vit.")
-    width, heads, act = config.hidden_size, config.num_heads, config.connector_act
+    width, heads, layer, layers = config.hidden_size, config.num_heads, config.repa_layer, config.num_layers
     require(width % heads == 0, path, f"{at}num_heads is {heads}; it must divide hidden_size, {width}")
     require(width // heads % 2 == 0, path, f"{at}num_heads is {heads}; {width // heads} channels a head are not even")
     require(width % 4 == 0, path, f"{at}hidden_size is {width}; it must be a multiple of 4")
-    require(act in ACTIVATIONS, path, f"{at}connector_act is {shortened(act)}; choose {' or '.join(ACTIVATIONS)}")
-    for name, known in NAMED.items():
-        value = getattr(config, name)
-        require(value in known, path, f"{at}{name} is {shortened(value)}; choose {', '.join(known)}")
-    layer, layers = config.repa_layer, config.num_layers
     require(layer <= layers, path, f"{at}repa_layer is {layer}; the model has {layers} layers")
     for name in SPECIAL if ids else ():
         id_, last = getattr(config, name), config.vocab_size - 1
@@ -117,42 +108,37 @@ def check_unix(config: UniXConfig, path: Path, at: str = "", ids: bool = True) -
 
 
 def check_vae(config: VAEConfig, path: Path, at: str = "") -> VAEConfig:
-    """The config itself. Raises UserError naming `path` and the field that cannot be meant."""
+    """The config itself."""
     check_fields(config, path, at)
     levels, groups = len(config.ch_mult), config.norm_groups
     require(1 <= levels <= 8, path, f"{at}ch_mult has {levels} levels; it must have from 1 to 8")
-    for factor in (1, *config.ch_mult):
-        width = factor * config.ch
+    for width in (factor * config.ch for factor in (1, *config.ch_mult)):
         require(width <= 2**16, path, f"{at}ch_mult: a level of {width} channels; at most {2**16} are possible")
         require(width % groups == 0, path, f"{at}norm_groups is {groups}; it must divide every level's width, {width}")
     require(config.scale_factor != 0, path, f"{at}scale_factor is 0; latents are multiplied by it")
     return config
 
 
-def read_fields(kind: type, values: object, path: Path, at: str) -> Any:
-    """A config of `kind` from the JSON object `values`, its fields not yet checked; what is left out has its default.
-
-    Raises UserError if `values` is no object or has a key that `kind` does not know.
-    """
-    require(isinstance(values, dict), path, f"{at.rstrip('.')} is {shortened(values)}; it must be an object")
-    known = {field.name for field in fields(kind)}
-    for name in values:
-        require(name in known, path, f"{at}{shortened(name)} is no field of ours; was it written by a newer version?")
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+def check_latents(model: UniXConfig, vae: VAEConfig, path: Path) -> None:
+    """The autoencoder can decode what the model draws."""
+    drawn, decoded = model.latent_channels, vae.z_channels
+    require(drawn == decoded, path, f"the model draws latents of {drawn} channels, its autoencoder decodes {decoded}")
 
 
 def read_ours(given: dict, path: Path) -> tuple[UniXConfig, VAEConfig]:
-    """The two configs of our own config.json. Raises UserError naming `path` and what cannot be meant in it."""
+    """The two configs of our own config.json."""
     for name in ("model", "vae"):
-        require(name in given, path, f"{name} is missing; is it a config of ours?")
-    values = given["model"]
-    if isinstance(values, dict) and isinstance(width := values.get("hidden_size", 2048), int):
-        require(not values.get("causal"), path, "model.causal: a plain Janus-Pro; it is read as published alone")
-        values = before_sizes_had_names(width) | {name: value for name, value in values.items() if name != "causal"}
+        require(
+            isinstance(given.get(name), dict), path, f"{name} is {shortened(given.get(name))}; it must be an object"
+        )
+    values = dict(given["model"])
+    require(not values.pop("causal", False), path, "model.causal: a plain Janus-Pro; it is read as published alone")
+    if isinstance(width := values.get("hidden_size", 2048), int):  # folders older than these two: the width told them
+        recipe = "unix" if width >= 1024 else "small" if width >= 320 else "tiny"
+        values = {"recipe": recipe, "wording": "published" if recipe == "unix" else "plain"} | values
     model = read_fields(UniXConfig, values, path, "model.")
-    require("vit" in given["model"], path, "model.vit is missing; is it a config of ours?")
-    model.vit = read_fields(ViTConfig, model.vit, path, "model.vit.")
-    vae = check_vae(read_fields(VAEConfig, given["vae"], path, "vae."), path, "vae.")
+    model.vit = read_fields(ViTConfig, values.get("vit"), path, "model.vit.")
+    vae = check_vae(read_fields(VAEConfig, given.get("vae"), path, "vae."), path, "vae.")
     check_unix(model, path, "model.")
     check_latents(model, vae, path)
     history = given.get("history", [])
@@ -161,16 +147,16 @@ def read_ours(given: dict, path: Path) -> tuple[UniXConfig, VAEConfig]:
     return model, vae
 
 
-def before_sizes_had_names(width: int) -> dict[str, str]:
-    """The fields `recipe` and `wording` of a folder that is older than they are; its width told them."""
-    recipe = "unix" if width >= 1024 else "small" if width >= 320 else "tiny"
-    return {"recipe": recipe, "wording": "published" if recipe == "unix" else "plain"}
+def read_fields(kind: type, values: object, path: Path, at: str) -> Any:
+    """A config of `kind` from the JSON object `values`, not yet checked; what is left out has its default."""
+    require(isinstance(values, dict), path, f"{at.rstrip('.')} is {shortened(values)}; it must be an object")
+    known = {field.name for field in fields(kind)}
+    for name in values:
+        require(name in known, path, f"{at}{shortened(name)} is no field of ours; was it written by a newer version?")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
-def check_latents(model: UniXConfig, vae: VAEConfig, path: Path) -> None:
-    """Raises UserError if the model draws latents that the autoencoder cannot decode."""
-    drawn, decoded = model.latent_channels, vae.z_channels
-    require(drawn == decoded, path, f"the model draws latents of {drawn} channels, its autoencoder decodes {decoded}")
+# ---- published ---------------------------------------------------------------------------------------------------
 
 
 def section(given: dict, path: Path, *names: str) -> dict:
@@ -184,13 +170,9 @@ def section(given: dict, path: Path, *names: str) -> dict:
 
 
 def check_computed(given: dict, path: Path, what: str, **known: Iterable[Any]) -> None:
-    """Raises UserError if a published config asks for what our layers do not compute.
-
-    known: key -> the values that they do; a key that is absent or null asks for nothing.
-    """
+    """A published config asks for nothing that our layers do not compute. known: key -> the values that they do."""
     for name, values in known.items():
-        value = given.get(name)
-        names = ", ".join(map(str, values))
+        value, names = given.get(name), ", ".join(map(str, values))
         require(value in (None, *values), path, f"{name} is {shortened(value)}; our {what} computes {names} alone")
     for name in ("rope_scaling", "rope_parameters"):
         rope = section(given, path, name)
@@ -198,34 +180,29 @@ def check_computed(given: dict, path: Path, what: str, **known: Iterable[Any]) -
         require(kind == "default", path, f"{name} is {shortened(rope)}; our rotary positions are not scaled")
 
 
-TOWERS = {"siglip_large_": 24, "siglip_so400m_": 27}  # layers, in Janus-Pro's own siglip_vit.py
-
-
-def layer_count(given: dict, path: Path) -> int | None:
-    """How many layers a published config of a ViT or an LLM counts; None if it does not say."""
-    params = section(given, path, "params")
-    for values in (given, params):
-        for name in ("num_hidden_layers", "layers"):
-            if (count := values.get(name)) is not None:
-                require(type(count) is int, path, f"{name} is {shortened(count)}; it must be a whole number")
-                return count
-    if params.get("select_layer", -1) == -1:  # Janus names its tower where others count
-        return next((n for stem, n in TOWERS.items() if str(params.get("model_name")).startswith(stem)), None)
-    return None
-
-
 def check_depth(found: int, given: dict, what: str, tensors: Tensors, path: Path) -> None:
-    """Raises UserError if the file has another number of layers than its config.json counts."""
-    counted = layer_count(given, path)
-    if counted is not None and counted != found:
-        raise UserError(
-            f"{tensors.path}: holds {found} layers of the {what}, {path.name} counts {counted}; fetch both again"
-        )
+    """The file has as many layers as its config.json counts, if that does."""
+    params = section(given, path, "params")
+    counts = [values.get(name) for values in (given, params) for name in ("num_hidden_layers", "layers")]
+    counted = next((count for count in counts if count is not None), found)
+    require(type(counted) is int, path, f"num_hidden_layers is {shortened(counted)}; it must be a whole number")
+    if counted != found:
+        words = f"holds {found} layers of the {what}, {path.name} counts {counted}"
+        raise UserError(f"{tensors.path}: {words}; fetch both again")
 
 
 def our_shapes(tensors: Tensors, translate: Translate) -> dict[str, tuple[int, ...]]:
     """Our name -> shape of one of its parts; what cannot be translated is left for the plan to name."""
     return {ours: tensors.shapes[name] for name, (ours, _, _) in translate_names(tensors, translate).reads.items()}
+
+
+@contextlib.contextmanager
+def read_from(tensors: Tensors, what: str) -> Iterator[None]:
+    """Around what reads sizes from shapes: UserError if it finds none or others than `what` has."""
+    try:
+        yield
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise UserError(f"{tensors.path}: no whole {what} in it (nothing for {error})") from error
 
 
 def depth(shapes: dict[str, tuple[int, ...]], prefix: str) -> int:
@@ -235,10 +212,7 @@ def depth(shapes: dict[str, tuple[int, ...]], prefix: str) -> int:
 
 
 def vit_config(shapes: dict[str, tuple[int, ...]], given: dict, path: Path, prefix: str = "") -> ViTConfig:
-    """Sizes from the tensors; heads, which no tensor shows, from the config, else 64 channels each as SigLIP has.
-
-    path: the config.json that `given` comes from.
-    """
+    """Sizes from the tensors; heads, which none shows, from `given` (the JSON at `path`), else 64 channels each."""
     check_computed(given, path, "ViT", hidden_act=VIT_ACTS, layer_norm_eps=[1e-6])
     width, _, patch, _ = shapes[prefix + "patch_embed.weight"]
     class_token = prefix + "cls_token" in shapes
@@ -264,8 +238,8 @@ def unix_config(tensors: Tensors, layout: Layout, given: dict, parity: bool = Fa
     language = section(given, path, "language_config", "text_config", "llm_config")
     vision = section(given, path, "vision_config", "vit_config")
     for values in (given, language):  # a config may describe its LLM without a section of its own
-        check_computed(values, path, "LLM", hidden_act=LLM_ACTS, partial_rotary_factor=[1.0])
-    try:
+        check_computed(values, path, "LLM", hidden_act=["silu"], partial_rotary_factor=[1.0])
+    with read_from(tensors, layout.holds):
         vocab_size, width = shapes["embed_tokens.weight"]
         # Where neither a norm over heads nor the config tells, Llama's 128 channels a head.
         head_dim = shapes.get("layers.0.attn.und.q_norm.weight", (128,))[0]
@@ -281,8 +255,6 @@ def unix_config(tensors: Tensors, layout: Layout, given: dict, parity: bool = Fa
             latent_channels=shapes.get("vae2llm.weight", (0, 16))[1],
             vit=vit_config(shapes, vision, path, "vit."),
         )
-    except (KeyError, ValueError, IndexError) as error:
-        raise UserError(f"{tensors.path}: no whole {layout.holds} in it (nothing for {error})") from error
     if "latent_pos_embed.pos_embed" in tensors.shapes:
         config.max_latent_size = round(tensors.shapes["latent_pos_embed.pos_embed"][0] ** 0.5)
     config.repa_layer = min(config.repa_layer, config.num_layers)
@@ -290,8 +262,7 @@ def unix_config(tensors: Tensors, layout: Layout, given: dict, parity: bool = Fa
     # sees the squares that it will be judged on.
     config.vit.padding, config.vit.scaling = 255, "shrink"
     if parity:
-        config.qk_norm, config.qkv_bias, config.connector_act = False, False, config.vit.act
-        config.wording = "plain"
+        config.qk_norm, config.qkv_bias, config.connector_act, config.wording = False, False, config.vit.act, "plain"
         config.vit.mean = config.vit.std = 0.5
         config.vit.padding, config.vit.scaling = 127, "janus"  # int(255 * 0.5): image_processing_vlm.py
     check_depth(config.num_layers, language, "LLM", tensors, path)
@@ -299,51 +270,22 @@ def unix_config(tensors: Tensors, layout: Layout, given: dict, parity: bool = Fa
     return check_unix(config, path, ids=False)
 
 
-# A special token's names: Janus-Pro's and DeepSeek's, then those of tokenizers we train.
-SPECIAL = {
-    "bos": ("<｜begin▁of▁sentence｜>", "<|bos|>"),
-    "eos": ("<｜end▁of▁sentence｜>", "<|eos|>"),
-    "boi": ("<begin_of_image>", "<|boi|>"),
-    "eoi": ("<end_of_image>", "<|eoi|>"),
-}
-
-
-def set_special_ids(config: UniXConfig, tokenizer: Tokenizer, path: Path) -> None:
-    """By name where the tokenizer knows one, else the published numbers stay."""
-    for field_name, names in SPECIAL.items():
-        ids = [id_ for id_ in map(tokenizer.token_to_id, names) if id_ is not None]
-        if ids:
-            setattr(config, field_name, ids[0])
-        if getattr(config, field_name) >= config.vocab_size:
-            raise UserError(
-                f"{path}: has no {names[0]}, and id {getattr(config, field_name)} is beyond the model's"
-                f" {config.vocab_size} tokens; is it this model's tokenizer?"
-            )
-
-
 def vae_config(tensors: Tensors) -> VAEConfig:
     """kl-f16's sizes from its tensors."""
     shapes = our_shapes(tensors, translate_vae)
-    try:
-        ch = shapes["encoder.conv_in.weight"][0]
-        levels = depth(shapes, "encoder.down.")
-        widths = [shapes[f"encoder.down.{level}.block.0.conv2.weight"][0] for level in range(levels)]
+    with read_from(tensors, "KL autoencoder"):
+        ch, levels = shapes["encoder.conv_in.weight"][0], range(depth(shapes, "encoder.down."))
         config = VAEConfig(
             ch=ch,
-            ch_mult=tuple(width // ch for width in widths),
+            ch_mult=tuple(shapes[f"encoder.down.{level}.block.0.conv2.weight"][0] // ch for level in levels),
             num_res_blocks=depth(shapes, "encoder.down.0.block."),
             z_channels=shapes["post_quant_conv.weight"][1],
         )
-    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise UserError(f"{tensors.path}: no whole KL autoencoder in it (nothing for {error})") from error
     return check_vae(config, Path(tensors.path))
 
 
 def read_tokenizer(path: str | Path, vocab_size: int | None = None) -> Tokenizer:
-    """A tokenizer that cuts and pads nothing, whatever its file says.
-
-    Raises UserError if the file is missing, broken, or knows an id beyond the model's `vocab_size` tokens.
-    """
+    """A tokenizer that cuts and pads nothing, whatever its file says. vocab_size: how many ids the model knows."""
     try:
         tokenizer = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -358,8 +300,21 @@ def read_tokenizer(path: str | Path, vocab_size: int | None = None) -> Tokenizer
     tokenizer.encode_special_tokens = True
     adds_bos = read_json(Path(path).with_name("tokenizer_config.json"), absent={}).get("add_bos_token")
     if isinstance(adds_bos, bool):  # transformers' Llama tokenizers obey it, whatever tokenizer.json does
-        bos = next((name for name in SPECIAL["bos"] if tokenizer.token_to_id(name) is not None), None)
-        first = [(bos, tokenizer.token_to_id(bos))] if adds_bos and bos else []
-        single = f"{bos} $A" if first else "$A"
+        known = [
+            (name, tokenizer.token_to_id(name)) for name in SPECIAL["bos"] if tokenizer.token_to_id(name) is not None
+        ]
+        first = known[:1] if adds_bos else []
+        single = " ".join([*(name for name, _ in first), "$A"])
         tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=first)
     return tokenizer
+
+
+def set_special_ids(config: UniXConfig, tokenizer: Tokenizer, path: Path) -> None:
+    """By name where the tokenizer knows one, else the published numbers stay."""
+    for field, names in SPECIAL.items():
+        ids = [id_ for id_ in map(tokenizer.token_to_id, names) if id_ is not None]
+        id_ = (ids or [getattr(config, field)])[0]
+        setattr(config, field, id_)
+        if id_ >= config.vocab_size:
+            words = f"has no {names[0]}, and id {id_} is beyond the model's {config.vocab_size} tokens"
+            raise UserError(f"{path}: {words}; is it this model's tokenizer?")

@@ -1,14 +1,19 @@
-"""The folder of a checkpoint: where it lies in the folder of a run, and how one takes the place of another.
+"""The folder of a checkpoint: whether it is whole, where it lies in a run's, and how one takes the place of another.
 
-It is replaced whole or not at all, whenever the process is killed: a new folder is filled beside the old one, flushed
-to the disk, and renamed. What a kill between two renames leaves is found by `find_checkpoint`, and what a kill before
-them leaves is cleared by the next save.
+manifest.json says what every file was when it was saved, and of which run and step. It is written last. Folders older
+than manifests, and those whose manifest was deleted, have nothing to compare.
+
+A folder is replaced whole or not at all, whenever the process is killed: a new one is filled beside the old one,
+flushed to the disk, and renamed. What a kill between two renames leaves is found by `find_checkpoint`, and what a kill
+before them leaves is cleared by the next save.
 """
 
 from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -16,12 +21,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from checkpoints.manifest import FILES, MANIFEST, check_folder
 from checkpoints.tensors import listed, warn
 from common.errors import UserError
 from common.files import read_json
 from common.ownership import MARK
 
+MANIFEST = "manifest.json"
+FILES = ("config.json", "model.safetensors", "vae.safetensors", "tokenizer.json")  # of every folder of ours
+MEND = "make or fetch the folder again"
 CHECKPOINT = "checkpoint"  # inside the folder of a training run; the one before it is CHECKPOINT.old
 # Where a checkpoint of a run may lie, the newest first. The last two are all there is between the renames of a save.
 PLACES = (CHECKPOINT, CHECKPOINT + ".old", CHECKPOINT + ".older")
@@ -29,16 +36,59 @@ PLACES = (CHECKPOINT, CHECKPOINT + ".old", CHECKPOINT + ".older")
 OUR_FILES = {*FILES, MANIFEST, "training.json", "training.safetensors"}
 
 
-def find_checkpoint(run: Path, verify: bool = True) -> Path | None:
-    """The newest sound checkpoint in the folder of a training run; None if none was ever saved there.
+def sha256(file: Path) -> str:
+    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
+    with open(file, "rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
-    A damaged one is passed over for the one before it, and stderr says so. verify: compare checksums as well. Raises
-    UserError naming the damage if none is sound.
+
+def write_manifest(folder: Path, **belongs: object) -> None:
+    """Describe every file that lies in `folder`. belongs: the run and step that they are of."""
+    described = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
+    files = {file.name: {"sha256": sha256(file), "size": file.stat().st_size} for file in described}
+    (folder / MANIFEST).write_text(json.dumps(belongs | {"files": files}, indent=1) + "\n")
+
+
+def check_folder(folder: Path) -> dict:
+    """The manifest of a folder of ours that is whole; one without files if it has none.
+
+    Raises UserError naming the first file that is missing, or that is not what was saved.
     """
+    path = folder / MANIFEST
+    manifest = read_json(path, absent={"files": {}})
+    try:
+        saved = {name: (int(entry["size"]), entry["sha256"]) for name, entry in manifest["files"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not a manifest of ours ({error!r}); {MEND}") from error
+    for name, (size, checksum) in saved.items():
+        file = folder / name
+        if file.parent != folder:
+            raise UserError(f"{path}: names {name!r}, which is no file beside it; {MEND}")
+        try:
+            found = file.stat().st_size
+            if found != size:
+                raise UserError(f"{file}: has {found:,} bytes, {size:,} were saved; {MEND}")
+            if sha256(file) != checksum:
+                mend = f"{MEND}, or, if that was you, delete {MANIFEST}"
+                raise UserError(f"{file}: is not what was saved, {MANIFEST} has another checksum; {mend}")
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror}); {MEND}") from error
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: missing; {MEND}")
+    read_json(folder / "config.json")
+    return manifest
+
+
+def find_checkpoint(run: Path) -> Path | None:
+    """The newest sound checkpoint in the folder of a training run; None if none was ever saved there. A damaged one is
+    passed over for the one before it, and stderr says so. Raises UserError naming the damage if none is sound."""
     damage = []
     for folder in (run / name for name in PLACES if (run / name).is_dir()):
         try:
-            check_folder(folder, verify)
+            check_folder(folder)
         except UserError as error:
             damage.append(str(error))
             continue
@@ -46,8 +96,7 @@ def find_checkpoint(run: Path, verify: bool = True) -> Path | None:
             warn(f"{damage[0]}. Using {folder} instead")
         return folder
     if damage:
-        others = f" (the one before it is damaged too: {damage[1]})" if damage[1:] else ""
-        raise UserError(damage[0] + others)
+        raise UserError(". The one before it is damaged too: ".join(damage[:2]))
     return None
 
 
@@ -59,7 +108,11 @@ def replacing(folder: Path, keep_last: bool = False) -> Iterator[Path]:
     there holds more than a checkpoint of ours; it is then untouched.
     """
     check_replaceable(folder)
-    clear_killed_saves(folder, keep_last)
+    # What a save left that was killed. A run's lock tells that nobody else saves here; elsewhere an hour does.
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        with contextlib.suppress(FileNotFoundError):  # it was another save's, which has just ended
+            if keep_last or left.stat().st_mtime < time.time() - 3600:
+                shutil.rmtree(left, ignore_errors=True)
     old, older = (folder.with_name(folder.name + end) for end in (".old", ".older"))
     if not keep_last:  # a name that nobody else has: a neighbour called FOLDER.old may be the user's
         old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old")
@@ -80,15 +133,6 @@ def replacing(folder: Path, keep_last: bool = False) -> Iterator[Path]:
     except Exception as error:  # safetensors and tokenizers raise their own kinds, besides OSError
         shutil.rmtree(new, ignore_errors=True)
         raise UserError(f"{folder}: the checkpoint could not be written ({error}); is the disk full?") from error
-
-
-def clear_killed_saves(folder: Path, alone: bool) -> None:
-    """Remove what a save of `folder` left that was killed. alone: a run's lock tells that nobody else saves here;
-    elsewhere an hour does in which nothing was written."""
-    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
-        with contextlib.suppress(FileNotFoundError):  # it was another save's, which has just ended
-            if alone or left.stat().st_mtime < time.time() - 3600:
-                shutil.rmtree(left, ignore_errors=True)
 
 
 def check_replaceable(folder: Path) -> None:

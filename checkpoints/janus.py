@@ -55,23 +55,22 @@ def janus_chat(tokenizer: Tokenizer, config: UniXConfig, question: str) -> tuple
     def ids(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False).ids
 
-    def role(name: str) -> list[int]:
-        special = tokenizer.token_to_id(name)
-        return ids(name) if special is None else [special]
-
-    before = [config.bos, *ids(SYSTEM + "\n\n"), *role("<|User|>"), *ids(": "), config.boi]
-    return before, [config.eoi, *ids(f"\n{question}\n\n"), *role("<|Assistant|>"), *ids(":")]
+    user, assistant = (
+        ids(name) if (special := tokenizer.token_to_id(name)) is None else [special]
+        for name in ("<|User|>", "<|Assistant|>")
+    )
+    before = [config.bos, *ids(SYSTEM + "\n\n"), *user, *ids(": "), config.boi]
+    return before, [config.eoi, *ids(f"\n{question}\n\n"), *assistant, *ids(":")]
 
 
 # ---- the start of a UniX -----------------------------------------------------------------------------------------
 
 
 def absent_in_janus(name: str, given: dict) -> str | None:
-    """How a UniX gets the tensor `name` that Janus-Pro does not have: "new", "copied", or None if it must be there.
+    """How a UniX gets the tensor `name` that Janus-Pro does not have; None: it must be there.
 
-    New: whatever touches latents and time. Copied: the gen branch, from the und branch; QK norms at 1 and QKV biases at
-    0, which changes nothing that Janus computes; an output layer that is tied to the embedding, if `given` (the file's
-    config.json) says so.
+    "new": whatever touches latents and time. "copied": the gen branch, from the und branch; QK norms at 1 and QKV
+    biases at 0, which changes nothing that Janus computes; a tied output layer, if `given` (its config.json) says so.
     """
     if name.startswith(("time_embedder.", "vae2llm.", "llm2vae.")):
         return "new"
@@ -95,6 +94,5 @@ def start_from_janus(model: UniX, tensors: Tensors, translate: Translate, given:
     generator = torch.Generator().manual_seed(seed)
     for name in sorted(plan.new):
         zero = name.startswith("llm2vae.") or name.endswith("bias")  # the first velocity is 0: no jump at the start
-        std = 0.0 if zero else 0.02
-        state[name].copy_(torch.empty(state[name].shape).normal_(0.0, std, generator=generator))
+        state[name].copy_(torch.empty(state[name].shape).normal_(0.0, 0.0 if zero else 0.02, generator=generator))
     return plan

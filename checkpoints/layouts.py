@@ -3,15 +3,13 @@
 A row is their name and ours; N stands for the number of a layer, * for the rest of a name. What we keep in one matrix
 because it is multiplied together (Q, K, V; gate and up) is a slice: 0/3 is the first of three equal ones along the
 first axis. A row with - in place of our name is known and not needed. `checkpoints/plan.py` does the rest.
-
-To add a layout: write its table, add a line to LAYOUTS, and a test in tests/checkpoints/test_layouts.py.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 Place = tuple[str, int, int]  # our name, and which of how many slices of it
 Translate = Callable[[str], "Place | None"]  # None: to be skipped; raises KeyError for an unknown name
@@ -19,34 +17,26 @@ Translate = Callable[[str], "Place | None"]  # None: to be skipped; raises KeyEr
 
 def translation(table: str) -> Translate:
     """Their name -> where it goes, by the first row that fits."""
-    rows = [line.split() for line in table.split("\n") if line]
+    rows = []
+    for theirs, ours, *part in (line.split() for line in table.split("\n") if line):
+        pattern = re.escape(theirs).replace(r"\.N\.", r"\.(\d{1,4})\.").replace(r"\*", "(.+)")
+        rows.append((re.compile(pattern), ours, *map(int, part[0].split("/") if part else (0, 1))))
 
     def translate(name: str) -> Place | None:
-        for theirs, ours, *part in rows:
-            if (place := renamed(name, theirs, ours)) is not None:
-                number, parts = part[0].split("/") if part else (0, 1)
-                return None if ours == "-" else (place, int(number), int(parts))
+        for pattern, ours, number, parts in rows:
+            if found := pattern.fullmatch(name):
+                wild = iter(found.groups())  # what N and * stand for
+                place = re.sub(r"(?<=\.)N(?=\.)|\*", lambda _: next(wild), ours)  # noqa: B023 (used at once)
+                return None if ours == "-" else (place, number, parts)
         raise KeyError(name)
 
     return translate
-
-
-def renamed(name: str, pattern: str, into: str) -> str | None:
-    """`into` with what N and * of `pattern` stand for in `name`; None if `name` is not as `pattern` says."""
-    found = re.fullmatch(re.escape(pattern).replace(r"\.N\.", r"\.(\d{1,4})\.").replace(r"\*", "(.+)"), name)
-    parts = list(found.groups()) if found else []
-    return re.sub(r"(?<=\.)N(?=\.)|\*", lambda _: parts.pop(0), into) if found else None
 
 
 def under(prefix: str, table: str, into: str = "") -> str:
     """The table of the same names behind `prefix`; ours then stand behind `into`."""
     rows = [line.split() for line in table.split("\n") if line]
     return "".join(f"{prefix}{a} {'' if b == '-' else into}{b} {' '.join(part)}\n" for a, b, *part in rows)
-
-
-def translate_ours(name: str) -> Place | None:
-    """Our own names stay as they are."""
-    return name, 0, 1
 
 
 # ---- a UniX and what it starts from ------------------------------------------------------------------------------
@@ -69,15 +59,10 @@ language_model.lm_head.weight                               lm_head.weight
 """
 TOWER = """
 vision_model.vision_tower.attn_pool.*                       -
-vision_model.vision_tower.pos_embed                         vit.pos_embed
 vision_model.vision_tower.patch_embed.proj.*                vit.patch_embed.*
-vision_model.vision_tower.blocks.N.norm1.*                  vit.blocks.N.norm1.*
-vision_model.vision_tower.blocks.N.attn.qkv.*               vit.blocks.N.qkv.*
-vision_model.vision_tower.blocks.N.attn.proj.*              vit.blocks.N.proj.*
-vision_model.vision_tower.blocks.N.norm2.*                  vit.blocks.N.norm2.*
-vision_model.vision_tower.blocks.N.mlp.fc1.*                vit.blocks.N.fc1.*
-vision_model.vision_tower.blocks.N.mlp.fc2.*                vit.blocks.N.fc2.*
-vision_model.vision_tower.norm.*                            vit.norm.*
+vision_model.vision_tower.blocks.N.attn.*                   vit.blocks.N.*
+vision_model.vision_tower.blocks.N.mlp.*                    vit.blocks.N.*
+vision_model.vision_tower.*                                 vit.*
 """
 # Janus-Pro as deepseek-ai publishes it. gen_*: its own image tokens, which UniX replaces by latents.
 JANUS_PRO = f"""{LLM}{TOWER}
@@ -124,6 +109,7 @@ KL_F16 = """
 loss.*                                                      -
 *                                                           *
 """
+translate_ours = translation("* *")
 translate_janus, translate_vae, translate_und = map(translation, (JANUS_PRO, KL_F16, UNIX))
 
 
@@ -201,55 +187,40 @@ encoder.backbone_to_vit.weight                              reduce.weight
 encoder.missing_previous_emb                                missing_previous
 encoder.vit_pooler.*                                        -
 """
-translate_bert = translation(BERT_NAMES)
 
 
 # ---- which one is it? --------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Layout:
-    """A published way of naming tensors: how to know it, how to translate it, what it is for."""
+class Layout(NamedTuple):
+    """A published way of naming tensors: what it is, how to know it, how to translate it."""
 
     holds: str
     marks: tuple[str, ...]  # endings of names that together occur in no other layout
     translate: Translate
-    use: str  # what a reader can do with it
 
 
-POSITIONS, PROJECTOR = "embeddings.position_embedding.weight", "projector.model.0.weight"
-SAMPLE, ALIGNER = 'python sample.py "..." --weights {folder}', "judges.biovil.load_aligner"
-START = "python weights.py convert {folder} OUT --vae KL-F16, then train.py --stage 1 --init OUT"
-VAE = "the --vae of python weights.py convert, or put into the folder vae/ beside published UniX weights"
-VIT = "checkpoints.published.load_vit"
+EMBEDDING, POSITIONS = "language_model.model.embed_tokens.weight", "embeddings.position_embedding.weight"
+PROJECTOR, CXR_HEAD = "projector.model.0.weight", "cls_projection_head.dense_to_hidden.weight"
+HF_MARKS = ("model.language_model.embed_tokens.weight", f"model.vision_model.{POSITIONS}")
+either, wrapped = DINO + under("dinov2.", DINO), CHEXBERT_NAMES + under("module.", CHEXBERT_NAMES)
 
-OURS = Layout("ours: UniX", ("layers.0.attn.und.qkv.weight",), translate_ours, SAMPLE)
-PUBLISHED = Layout("UniX as published", ("language_model.model.norm_moe_gen.weight",), translate_unix, SAMPLE)
-marks = ("language_model.model.embed_tokens.weight", "vision_model.vision_tower.pos_embed")
-JANUS = Layout("Janus-Pro, original layout", marks, translate_janus, START)
-marks = ("model.language_model.embed_tokens.weight", f"model.vision_model.{POSITIONS}")
-HF_JANUS = Layout("Janus-Pro, Hugging Face layout", marks, translation(HF_JANUS_PRO), START)
-marks = ("encoder.conv_in.weight", "post_quant_conv.weight")
-KL_VAE = Layout("a KL autoencoder (kl-f16's names, which are also ours)", marks, translate_vae, VAE)
-SIGLIP = Layout("SigLIP, Hugging Face layout", (POSITIONS,), translation(SIGLIP_NAMES), VIT)
-marks = ("embeddings.cls_token",)
-DINOV2 = Layout("RadDino (DINOv2)", marks, translation(DINO + under("dinov2.", DINO)), VIT + ": REPA's target")
-marks, both = ("linear_heads.13.weight",), CHEXBERT_NAMES + under("module.", CHEXBERT_NAMES)
-CHEXBERT = Layout("CheXbert", marks, translation(both), "judges.chexbert.load_chexbert")
-marks = ("cls_projection_head.dense_to_hidden.weight",)
-CXR_BERT = Layout("CXR-BERT, the aligner's text side", marks, translation(CXR_BERT_NAMES), ALIGNER)
-marks = ("encoder.encoder.conv1.weight", PROJECTOR)
-BIOVIL = Layout("BioViL's ResNet-50, the aligner's image side", marks, translation(BIOVIL_NAMES), ALIGNER)
-marks = ("encoder.missing_previous_emb", PROJECTOR)
-BIOVIL_T = Layout("BioViL-T's image side", marks, translation(BIOVIL_T_NAMES), ALIGNER)
-BERT = Layout("BERT", ("embeddings.word_embeddings.weight",), translate_bert, "judges.bert.Bert")
-LAYOUTS = [OURS, PUBLISHED, JANUS, HF_JANUS, KL_VAE, SIGLIP, DINOV2, CHEXBERT, CXR_BERT, BIOVIL_T, BIOVIL, BERT]
+OURS = Layout("ours: UniX", ("layers.0.attn.und.qkv.weight",), translate_ours)
+PUBLISHED = Layout("UniX as published", ("language_model.model.norm_moe_gen.weight",), translate_unix)
+JANUS = Layout("Janus-Pro, original layout", (EMBEDDING, "vision_model.vision_tower.pos_embed"), translate_janus)
+HF_JANUS = Layout("Janus-Pro, Hugging Face layout", HF_MARKS, translation(HF_JANUS_PRO))
+KL_VAE = Layout("a KL autoencoder (kl-f16)", ("encoder.conv_in.weight", "post_quant_conv.weight"), translate_vae)
+SIGLIP = Layout("SigLIP, Hugging Face layout", (POSITIONS,), translation(SIGLIP_NAMES))
+DINOV2 = Layout("RadDino (DINOv2)", ("embeddings.cls_token",), translation(either))
+CHEXBERT = Layout("CheXbert", ("linear_heads.13.weight",), translation(wrapped))
+CXR_BERT = Layout("CXR-BERT, the aligner's text side", (CXR_HEAD,), translation(CXR_BERT_NAMES))
+BIOVIL_T = Layout("BioViL-T's image side", ("encoder.missing_previous_emb", PROJECTOR), translation(BIOVIL_T_NAMES))
+BIOVIL = Layout("BioViL's image side", ("encoder.encoder.conv1.weight", PROJECTOR), translation(BIOVIL_NAMES))
+LAYOUTS = [OURS, PUBLISHED, JANUS, HF_JANUS, KL_VAE, SIGLIP, DINOV2, CHEXBERT, CXR_BERT, BIOVIL_T, BIOVIL]
 
 
 def recognise(names: Iterable[str]) -> Layout | None:
     """The first layout all of whose marks end some name; None if there is none."""
     names = list(names)
-    for layout in LAYOUTS:
-        if all(any(name.endswith(mark) for name in names) for mark in layout.marks):
-            return layout
-    return None
+    fits = (one for one in LAYOUTS if all(any(name.endswith(mark) for name in names) for mark in one.marks))
+    return next(fits, None)

@@ -18,6 +18,8 @@ from checkpoints.layouts import Place, Translate
 from checkpoints.tensors import COPIED, Tensors, listed
 from common.errors import UserError
 
+Absent = Callable[[str], "str | None"]  # of a tensor of ours that the file lacks: see `make_plan`
+
 
 @dataclass
 class Plan:
@@ -41,45 +43,37 @@ def translate_names(tensors: Tensors, translate: Translate) -> Plan:
     plan = Plan()
     for name in tensors.shapes:
         try:
-            place = translate(name)
+            if place := translate(name):
+                plan.reads[name] = place
+            else:
+                plan.skipped.append(name)
         except KeyError:
             plan.unknown.append(name)
-            continue
-        if place is None:
-            plan.skipped.append(name)
-        else:
-            plan.reads[name] = place
     return plan
 
 
 def make_plan(
-    targets: dict[str, torch.Tensor],
-    tensors: Tensors,
-    translate: Translate,
-    absent: Callable[[str], str | None] = lambda name: None,
+    targets: dict[str, torch.Tensor], tensors: Tensors, translate: Translate, absent: Absent = lambda name: None
 ) -> Plan:
-    """Where every tensor goes, before any is copied.
+    """Where every tensor goes, before any is copied. targets: our names and tensors; the meta device is enough.
 
-    targets: our names and tensors; the meta device is enough. absent: "copied" or "new" for a tensor of ours that this
-    layout does not have and that a rule makes, None for one that must be there.
-
-    Raises UserError naming the file and the first tensors that are missing, unknown, of a wrong shape, or numbers that
-    are no weights as they stand (integers, float8: they want a scale that nobody gives).
+    absent: "copied" or "new" for a tensor of ours that this layout does not have and that a rule makes, None for one
+    that must be there. Raises UserError naming the first tensors that are missing, unknown, of a wrong shape, or no
+    weights as they stand (integers, float8: they want a scale that nobody gives).
     """
     plan = translate_names(tensors, translate)
     awaited, misshapen, twice, uncopied = {}, [], [], []  # awaited: our name -> the parts of it that are still to come
     for name, (ours, part, parts) in list(plan.reads.items()):
-        shape = tensors.shapes[name]
         if ours not in targets:
             plan.unknown.append(name)
             del plan.reads[name]
             continue
-        expected = [*targets[ours].shape]
+        shape, expected = [*tensors.shapes[name]], [*targets[ours].shape]
         if parts > 1:
             expected[0] //= parts
         # A table of positions may be stored as (1, n, width) or as (n, width).
-        if [*dropwhile(lambda size: size == 1, shape)] != [*dropwhile(lambda size: size == 1, expected)]:
-            misshapen.append(f"{name} {list(shape)}, expected {expected}")
+        if [*dropwhile((1).__eq__, shape)] != [*dropwhile((1).__eq__, expected)]:
+            misshapen.append(f"{name} {shape}, expected {expected}")
         if targets[ours].is_floating_point() and tensors.dtypes[name] not in COPIED:
             uncopied.append(f"{name} {tensors.dtypes[name]}")
         remaining = awaited.setdefault(ours, set(range(parts)))
@@ -89,13 +83,8 @@ def make_plan(
     missing = [ours for ours, remaining in awaited.items() if remaining]  # some of its parts do not make a tensor
     for ours in targets.keys() - awaited.keys():
         {"copied": plan.copied, "new": plan.new, None: missing}[absent(ours)].append(ours)
-    problems = {
-        "missing": missing,
-        "unknown": plan.unknown,
-        "of a wrong shape": misshapen,
-        "given twice": twice,
-        "of a kind that is not copied": uncopied,
-    }
+    problems = {"missing": missing, "unknown": plan.unknown, "of a wrong shape": misshapen, "given twice": twice}
+    problems |= {"of a kind that is not copied": uncopied}
     words = [f"{len(names)} tensors {what} ({listed(sorted(names))})" for what, names in problems.items() if names]
     if words:
         raise UserError(f"{tensors.path}: {'; '.join(words)}; is it the right file for this config?")
@@ -104,16 +93,12 @@ def make_plan(
 
 @torch.no_grad()
 def load_tensors(
-    module: nn.Module,
-    source: str | Path | Tensors,
-    translate: Translate,
-    absent: Callable[[str], str | None] = lambda name: None,
+    module: nn.Module, source: str | Path | Tensors, translate: Translate, absent: Absent = lambda name: None
 ) -> Plan:
-    """Fill `module` tensor by tensor, in its own dtype and on its own device.
+    """Fill `module` tensor by tensor, in its own dtype and on its own device; what `absent` allows is the caller's.
 
-    Besides the module itself, at most MAPPED_BYTES and one tensor are in memory. The caller makes what `absent` allows
-    to be absent. Raises UserError before anything is copied, but for a weight that is NaN or infinite (also where only
-    the module's dtype makes it so), which shows when it is read.
+    Raises UserError before anything is copied, but for a weight that is NaN or infinite (also where only the module's
+    dtype makes it so), which shows when it is read.
     """
     tensors = source if isinstance(source, Tensors) else Tensors(source)
     targets = module.state_dict()
@@ -122,15 +107,10 @@ def load_tensors(
         ours, part, parts = plan.reads[name]
         target = targets[ours].chunk(parts)[part] if parts > 1 else targets[ours]
         target.copy_(tensor.view(target.shape))
-        if not is_finite(target):
+        # Any NaN shows in the sum, which costs a tenth of `isfinite`; finite numbers too may have no finite sum.
+        if not math.isfinite(target.sum().item()) and not target.isfinite().all():
             raise UserError(f"{tensors.path}: {name} holds NaN or infinite numbers as {target.dtype}; is it damaged?")
     return plan
-
-
-def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether no number is NaN or infinite: any such shows in the sum, which costs a tenth of `isfinite`."""
-    finite_sum = math.isfinite(tensor.sum().item())
-    return finite_sum or bool(tensor.isfinite().all())  # finite numbers too may have no finite sum
 
 
 def empty(build: Callable[[], nn.Module], device: str | torch.device, dtype: torch.dtype) -> nn.Module:

@@ -14,38 +14,26 @@ from model import UniX, UniXConfig, latent_position_table
 from vae import VAEConfig
 from vit import ViTConfig
 
-PRESETS = ("tiny", "small", "unix")
+ALIKE = {"num_layers": 6, "context_length": 512, "repa_layer": 3, "image_size": 256, "wording": "plain"}
+ALIKE |= {"bos": 0, "eos": 1, "boi": 2, "eoi": 3}  # ids of training.tokenizer
+SIZES = {
+    # The same code at a size a laptop trains. Guidance: docs/results.md, it shows more of its prompts than at 2.
+    "tiny": {"hidden_size": 256, "intermediate_size": 704, "num_heads": 4, "vocab_size": 768, "guidance": 3.0, **ALIKE},
+    # For a few thousand real films, which two CPU cores train in hours.
+    "small": {"hidden_size": 320, "intermediate_size": 896, "num_heads": 5, "vocab_size": 2048, **ALIKE},
+    "unix": {},  # the paper's 1.5B model
+}
+EYES = {
+    "tiny": {"image_size": 128, "width": 192, "layers": 4, "heads": 4, "mlp_width": 768},
+    "small": {"image_size": 224, "width": 256, "layers": 6, "heads": 4, "mlp_width": 1024},
+    "unix": {},
+}
+PRESETS = tuple(SIZES)
 
 
 def preset(name: str) -> UniXConfig:
-    """ "unix": the paper's 1.5B model. "tiny": the same code at a size a laptop trains. "small": a size for a few
-    thousand real films, which two CPU cores train in hours."""
-    if name == "unix":
-        return UniXConfig()
-    alike = {"num_layers": 6, "context_length": 512, "repa_layer": 3, "image_size": 256}
-    alike |= {"bos": 0, "eos": 1, "boi": 2, "eoi": 3, "wording": "plain"}
-    if name == "small":
-        return UniXConfig(
-            hidden_size=320,
-            intermediate_size=896,
-            num_heads=5,
-            vocab_size=2048,
-            recipe="small",
-            **alike,
-            vit=ViTConfig(image_size=224, width=256, layers=6, heads=4, mlp_width=1024),
-        )
-    if name == "tiny":
-        return UniXConfig(
-            hidden_size=256,
-            intermediate_size=704,
-            num_heads=4,
-            vocab_size=768,
-            recipe="tiny",
-            guidance=3.0,  # docs/results.md: it shows more of its prompts than at 2
-            **alike,
-            vit=ViTConfig(image_size=128, width=192, layers=4, heads=4, mlp_width=768),
-        )
-    raise ValueError(f"no preset {name!r}: choose {', '.join(PRESETS)}")
+    """One of `PRESETS`, fresh."""
+    return UniXConfig(recipe=name, vit=ViTConfig(**EYES[name]), **SIZES[name])
 
 
 def vae_preset(name: str) -> VAEConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,29 +11,27 @@ from tokenizers import Tokenizer
 
 from checkpoints import configs
 from checkpoints.janus import JanusPro, janus_chat, start_from_janus
-from checkpoints.layouts import DINOV2, HF_JANUS, JANUS, PUBLISHED, SIGLIP, Layout, translate_vae
+from checkpoints.layouts import DINOV2, HF_JANUS, JANUS, PUBLISHED, SIGLIP, translate_vae
 from checkpoints.plan import empty, filled, load_tensors
 from checkpoints.tensors import PICKLES, Tensors, recognise
 from common.errors import UserError
 from common.files import read_json
 from model import UniX
 from vae import VAE
-from vit import VisionTransformer, ViTConfig
+from vit import VisionTransformer
 
 
 def load_published(
     folder: Path, given: dict, device: str | torch.device, dtype: torch.dtype, parity: bool, vae: str | Path | None
 ) -> tuple[UniX, VAE | None, Tokenizer]:
-    """A UniX, or the UniX that starts from a Janus-Pro (with `parity`, Janus-Pro itself, without autoencoder).
-
-    given: the folder's config.json. vae: kl-f16's file; default: the one in the folder vae/. It says what it read.
-    """
+    """A UniX, or the UniX that starts from a Janus-Pro (with `parity`, Janus-Pro itself, without autoencoder). It says
+    what it read. given: the folder's config.json. vae: kl-f16's file; default: the one in the folder vae/."""
     tensors = Tensors(folder)
     layout = recognise(tensors)
     if layout not in (PUBLISHED, JANUS, HF_JANUS):
         raise UserError(f"{tensors.path}: holds {layout.holds}; a weights folder needs a UniX or a Janus-Pro")
     janus = layout is not PUBLISHED
-    parity = parity and janus
+    parity &= janus
     config = configs.unix_config(tensors, layout, given, parity)
     tokenizer = configs.read_tokenizer(folder / "tokenizer.json", config.vocab_size)
     if janus:  # the published UniX was trained with bare numbers, whatever stands at them
@@ -44,53 +43,36 @@ def load_published(
     model = empty(lambda: (JanusPro if parity else UniX)(config, compute_dtype=dtype), device, dtype)
     if parity:
         model.before, _ = janus_chat(tokenizer, config, "")
-    if janus:
-        plan = start_from_janus(model, tensors, layout.translate, given)
-    else:
-        plan = load_tensors(model, tensors, layout.translate)
-    print(f"{folder}: {layout.holds}: {plan}")
+    fill = partial(start_from_janus, given=given) if janus else load_tensors
+    print(f"{folder}: {layout.holds}: {fill(model, tensors, layout.translate)}")
     return model.eval(), autoencoder, tokenizer
 
 
 def load_vit(folder: str | Path, device: str | torch.device = "cpu") -> VisionTransformer:
     """SigLIP's vision model or a DINOv2, as `transformers` saves them -> the one ViT of this project, float32."""
     tensors = Tensors(folder)
-    layout = recognise(tensors)
+    layout, path = recognise(tensors), tensors.path.parent / "config.json"
     if layout not in (SIGLIP, DINOV2):
         raise UserError(f"{tensors.path}: holds {layout.holds}; a SigLIP or a RadDino is wanted")
-    config = read_vit_config(tensors, layout)
-    return filled(lambda: VisionTransformer(config), tensors, layout.translate, device).requires_grad_(False)
-
-
-def read_vit_config(tensors: Tensors, layout: Layout) -> ViTConfig:
-    """The config of a SigLIP or a DINOv2, from its tensors and the two JSON files beside them."""
-    path = tensors.path.parent / "config.json"
     given = read_json(path)
     given = configs.section(given, path, "vision_config") or given  # a whole SigLIP describes its text model as well
-    try:
+    with configs.read_from(tensors, layout.holds):
         config = configs.vit_config(configs.our_shapes(tensors, layout.translate), given, path)
-    except (KeyError, ValueError, IndexError) as error:
-        raise UserError(f"{tensors.path}: no whole {layout.holds} in it (nothing for {error})") from error
     configs.check_depth(config.layers, given, "ViT", tensors, path)
-    path = path.with_name("preprocessor_config.json")
-    preprocessing = read_json(path, absent={})
+    preprocessing = read_json(path.with_name("preprocessor_config.json"), absent={})
     mean, std = (0.5307, 0.2583) if layout is DINOV2 else (0.5, 0.5)  # grey values, RadDino's and SigLIP's
-    try:
-        config.mean = float(np.mean(preprocessing.get("image_mean", mean)))
-        config.std = float(np.mean(preprocessing.get("image_std", std)))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{path}: image_mean or image_std: {error}") from error
-    return configs.check_vit(config, path)
+    config.mean = float(np.mean(preprocessing.get("image_mean", mean)))
+    config.std = float(np.mean(preprocessing.get("image_std", std)))
+    configs.check_vit(config, path)
+    return filled(lambda: VisionTransformer(config), tensors, layout.translate, device).requires_grad_(False)
 
 
 def find_vae(folder: Path) -> Path:
     """The one autoencoder in the folder's vae/. Raises UserError if there is none, or more than one."""
     found = [file for file in sorted((folder / "vae").glob("*")) if file.suffix in (".safetensors", *PICKLES)]
     if len(found) != 1:
-        raise UserError(
-            f"{folder / 'vae'}: {len(found)} autoencoder files in it, one is needed; put kl-f16's .ckpt or .safetensors"
-            " there, or name it with python weights.py convert SOURCE FOLDER --vae FILE"
-        )
+        mend = "put kl-f16's file there, or name it with python weights.py convert SOURCE FOLDER --vae FILE"
+        raise UserError(f"{folder / 'vae'}: {len(found)} autoencoder files in it, one is needed; {mend}")
     return found[0]
 
 

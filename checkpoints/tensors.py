@@ -11,7 +11,7 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -22,33 +22,22 @@ from checkpoints.layouts import Layout
 from common.errors import UserError
 from common.files import read_json
 
-PUBLISHED_FILES = (  # how a published folder calls its weights, the preferred first
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-WRAPPERS = ("module.", "_orig_mod.", "model.")
+# How a published folder calls its weights, the preferred first.
+PUBLISHED_FILES = [name + end for name in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json")]
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-COPIED = {"F64", "F32", "F16", "BF16"}  # safetensors' names of the kinds that hold a weight as it is
-COPIED |= {"float64", "float32", "float16", "bfloat16"}  # and torch's
-MAPPED_BYTES = 512 * 2**20  # a mapped file's pages count as memory until it is closed
+# Kinds that hold a weight as it is: safetensors' names and torch's.
+COPIED = {"F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16"}
 
 
-class Inert:
-    """Takes the place of a class that a pickle names, so that the code of that class never runs."""
-
-
-# kl-f16's file names the callback class that saved it. It is let through as Inert, so nothing of it can run.
-KNOWN_BYSTANDERS = [(Inert, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
+# kl-f16's file names the callback class that saved it. An empty class stands for it, so that nothing of it can run.
+KNOWN_BYSTANDERS = [(type("Inert", (), {}), "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
 
 
 class Tensors:
-    """The named tensors of a checkpoint. Names and shapes are read at once, values when they are asked for.
+    """The named tensors of a checkpoint. path: a .safetensors file, a pickle of tensors, an index of shards
+    (*.index.json), or a folder that holds one of these under a usual name.
 
-    path: a .safetensors file, a pickle of tensors, an index of shards (*.index.json), or a folder that holds one of
-    these under a usual name. Raises UserError naming the file that is missing, broken, or would run code, and the
-    tensor that two shards hold or that none does.
+    Raises UserError naming the file that is missing, broken, or would run code, and the tensor that two shards hold.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -60,101 +49,71 @@ class Tensors:
             self.path = found[0]
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
-        self.files: dict[Path, list[str]] = {}
-        self._unmappable: dict[Path, dict[str, torch.Tensor]] = {}
-        index = read_index(self.path) if self.path.name.endswith(".index.json") else {}
-        for file in dict.fromkeys(index.values()) if index else (self.path,):
-            self._open(file)
-        if lacking := [name for name, file in index.items() if name not in self.files[file]]:
-            raise UserError(
-                f"{self.path}: {len(lacking)} tensors are not in the shard it names ({listed(lacking)}); fetch"
-                f" {index[lacking[0]].name} and the index again"
-            )
+        self.files: dict[Path, list[str]] = {}  # the names as they stand there, their prefix among them
+        for file in read_index(self.path) if self.path.name.endswith(".index.json") else [self.path]:
+            if file.suffix in PICKLES:
+                tensors = read_pickle(file)
+                shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+                kinds = {n: t.dtype if t.layout is torch.strided else t.layout for n, t in tensors.items()}
+                dtypes = {name: str(kind).removeprefix("torch.") for name, kind in kinds.items()}
+            else:
+                mapped = open_safetensors(file)
+                slices = {name: mapped.get_slice(name) for name in mapped.keys()}  # noqa: SIM118 (not a dict)
+                shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+                dtypes = {name: part.get_dtype() for name, part in slices.items()}
+            if twice := [name for name in shapes if name in self.shapes]:
+                raise UserError(f"{file}: another shard holds {listed(twice)} too; keep the shards of one model only")
+            self.shapes |= shapes
+            self.dtypes |= dtypes
+            self.files[file] = list(shapes)
         self.prefix = wrapping(self.shapes)
         if cut := len(self.prefix):
             self.shapes, self.dtypes = ({n[cut:]: each[n] for n in each} for each in (self.shapes, self.dtypes))
-            self.files = {file: [name[cut:] for name in names] for file, names in self.files.items()}
             if layouts.recognise(self.shapes) is not layouts.CHEXBERT:  # it is published so
                 by = "put there by what wrapped the model"
                 warn(f"{self.path}: every name begins with {self.prefix}, {by}; it is left out")
 
-    def _open(self, file: Path) -> None:
-        if file.suffix in PICKLES:
-            tensors = read_pickle(file)
-            if not zipfile.is_zipfile(file):
-                self._unmappable[file] = tensors
-            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-            kinds = {n: t.dtype if t.layout is torch.strided else t.layout for n, t in tensors.items()}
-            dtypes = {name: str(kind).removeprefix("torch.") for name, kind in kinds.items()}
-        else:
-            mapped = open_safetensors(file)
-            slices = {name: mapped.get_slice(name) for name in mapped.keys()}  # noqa: SIM118 (not a dict)
-            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-            dtypes = {name: part.get_dtype() for name, part in slices.items()}
-        if twice := [name for name in shapes if name in self.shapes]:
-            raise UserError(f"{file}: another shard holds {listed(twice)} too; keep the shards of one model only")
-        self.shapes |= shapes
-        self.dtypes |= dtypes
-        self.files[file] = list(shapes)
-
-    def _map(self, file: Path) -> Callable[[str], torch.Tensor]:
-        """The file, mapped for as long as the returned function lives."""
-        if file in self._unmappable:
-            return self._unmappable[file].__getitem__
-        return read_pickle(file).__getitem__ if file.suffix in PICKLES else open_safetensors(file).get_tensor
-
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        """(name, tensor) of each name, file by file; use a tensor before asking for the next."""
-        wanted = set(names)
+        """(name, tensor) of each name, file by file, mapped where the format allows: only what is used is read."""
+        wanted = {self.prefix + name for name in names}
         for file, held in self.files.items():
-            taken, get = 0, self._map(file)
+            get = read_pickle(file).__getitem__ if file.suffix in PICKLES else open_safetensors(file).get_tensor
             for name in held:
-                if name not in wanted:
-                    continue
-                if taken > MAPPED_BYTES:
-                    get = tensor = None  # lets go of the pages read so far
-                    taken, get = 0, self._map(file)
-                tensor = get(self.prefix + name)
-                taken += tensor.nbytes
-                yield name, tensor
+                if name in wanted:
+                    yield name.removeprefix(self.prefix), get(name)
 
 
 def wrapping(names: Iterable[str]) -> str:
     """What DDP, FSDP, torch.compile or Lightning have put before every name; "" if nothing, or not before all."""
-    prefix, names = "", list(names)
     layout = layouts.recognise(names)
     # What stands before a name that the layout knows; Janus-Pro's own names in `transformers` begin with `model.`
-    marked = [name for name in names if layout and name.endswith(layout.marks[0])]
-    lead = marked[0].removesuffix(layout.marks[0]) if marked else ""
-    while more := next((prefix + wrapper for wrapper in WRAPPERS if lead.startswith(prefix + wrapper)), None):
-        if not all(name.startswith(more) for name in names):
-            break
-        prefix = more
+    lead = next((n.removesuffix(layout.marks[0]) for n in names if n.endswith(layout.marks[0])), "") if layout else ""
+    prefix = re.match(r"((module|_orig_mod|model)\.)*", lead)[0]
+    while not all(name.startswith(prefix) for name in names):
+        prefix = re.sub(r"\w+\.$", "", prefix)
     return prefix
 
 
 def open_safetensors(file: Path) -> safe_open:
-    """The file, mapped. Raises UserError if it is absent or broken."""
+    """The file, mapped."""
     try:
         return safe_open(file, framework="pt")
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: no such file") from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file}: not a whole safetensors file ({error}); fetch or make it again") from error
 
 
-def read_index(path: Path) -> dict[str, Path]:
-    """Tensor -> the shard that holds it, as an index says. A shard lies beside its index, nowhere else."""
+def read_index(path: Path) -> list[Path]:
+    """The shards that an index names. A shard lies beside its index, nowhere else."""
     try:
-        names = dict(read_json(path)["weight_map"])
-        shards = {name: path.parent / file for name, file in names.items()}
-    except (ValueError, KeyError, TypeError) as error:
+        names = sorted(set(read_json(path)["weight_map"].values()))
+        outside = [file for file in names if not re.fullmatch(r"[^/\\\0]+", file) or file == ".."]
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not an index of shards ({error})") from error
-    if outside := sorted({file for file in names.values() if not re.fullmatch(r"[^/\\\0]+", file) or file == ".."}):
+    if outside:
         raise UserError(f"{path}: names {listed(outside)}, which is no file beside it; is the index to be trusted?")
-    if absent := sorted({shard.name for shard in shards.values() if not shard.is_file()}):
+    if absent := [file for file in names if not (path.parent / file).is_file()]:
         raise UserError(f"{path}: names {listed(absent)}, which is not there; fetch it into the same folder")
-    return shards
+    return [path.parent / file for file in names]
 
 
 def read_pickle(path: Path) -> dict[str, torch.Tensor]:
@@ -164,14 +123,11 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
             warnings.simplefilter("ignore")  # torch's own words about what is refused below
             # What torch before 1.6 saved is no zip archive and cannot be mapped.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
     except Exception as error:  # what is damaged raises whatever it meets
         if names := re.findall(r"(?:GLOBAL|[Uu]nsupported (?:global|class):?) ([\w.]+\.\w+)", str(error)):
-            raise UserError(
-                f"{path}: holds more than tensors ({names[0]}), and unpickling that could run any code;"
-                " get the .safetensors version, or write one where you trust the file"
-            ) from error
+            mend = "get the .safetensors version, or write one where you trust the file"
+            words = f"holds more than tensors ({names[0]}), and unpickling that could run any code"
+            raise UserError(f"{path}: {words}; {mend}") from error
         raise UserError(f"{path}: not a whole pickle of tensors; fetch it again") from error
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from common.errors import UserError
+from common.workers import ASKING
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def joined_team(device: torch.device) -> Iterator[Team]:
     If a process dies, the others cannot go on: each raises UserError, a line that says so. One that fails by itself
     waits for nobody.
     """
-    if "LOCAL_RANK" not in os.environ:
-        yield Team(0, 1, device)
+    if not {"LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        yield Team(0, 1, device)  # alone, even if one of them was left over
         return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -88,9 +89,9 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.asked, self.number = False, signal.SIGTERM  # where another process was asked, as if by a scheduler
-        for name in ("SIGTERM", "SIGINT", "SIGHUP"):
-            if hasattr(signal, name):  # Windows has no SIGHUP
-                signal.signal(getattr(signal, name), self._ask)
+        for number in ASKING:
+            if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:

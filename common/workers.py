@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator
 
 from common.errors import UserError
 
+# Ctrl-C, a scheduler, a terminal that is closed (Windows has no such signal).
+ASKING = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
+
 
 def default_workers() -> int:
     """One process a core, at most 8."""
@@ -15,9 +18,9 @@ def default_workers() -> int:
 
 
 def ignore_signals(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach every process; whether and when to stop is the training process's decision."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """A signal reaches every process; whether and when to stop is the training process's decision."""
+    for number in ASKING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def started(loader: Iterable) -> Iterator:
@@ -25,7 +28,7 @@ def started(loader: Iterable) -> Iterator:
     came before `ignore_signals` would end them with a traceback."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         return iter(loader)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
     try:
         return iter(loader)
     finally:

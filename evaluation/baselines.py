@@ -160,7 +160,7 @@ def compare(
     truth, answers = [row["truth"] for row in rows], {"this run": [row["generated"] for row in rows]}
     if isinstance(source, Records) and isinstance(train, Records):
         eye, train.size = load_feature_extractor(None, args.device, args.weights), source.size  # the model's own ViT
-        seen = [features(of_records(films), eye, args.cache, 32, progress=True) for films in (source, train)]
+        seen = [features(of_records(films), eye, 32, True, args.cache) for films in (source, train)]
         neighbours = metrics.nearest(*seen)[1]
         answers["nearest training film"] = [examples[neighbours[row["index"]]] for row in rows]
     told, of = [k for k, text in enumerate(truth) if findings_of(text)], "findings"

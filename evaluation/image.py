@@ -68,7 +68,7 @@ def image_command(args: argparse.Namespace) -> None:
     extractor = judges.load_feature_extractor(args.raddino, args.device, args.vit or SHIPPED)
 
     def features(images: Images) -> np.ndarray:
-        return judges.features(images, extractor, args.cache, args.batch or 32, progress=True)
+        return judges.features(images, extractor, args.batch or 32, True, args.cache)
 
     sets = [features(real), features(fake)]
     results = {"table_3": metrics.table_3(*sets), "per_class": per_class(*sets, real, fake)}

@@ -30,9 +30,10 @@ from evaluation.generated import draw_pictures, write_reports
 from evaluation.protocol import OURS, set_drawing_flags
 from evaluation.results import publish
 from evaluation.tables import Table
-from judges import classifier, trained_classifier
+from judges import classifier
 from judges.classifier import ClassifierRecipe, PhantomClassifier
 from judges.features import weights_hash
+from judges.trained_classifier import SHIPPED_CLASSIFIER, load_classifier
 from phantoms.dataset import TRAIN_SEED, Phantom
 from reports.labeler import Label, label_report
 
@@ -50,7 +51,8 @@ def phantom_command(args: argparse.Namespace) -> None:
     config = checkpoint.model.config
     size, guidance = args.size or config.image_size, args.guidance or config.guidance
     sample.check_size(size, config.max_latent_size)
-    judge, classifier_file = trained_classifier.load_or_train(args.classifier, device=args.device)
+    classifier_file = args.classifier or SHIPPED_CLASSIFIER
+    judge = load_classifier(classifier_file, args.device)
     # The second half is only for the distance of real pictures to other real pictures.
     phantoms = classifier.draw_phantoms(args.seed, range(2 * args.n), classifier.DRAWN_SIZE, progress=True)
     real, other_real = np.split(np.stack([each.image for each in phantoms]), 2)
@@ -78,7 +80,7 @@ def phantom_command(args: argparse.Namespace) -> None:
     reading = score_reading(phantoms, reports, partner)
     drawing = score_drawing(judge, phantoms, real, other_real, drawings, partner)
     results = {
-        "settings": {**settings, "device": args.device, "batch": args.batch, "classifier": classifier_file},
+        "settings": {**settings, "device": args.device, "batch": args.batch, "classifier": str(classifier_file)},
         "reading": reading,
         "drawing": drawing,
     }

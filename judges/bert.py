@@ -10,11 +10,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 from tokenizers.implementations import BaseTokenizer, BertWordPieceTokenizer
 from torch import nn
 
-from checkpoints.configs import check_computed, check_depth, depth, our_shapes, read_tokenizer
+from checkpoints.configs import check_computed, check_depth, depth, our_shapes, read_from, require
 from checkpoints.layouts import Layout, Translate
 from checkpoints.tensors import PICKLES, Tensors, recognise
 from common.errors import UserError
@@ -61,30 +60,24 @@ class Bert(nn.Module):
         return x
 
 
-def read_wordpiece(folder: str | Path, vocab_size: int) -> Tokenizer | BaseTokenizer:
-    """BERT's tokenizer from a folder's tokenizer.json, else from its vocab.txt (lower-cased English).
+def read_wordpiece(folder: str | Path, vocab_size: int) -> BaseTokenizer:
+    """BERT's tokenizer from a folder's vocab.txt (lower-cased English).
 
-    vocab_size: the model's. Raises UserError if the tokenizer has another.
+    vocab_size: the model's. Raises UserError if the vocabulary has another.
     """
-    folder = Path(folder)
-    path = folder / "tokenizer.json"
-    if path.is_file():
-        tokenizer = read_tokenizer(path)
-    else:
-        path = folder / "vocab.txt"
-        try:
-            words = path.read_bytes().decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder}: needs a vocab.txt (bert-base-uncased's) or tokenizer.json as well") from error
-        if not {"[UNK]", "[CLS]", "[SEP]"} <= set(words):
-            raise UserError(f"{path}: no vocabulary of BERT ([UNK], [CLS] and [SEP] are wanted)")
-        tokenizer = BertWordPieceTokenizer({word: i for i, word in enumerate(words)}, lowercase=True)
-    if (words := tokenizer.get_vocab_size()) != vocab_size:
-        raise UserError(f"{path}: has {words} words, the model {vocab_size}; fetch the vocabulary of these weights")
-    return tokenizer
+    path = Path(folder) / "vocab.txt"
+    try:
+        words = path.read_bytes().decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: needs a vocab.txt (bert-base-uncased's) as well") from error
+    if not {"[UNK]", "[CLS]", "[SEP]"} <= set(words):
+        raise UserError(f"{path}: no vocabulary of BERT ([UNK], [CLS] and [SEP] are wanted)")
+    if len(words) != vocab_size:
+        raise UserError(f"{path}: has {len(words)} words, the model {vocab_size}; fetch that of these weights")
+    return BertWordPieceTokenizer({word: i for i, word in enumerate(words)}, lowercase=True)
 
 
-def tokenize(tokenizer: Tokenizer, texts: Sequence[str], longest: int) -> tuple[torch.Tensor, torch.Tensor]:
+def tokenize(tokenizer: BaseTokenizer, texts: Sequence[str], longest: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Texts -> [CLS] text [SEP], padded: ids and visible, both (B, S). A longer one is cut, and keeps its [SEP]."""
     tokenizer.enable_truncation(longest)
     tokenizer.enable_padding()
@@ -92,31 +85,31 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str], longest: int) -> tuple[
     return torch.tensor([row.ids for row in rows]), torch.tensor([row.attention_mask for row in rows]).bool()
 
 
-def bert_shapes(tensors: Tensors, translate: Translate, folder: Path) -> tuple[dict[str, tuple[int, ...]], int]:
+def bert_shapes(tensors: Tensors, translate: Translate) -> tuple[dict[str, tuple[int, ...]], int]:
     """Shapes without the prefix `bert.`, and the number of heads: config.json tells, else 64 channels each as BERT has.
 
     Raises UserError if this is no whole BERT, or not the one that config.json describes.
     """
     shapes = {name.removeprefix("bert."): shape for name, shape in our_shapes(tensors, translate).items()}
-    path, matrices = folder / "config.json", ("word", "position", "token_type", "blocks.0.fc1")
-    if not all(len(shapes.get(f"{name}.weight", ())) == 2 for name in matrices):
-        raise UserError(f"{tensors.path}: no whole BERT in it")
-    given, width = read_json(path, absent={}), shapes["word.weight"][1]
+    with read_from(tensors, "BERT"):
+        for name in ("word", "position", "token_type", "blocks.0.fc1"):
+            _, width = shapes[f"{name}.weight"]
+    path = tensors.path.parent / "config.json"
+    given = read_json(path, absent={})
     known = {"hidden_act": ["gelu"], "layer_norm_eps": [1e-12], "position_embedding_type": ["absolute"]}
     check_computed(given, path, "BERT", **known)
     check_depth(depth(shapes, "blocks."), given, "BERT", tensors, path)
     heads = given.get("num_attention_heads", max(1, width // 64))
-    if type(heads) is not int or heads < 1 or width % heads:
-        raise UserError(f"{path}: num_attention_heads is {heads}; it must divide the width, {width}")
+    right = type(heads) is int and heads >= 1 and width % heads == 0
+    require(right, path, f"num_attention_heads is {heads}; it must divide the width, {width}")
     return shapes, heads
 
 
 def one_of_layout(folder: str | Path, *wanted: Layout) -> Tensors:
     """The one file of a folder that holds a wanted layout."""
     files = [file for file in sorted(Path(folder).glob("*")) if file.suffix in (".safetensors", *PICKLES)]
-    for file in files:
-        tensors = Tensors(file)
+    for tensors in map(Tensors, files):
         if recognise(tensors) in wanted:
             return tensors
-    held = f"only {', '.join(file.name for file in files)}" if files else "no weights at all"
-    raise UserError(f"{folder}: no {' or '.join(one.holds for one in wanted)} in it, {held}")
+    held = ", ".join(file.name for file in files) or "no weights at all"
+    raise UserError(f"{folder}: no {' or '.join(one.holds for one in wanted)} in it, only {held}")

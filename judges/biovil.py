@@ -8,13 +8,14 @@ published folder. UniX's evaluation takes the defaults of hi-ml-multimodal 0.2.2
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tokenizers import Tokenizer
+from tokenizers.implementations import BaseTokenizer
 from torch import nn
 
 from checkpoints.configs import our_shapes
@@ -44,7 +45,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """ResNet-50 (He et al. 2016) without its classes. Names after torchvision."""
+    """Without its classes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ class ImageSide(nn.Module):
     an earlier image that is not there, where a transformer would say how the patch has changed.
     """
 
-    def __init__(self, width: int = 128, reduced: int | None = None) -> None:
+    def __init__(self, width: int, reduced: int | None) -> None:
         super().__init__()
         self.resnet = ResNet50()
         if reduced:
@@ -109,10 +110,10 @@ class Aligner(nn.Module):
 
     RESIZE = 512  # px, the shorter side
 
-    def __init__(self, name: str, image_side: ImageSide, text_side: TextSide, tokenizer: Tokenizer, crop: int) -> None:
-        """crop: px a side of the centre that is seen."""
+    def __init__(self, image_side: ImageSide, text_side: TextSide, tokenizer: BaseTokenizer) -> None:
         super().__init__()
-        self.name, self.crop = name, crop
+        compares = hasattr(image_side, "reduce")
+        self.name, self.crop = ("BioViL-T", 448) if compares else ("BioViL", 480)  # crop: px of the centre that is seen
         self.image_side, self.text_side, self.tokenizer = image_side, text_side, tokenizer
 
     @torch.no_grad()
@@ -140,14 +141,14 @@ class Aligner(nn.Module):
 def load_aligner(folder: str | Path, device: str | torch.device = "cpu") -> Aligner:
     """Either published folder: the image side (biovil_image_resnet50_proj_size_128.pt of BioViL, or
     biovil_t_image_model_proj_size_128.pt of BioViL-T), and its CXR-BERT's weights, config and vocabulary."""
-    image_tensors = one_of_layout(folder, BIOVIL, BIOVIL_T)
-    layout = recognise(image_tensors)
-    shapes = our_shapes(image_tensors, layout.translate)
+    tensors = one_of_layout(folder, BIOVIL, BIOVIL_T)
+    layout = recognise(tensors)
+    shapes = our_shapes(tensors, layout.translate)
     width, reduced = shapes["projector.0.weight"][0], shapes.get("reduce.weight", (256,))[0]
-    name, crop, reduced = ("BioViL-T", 448, reduced) if layout is BIOVIL_T else ("BioViL", 480, None)
-    image_side = filled(lambda: ImageSide(width, reduced), image_tensors, layout.translate, device)
-    text_tensors = one_of_layout(folder, CXR_BERT)
-    shapes, heads = bert_shapes(text_tensors, CXR_BERT.translate, Path(folder))
-    text_side = filled(lambda: TextSide(shapes, heads), text_tensors, CXR_BERT.translate, device)
+    network = partial(ImageSide, width, reduced if layout is BIOVIL_T else None)
+    image_side = filled(network, tensors, layout.translate, device)
+    tensors = one_of_layout(folder, CXR_BERT)
+    shapes, heads = bert_shapes(tensors, CXR_BERT.translate)
+    text_side = filled(lambda: TextSide(shapes, heads), tensors, CXR_BERT.translate, device)
     tokenizer = read_wordpiece(folder, shapes["word.weight"][0])
-    return Aligner(name, image_side, text_side, tokenizer, crop).eval().requires_grad_(False)
+    return Aligner(image_side, text_side, tokenizer).eval().requires_grad_(False)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers.implementations import BaseTokenizer
 from torch import nn
 
 from checkpoints.layouts import CHEXBERT
@@ -20,7 +20,7 @@ class CheXbert(nn.Module):
     """A BERT with a linear head an observation (Smit et al. 2020): blank, positive, negative or uncertain; for "No
     Finding" only blank or positive."""
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], heads: int, tokenizer: Tokenizer) -> None:
+    def __init__(self, shapes: dict[str, tuple[int, ...]], heads: int, tokenizer: BaseTokenizer) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.bert = Bert(shapes, heads)
@@ -28,28 +28,22 @@ class CheXbert(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(width, 2 if name == "No Finding" else 4) for name in OBSERVATIONS)
 
     @torch.no_grad()
-    def classes(self, reports: Sequence[str]) -> torch.Tensor:
-        """(B, 14) classes: 0 blank, 1 positive, 2 negative, 3 uncertain."""
-        texts = [" ".join(report.split()) for report in reports]
-        device = self.heads[0].weight.device
-        ids, visible = (each.to(device) for each in tokenize(self.tokenizer, texts, self.bert.context_length))
-        first = self.bert(ids, visible)[:, 0]  # [CLS]
-        return torch.stack([head(first).argmax(dim=1) for head in self.heads], dim=1)
-
     def forward(self, reports: Sequence[str], batch: int = 32) -> list[dict[str, Label]]:
         """Reports -> for each, observation -> Label, as the rule-based labeler gives them (without sides)."""
-        meaning = (None, POSITIVE, NEGATIVE, UNCERTAIN)
-        labels = []
+        meaning, device, labels = (None, POSITIVE, NEGATIVE, UNCERTAIN), self.heads[0].weight.device, []
         for start in range(0, len(reports), batch):
-            for row in self.classes(reports[start : start + batch]).tolist():
+            texts = [" ".join(report.split()) for report in reports[start : start + batch]]
+            ids, visible = (each.to(device) for each in tokenize(self.tokenizer, texts, self.bert.context_length))
+            first = self.bert(ids, visible)[:, 0]  # [CLS]
+            for row in torch.stack([head(first).argmax(dim=1) for head in self.heads], dim=1).tolist():
                 labels.append({name: Label(meaning[k]) for name, k in zip(OBSERVATIONS, row, strict=True)})
         return labels
 
 
 def load_chexbert(folder: str | Path, device: str | torch.device = "cpu") -> CheXbert:
-    """A folder with chexbert.pth and bert-base-uncased's vocab.txt (or tokenizer.json)."""
+    """A folder with chexbert.pth and bert-base-uncased's vocab.txt."""
     tensors = one_of_layout(folder, CHEXBERT)
-    shapes, heads = bert_shapes(tensors, CHEXBERT.translate, Path(folder))
+    shapes, heads = bert_shapes(tensors, CHEXBERT.translate)
     tokenizer = read_wordpiece(folder, shapes["word.weight"][0])
     chexbert = filled(lambda: CheXbert(shapes, heads, tokenizer), tensors, CHEXBERT.translate, device)
     return chexbert.requires_grad_(False)

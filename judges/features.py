@@ -1,16 +1,11 @@
 """Sets of images and their features: what the Fréchet distance and the other measures of Table 3 are computed from.
 
-    open_images(PATH)                      a folder of images, a table of generated ones, or a data set of archives/
-    load_feature_extractor(FOLDER | None)  RadDino's class token; without its weights the tiny model's own ViT
-    features(images, extractor)            (N, width), kept under a hash of the images and of the extractor's weights
-
 Numbers compare only if they come from one extractor, and only RadDino's compare with the paper's. So an extractor has a
 `name`, which stands beside every number, and says whether it is `comparable`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +19,7 @@ from tqdm import tqdm
 
 from archives.opening import open_source, recognise
 from archives.records import SPLITS, Records
-from checkpoints.folders import find_checkpoint
-from checkpoints.manifest import sha256
+from checkpoints.folders import find_checkpoint, sha256
 from common.errors import UserError
 from common.files import SHIPPED, write_atomically
 from common.images import load_image, picture_files, to_square
@@ -51,9 +45,7 @@ class Images:
         return len(self.files)
 
     def only(self, rows: Sequence[int]) -> Images:
-        """The images of these rows."""
-        rows = list(rows)
-        labels = None if self.labels is None else self.labels[rows]
+        labels, rows = None if self.labels is None else self.labels[list(rows)], list(rows)
         files, texts = [self.files[i] for i in rows], [self.texts[i] for i in rows]
         return Images(self.name, self.kind, files, texts, labels, lambda i: self.load(rows[i]))
 
@@ -86,11 +78,11 @@ def of_records(source: Records) -> Images:
 
 @dataclass
 class FeatureExtractor:
-    """A frozen network that turns images into features. Compare only numbers of one extractor."""
+    """A frozen network that turns images into features."""
 
     name: str
     comparable: bool  # with published numbers?
-    version: str  # which weights
+    version: str  # hash of its weights
     prepare: Callable[[np.ndarray], np.ndarray]  # (height, width) uint8 -> (S, S) uint8
     extract: Callable[[torch.Tensor], torch.Tensor]  # (B, S, S) uint8 -> (B, width)
 
@@ -122,31 +114,24 @@ def load_feature_extractor(
 
 
 def features(
-    images: Images, extractor: FeatureExtractor, cache: Path | None, batch: int = 32, progress: bool = False
+    images: Images, extractor: FeatureExtractor, batch: int = 32, progress: bool = False, cache: Path | None = None
 ) -> np.ndarray:
-    """The features of N images, (N, width) float32, in their order.
+    """The features of N images, (N, width) float32, in their order. Raises UserError naming one that cannot be read.
 
-    A file in `cache` keeps them; its name is a hash of the bytes of every image and of the extractor. Raises UserError
-    naming an image that cannot be read.
+    A file in `cache` keeps them, under a hash of every image's bytes and of the extractor.
     """
-    with ThreadPoolExecutor(default_workers()) as pool:  # Pillow and hashlib let other threads run
-        if cache is not None:
-            digest = hashlib.sha256(f"{extractor.name} {extractor.version}".encode())
-            for one in pool.map(file_hash, images.files):
-                digest.update(one)
-            kept = Path(cache) / f"features-{digest.hexdigest()[:20]}.npy"
-            with contextlib.suppress(OSError, ValueError, EOFError):  # absent or cut short: computed again
-                found = np.load(kept)
-                if len(found) == len(images):
-                    return found
-
-        found = []
-        with tqdm(total=len(images), unit="image", desc=f"features of {images.name}", disable=not progress) as bar:
-            for start in range(0, len(images), batch):
-                rows = range(start, min(start + batch, len(images)))
-                pixels = list(pool.map(lambda row: extractor.prepare(images.load(row)), rows))
-                found.append(extractor.extract(torch.from_numpy(np.stack(pixels))).float().cpu().numpy())
-                bar.update(len(rows))
+    if cache is not None:
+        parts = [extractor.name, extractor.version, *map(sha256, images.files)]
+        kept = cache / f"features-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:20]}.npy"
+        if kept.is_file():
+            return np.load(kept)
+    found, bar = [], tqdm(total=len(images), unit="image", desc=f"features of {images.name}", disable=not progress)
+    with ThreadPoolExecutor(default_workers()) as pool, bar:  # Pillow lets other threads run
+        for start in range(0, len(images), batch):
+            rows = range(start, min(start + batch, len(images)))
+            pixels = list(pool.map(lambda row: extractor.prepare(images.load(row)), rows))
+            found.append(extractor.extract(torch.from_numpy(np.stack(pixels))).float().cpu().numpy())
+            bar.update(len(rows))
     result = np.concatenate(found)
     if cache is not None:
         with write_atomically(kept) as temporary, open(temporary, "wb") as file:
@@ -154,18 +139,10 @@ def features(
     return result
 
 
-def file_hash(path: Path) -> bytes:
-    """SHA-256 of a file's content. Raises UserError if it cannot be read."""
-    try:
-        return bytes.fromhex(sha256(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
-
-
 def weights_hash(folder: Path) -> str:
     """12 hex digits of a folder's tensors: which weights a result belongs to."""
     digest, folder = hashlib.sha256(), find_checkpoint(folder) or folder
     for file in sorted(f for pattern in ("*.safetensors", "*.bin", "*.pth", "*.pt") for f in folder.glob(pattern)):
         if file.stem != "training":  # the optimizer's state changes nothing
-            digest.update(file_hash(file))
+            digest.update(bytes.fromhex(sha256(file)))
     return digest.hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""The trained classifier of phantoms: the shipped one, or one that was trained on this machine.
+"""The classifier of phantoms that ships, and the command that trains it.
 
     python -m judges.trained_classifier [--out FILE]     trains the one that ships
 
@@ -13,9 +13,6 @@ import hashlib
 import inspect
 import io
 import json
-import os
-import sys
-import tempfile
 import tokenize
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +21,7 @@ from textwrap import shorten
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from checkpoints.tensors import warn
 from common import arguments, observations
 from common.errors import UserError, run
 from common.files import SHIPPED, write_atomically
@@ -32,58 +30,24 @@ from judges.classifier import ClassifierRecipe, PhantomClassifier
 from phantoms import dataset, drawing, truth
 
 SHIPPED_CLASSIFIER = SHIPPED.parent / "classifier.safetensors"
-HOME = os.path.expanduser("~")  # "~" where nobody has a home, as in some containers
-CACHE = Path(HOME if HOME != "~" else tempfile.gettempdir()) / ".cache" / "open-unix"
+MEND = "python -m judges.trained_classifier --out FILE trains another"
 
 
-def load_or_train(
-    path: str | Path | None = None, recipe: ClassifierRecipe | None = None, device: str = "cpu", progress: bool = True
-) -> tuple[PhantomClassifier, str]:
-    """The classifier in evaluation mode, and the file it lies in.
-
-    path: read from there, or trained and written there. None: the shipped one if it is of this version, else a file in
-    ~/.cache/open-unix whose name holds the version. So an old one never judges new phantoms.
-    Raises UserError if the file cannot be read or written, or is none; says so if other code made it.
-    """
-    recipe = recipe or ClassifierRecipe()
-    version = fingerprint(recipe)
-    if path is not None:
-        file = Path(path)
-    elif version_of(SHIPPED_CLASSIFIER) == version:
-        file = SHIPPED_CLASSIFIER
-    else:
-        file = CACHE / f"classifier-{version}.safetensors"
-    if not file.exists():
-        return train_into(file, recipe, device, progress).eval(), str(file)
+def load_classifier(file: Path = SHIPPED_CLASSIFIER, device: str = "cpu") -> PhantomClassifier:
+    """In evaluation mode. Says so if other code than that at hand made it. Raises UserError if the file is none."""
     trained = PhantomClassifier()
     try:
         trained.load_state_dict(load_file(file))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = shorten(str(error), 200, placeholder="...")  # torch names the tensors that are missing or too many
-        raise UserError(f"--classifier {file}: not a classifier of ours ({reason}); delete it to train anew") from error
-    if version_of(file) != version:
-        other = "trained for other phantoms, or by another version of judges/classifier.py"
-        print(f"--classifier {file}: {other}", file=sys.stderr)
-    return trained.to(device).eval(), str(file)
-
-
-def train_into(file: Path, recipe: ClassifierRecipe, device: str = "cpu", progress: bool = True) -> PhantomClassifier:
-    """Train one and write it. Raises UserError if the file cannot be written."""
-    metadata = {"version": fingerprint(recipe), "recipe": json.dumps(asdict(recipe))}
-    with write_atomically(file) as temporary:
-        temporary.touch()  # a folder that cannot be written to is said before minutes of training, not after them
-        trained = classifier.train(recipe, device, progress)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in trained.state_dict().items()}
-        tensors |= {name: tensors[name].bfloat16() for name, _ in trained.named_parameters()}  # loses nothing
-        save_file(tensors, temporary, metadata=metadata)
-    return trained
+        raise UserError(f"--classifier {file}: not a classifier of ours ({reason}); {MEND}") from error
+    if version_of(file) != fingerprint(ClassifierRecipe()):
+        warn(f"--classifier {file}: for other phantoms, or of another version of judges/classifier.py; {MEND}")
+    return trained.to(device).eval()
 
 
 def fingerprint(recipe: ClassifierRecipe) -> str:
-    """12 hex digits of all that decides what is learned: the recipe, the code that learns, and the code that renders.
-
-    How a phantom's report is worded has no part in it, nor how a data set is kept or in which order it is read.
-    """
+    """12 hex digits of all that decides what is learned: recipe, code that learns, code that renders."""
     digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
     for part in (classifier, drawing, truth, observations, dataset.phantom):
         digest.update(code_of(inspect.getsource(part)).encode())
@@ -115,14 +79,21 @@ def version_of(file: Path) -> str | None:
 def main() -> None:
     parser = arguments.Parser(
         description="Train the classifier that judges phantoms (eight minutes on one core) and write it to FILE. "
-        "evaluate.py phantom takes the shipped one as long as the code that made it is the code at hand."
+        "evaluate.py phantom says so if the code that made its classifier is not the code at hand."
     )
     out = f"where to (default: {SHIPPED_CLASSIFIER.parent.name}/{SHIPPED_CLASSIFIER.name}, the shipped one)"
     parser.add_argument("--out", type=arguments.output_file, default=SHIPPED_CLASSIFIER, metavar="FILE", help=out)
     args = parser.parse_args()
     if args.out.exists() and version_of(args.out) is None:
         raise UserError(f"--out {args.out}: is there and no classifier of ours; delete it or name another file")
-    train_into(args.out, ClassifierRecipe())
+    recipe = ClassifierRecipe()
+    with write_atomically(args.out) as temporary:
+        temporary.touch()  # a folder that cannot be written to is said before minutes of training, not after them
+        trained = classifier.train(recipe)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in trained.state_dict().items()}
+        tensors |= {name: tensors[name].bfloat16() for name, _ in trained.named_parameters()}  # loses nothing
+        metadata = {"version": fingerprint(recipe), "recipe": json.dumps(asdict(recipe))}
+        save_file(tensors, temporary, metadata=metadata)
     print(f"wrote {args.out}, version {version_of(args.out)}")
 
 

@@ -24,7 +24,7 @@ done
 python data.py stats "$cleaned" --out "$OUT/films.png"
 
 flags=(--data "$cleaned" --validate "$cleaned" --device "${DEVICE:-cpu}" --dtype "${DTYPE:-fast}")
-flags+=(--seed "${SEED:-0}" --ema 0 --cache "$OUT/cache" --resume) # go on where it was stopped
+flags+=(--seed "${SEED:-0}" --ema 0 --resume) # go on where it was stopped
 flags+=(${BATCH:+--batch "$BATCH"})
 
 stage() { # its folder (the stage, or the stage-WORD), what it starts from, steps of QUICK and of START, more flags
@@ -58,8 +58,7 @@ fi
 
 truth=$cleaned # the reports as they were written, where the set itself says which are for validation
 if python data.py stats "$DATA" --split validate --out "$OUT/validation.png" >/dev/null 2>&1; then truth=$DATA; fi
-judge=(--weights "$(best 3)" --split validate --device "${DEVICE:-cpu}" --dtype "${DTYPE:-fast}")
-judge+=(--cache "$OUT/cache" --resume)
+judge=(--weights "$(best 3)" --split validate --device "${DEVICE:-cpu}" --dtype "${DTYPE:-fast}" --cache "$OUT/cache" --resume)
 report=(--data "$truth" --train "$cleaned" --literature-bleu)
 python evaluate.py report "${report[@]}" "${judge[@]}" --out "$OUT/report" # greedily
 python evaluate.py report "${report[@]}" "${judge[@]}" --out "$OUT/report-consensus" \

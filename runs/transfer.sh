@@ -23,7 +23,7 @@ checkpoint.model, checkpoint.history = UniX(checkpoint.model.config), []
 init_weights(checkpoint.model, torch.Generator().manual_seed(0))
 save_checkpoint(Path(sys.argv[1]), checkpoint)
 END
-flags=(--data "$DATA" --validate "$DATA" --dtype "${DTYPE:-fast}" --seed "${SEED:-0}" --cache "$OUT/cache" --resume)
+flags=(--data "$DATA" --validate "$DATA" --dtype "${DTYPE:-fast}" --seed "${SEED:-0}" --resume)
 flags+=(--augment --decay 0.4 --ema 0)
 for start in shipped untrained; do
     init=assets/tiny

@@ -19,8 +19,9 @@ from common.errors import run
 from common.observations import OBSERVATIONS
 from common.sampling import DISCLAIMER, STRENGTH
 from evaluation.tables import Paragraph, Table, print_blocks
-from judges import classifier, trained_classifier
+from judges import classifier
 from judges.classifier import PhantomClassifier
+from judges.trained_classifier import load_classifier
 from phantoms.truth import KINDS, PATHOLOGIES, streams
 from phantoms.wording import write_report
 from studies.autoencoder import OWN, patients, with_and_without
@@ -89,7 +90,7 @@ def editing_table(found: dict[str, np.ndarray], count: int) -> Table:
 
 def main() -> None:
     args = study("Remove and add one finding in phantoms: is that all that changes?", 2, "of each kind").parse_args()
-    checkpoint, (judge, _) = load_unix(args), trained_classifier.load_or_train()
+    checkpoint, judge = load_unix(args), load_classifier()
     size, kinds = checkpoint.model.config.image_size, tqdm(KINDS, desc="editing", unit="kind", leave=False)
     found = {kind: measure(checkpoint, judge, args.seed, args.n, kind, size) for kind in kinds}
     print_blocks([editing_table(found, args.n), Paragraph(DISCLAIMER)])

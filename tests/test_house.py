@@ -26,7 +26,6 @@ OPTIONAL = {  # file -> packages that a user may lack, or whose import costs som
     "evaluation/report.py": {"radgraph"},
     "evaluation/words.py": {"nltk", "punkt"},
     "common/errors.py": {"tempfile", "traceback"},  # start-up: only what nobody foresaw needs them
-    "training/log.py": {"torch"},  # torch.utils.tensorboard
     "train.py": {"torch"},  # torch.distributed.optim
     "speed/bench.py": {"transformers"},
 }

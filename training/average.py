@@ -10,10 +10,9 @@ from torch import nn
 
 
 class MovingAverage:
-    """An average of the trained parameters, beside them and in their dtype.
+    """An average of the trained parameters, beside them and in their dtype. Every process computes the same one.
 
-    A step keeps min(decay, (1 + step) / (10 + step)) of the average, so that it soon forgets where the run began. Every
-    process of a team has the same weights after a step, so each computes the same average and nothing is communicated.
+    A step keeps min(decay, (1 + step) / (10 + step)) of the average, so that it soon forgets where the run began.
     """
 
     def __init__(self, trained: dict[str, nn.Parameter], decay: float) -> None:

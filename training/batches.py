@@ -45,10 +45,8 @@ def phrases_of(source: Phantoms | Records) -> list[str]:
     found = [visible(source, i) for i in range(min(len(source), 5000))]
     phrases = common_targets(found, least=max(2, len(found) // (200 if isinstance(source, Records) else 500)))
     if not phrases:
-        raise UserError(
-            "--data: its reports say all the same, or each something else; stage vit needs what some films share and"
-            " others lack: give more examples"
-        )
+        what = "its reports say all the same, or each something else"
+        raise UserError(f"--data: {what}; stage vit needs what some films share and others lack: give more examples")
     return phrases
 
 

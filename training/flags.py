@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import os
 from pathlib import Path
 
 from checkpoints.presets import PRESETS
 from common import arguments
 from common.errors import UserError
 from common.workers import default_workers
-from training.recipe import KNOBS, STAGES, check_stage
+from training.recipe import KNOBS, STAGES, typed
 
 MOVED = {
     "--preset": "--init scratch:PRESET",
@@ -19,9 +19,9 @@ MOVED = {
     "--validate-every": "--look-every, for pictures and validation alike",
     "--checkpoint-activations": "--less-memory activations",
     "--zero": "--less-memory optimizer",
+    "--tensorboard": "OUT/metrics.jsonl, a line a step, and OUT/loss.png, which every run writes; leave it out",
     "--require": "data.py clean SRC --require findings --out FILE, and --data FILE",
 }
-COMPILED = STAGES[1:]  # --compile knows their layers
 
 
 def start(word: str) -> Path | str:
@@ -35,22 +35,18 @@ def start(word: str) -> Path | str:
 
 
 def parse_args() -> argparse.Namespace:
-    """`asked` are the knobs of the recipe that were given. --help explains what all stages have in common, and with
-    --stage what that stage takes. Raises UserError for a flag that has moved."""
-    for flag in (word.split("=")[0] for word in sys.argv[1:]):
-        if flag in MOVED:
-            raise UserError(f"{flag}: is now {MOVED[flag]}")
+    """`asked` are the knobs of the recipe that were given. Raises UserError for a flag that has moved, or that the
+    stage has no use for."""
     peek = arguments.Parser(add_help=False, allow_abbrev=False)
+    peek.gone = {flag: f"is now {instead}" for flag, instead in MOVED.items()}
     peek.add_argument("--stage")
-    stages = {peek.parse_known_args()[0].stage} & set(STAGES) or set(STAGES)
-    own = {s: [knob.flag for knob in KNOBS.values() if s in knob.stages != STAGES] for s in STAGES}
+    stages = {peek.parse_known_args()[0].stage} & set(STAGES) or set(STAGES)  # that --help is about
     parser = arguments.Parser(
         description="Train one stage of UniX: vae (autoencoder), vit (the eye, in place of SigLIP's pretraining), 1"
         " (reading: ViT, connector, und branch), 2 (drawing at low resolution with REPA), 3 (drawing at high"
         " resolution). 2 and 3 leave the und branch bit for bit as it was. Under torchrun every process takes its share"
         " of each batch.",
-        epilog="--stage STAGE --help explains the flags that only some stages have: "
-        + "; ".join(f"{stage}: {', '.join(flags)}" for stage, flags in own.items()),
+        epilog="--stage STAGE --help explains the flags that only some stages have as well.",
     )
     add = parser.add_argument_group("what to train").add_argument
     add("--stage", required=True, choices=STAGES)
@@ -70,8 +66,7 @@ def parse_args() -> argparse.Namespace:
     add("--dtype", choices=arguments.DTYPES, help=dtype)
     memory = "optimizer: shard its state over the processes (ZeRO stage 1); activations: compute them twice"
     add("--less-memory", choices=("optimizer", "activations", "both"), help=memory)
-    compile = "torch.compile the layers: a minute first, then faster" if stages <= set(COMPILED) else argparse.SUPPRESS
-    add("--compile", action="store_true", help=compile)
+    add("--compile", action="store_true", help="torch.compile the layers: a minute first, then faster (not vae)")
     workers = "data loading processes of each process; default: one a core, at most 8"
     add("--workers", type=arguments.workers, default=default_workers(), metavar="N", help=workers)
     add("--profile", action="store_true", help="time the parts of a step, print the table, write nothing")
@@ -79,12 +74,18 @@ def parse_args() -> argparse.Namespace:
     add("--out", type=arguments.output_folder, help="folder of the run; default out/stage-STAGE")
     add("--resume", action="store_true", help="go on with the run in --out, from its last checkpoint")
     add("--save-every", type=arguments.steps, default=500, metavar="N", help="steps between checkpoints (default 500)")
-    add("--tensorboard", action="store_true", help="also log to OUT/tensorboard (needs the package tensorboard)")
-    add("--cache", type=arguments.output_folder, default="out/cache", help="where rendered X-rays are kept")
+    add("--cache", type=arguments.output_folder, help="where rendered X-rays are kept (default out/cache)")
     args = parser.parse_args()
-    if args.compile and args.stage not in COMPILED:
-        raise UserError(f"--compile: only for stage {' and '.join(COMPILED)}; leave it out")
+    if args.compile and args.stage == "vae":
+        raise UserError("--compile: not for stage vae; leave it out")
+    if args.less_memory == "optimizer" and os.environ.get("WORLD_SIZE", "1") == "1":
+        raise UserError("--less-memory optimizer: shares its state among processes, and this is one; leave it out")
     args.asked = {name: getattr(args, name) for name in KNOBS if getattr(args, name) is not None}
-    check_stage(args.stage, args.asked)
+    for name, value in args.asked.items():
+        if args.stage not in (fits := KNOBS[name].stages):
+            raise UserError(f"{typed(name, value)}: only for stage {' and '.join(fits)}; leave it out")
+    if args.cache and not any(map(arguments.names_phantoms, (args.asked.get("data", "phantom"), args.validate or ""))):
+        raise UserError(f"--cache {args.cache}: is for rendered X-rays; leave it out")
+    args.cache = args.cache or Path("out/cache")
     args.out = args.out or Path(f"out/stage-{args.stage}")
     return args

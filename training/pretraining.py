@@ -21,7 +21,6 @@ class EveryStageLoss(StageLoss):
         self.loss_of |= {"rebuild": self.rebuild, "see": self.see, "recite": self.recite}
 
     def rebuild(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """What stands in for the published autoencoder's training."""
         images = self.vae.preprocess(batch.image).to(self.model.compute_dtype)
         return vae_loss(self.vae, images, batch.posterior_noise)
 
@@ -43,11 +42,8 @@ class EveryStageLoss(StageLoss):
         return self.heads["phrases"](torch.cat([patches.mean(dim=1), patches.amax(dim=1)], dim=1))
 
     def recite(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Language modelling on impressions alone, laid out as the prompts of a drawing.
-
-        The paper's LLM knows language before stage 1; ours starts from nothing, and without these examples it would
-        meet a text that follows no image for the first time when it is frozen.
-        """
+        """Language modelling on impressions alone, laid out as the prompts of a drawing. Without it, an LLM that starts
+        from nothing would meet a text that follows no image for the first time when it is frozen."""
         T = batch.text_ids.shape[1]
         mask = torch.ones(T, T, dtype=torch.bool, device=batch.text_ids.device).tril()
         position_ids = torch.arange(T, device=batch.text_ids.device)[None]
@@ -63,7 +59,7 @@ def vae_loss(
     detail_weight: float = 2.0,
     square_weight: float = 150.0,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """L1 + squares + detail + KL. images: (B, 3, H, W) in [-1, 1]; noise: standard normal, the latent's shape.
+    """L1 + squares + detail + KL. images: (B, 3, H, W) in [-1, 1]; noise: standard normal, the latents' shape.
 
     The detail term stands in for latent-diffusion's perceptual and adversarial losses, which need a second network: an
     L1 on every band of a Laplacian pyramid (Bojanowski et al. 2018). A rib edge or a catheter is a small part of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -18,12 +19,8 @@ DRAWING = ("2", "3")
 
 def other_to_own(word: str) -> str:
     """OTHER:OWN in whole numbers, not yet split, for that is how a run's settings keep it."""
-    other, _, own = word.partition(":")
-    try:
-        arguments.whole(0, arguments.MOST_BATCH)(other), arguments.batch(own)
-    except UserError as error:
-        mend = "give OTHER:OWN in whole numbers, for example 1:2; OWN at least 1"
-        raise UserError(f"{arguments.shown(word)}: {mend}") from error
+    if not re.fullmatch(r"\d{1,4}:0*[1-9]\d{0,3}", word):
+        raise UserError(f"{arguments.shown(word)}: give OTHER:OWN in whole numbers, for example 1:2; OWN at least 1")
     return word
 
 
@@ -68,19 +65,11 @@ class Recipe:
     balance: float = knob("--balance", number(1, 1000), "rare real films come so many times as often", 1.0, films=True)
     augment: bool = knob("--augment", bool, "turn, shift, scale, expose real films", False, FILMS, films=True)
     observations: str | None = knob(
-        "--observations",
-        ("only", "first"),
-        "write the names of what is seen, alone or before a report",
-        None,
-        ("1",),
+        "--observations", ("only", "first"), "write the names of what is seen, alone or before a report", None, ("1",)
     )
     mix: str = knob("--mix", other_to_own, "OTHER:OWN; OTHER: impressions (1), reading (2, 3)", "0:1", ("1", *DRAWING))
     train: str = knob(
-        "--train",
-        ("gen", "both", "decoder"),
-        "both: the und branch too (2, 3); decoder: alone, so that latents stay what they are (vae)",
-        "gen",
-        ("vae", *DRAWING),
+        "--train", ("gen", "both", "decoder"), "und too (2, 3); decoder: alone (vae)", "gen", ("vae", *DRAWING)
     )
     repa_weight: float = knob("--repa-weight", number(0, 100), "of REPA in the loss; 0: without REPA", 0.0, ("2",))
     repa: str | None = knob("--repa", folder, "RadDino, REPA's target; else the model's own ViT", None, ("2",))
@@ -103,13 +92,6 @@ def typed(name: str, value: object) -> str:
     """ "--lr 0.001", as a user would write it."""
     shown = f" {value:g}" if type(value) is float else f" {value}" * (value is not True)
     return KNOBS[name].flag + shown
-
-
-def check_stage(stage: str, asked: dict[str, object]) -> None:
-    """Raises UserError for a knob that the stage has no use for."""
-    for name, value in asked.items():
-        if stage not in (stages := KNOBS[name].stages):
-            raise UserError(f"{typed(name, value)}: only for stage {' and '.join(stages)}; leave it out")
 
 
 def check_recipe(recipe: Recipe, stage: str, asked: dict[str, object]) -> None:
@@ -135,16 +117,3 @@ def check_same(before: Recipe, asked: dict[str, object], out: Path) -> None:
         if value != there and name != "micro_batch" and not longer:
             was = f"without {KNOBS[name].flag}" if there is None else f"with {typed(name, there)}"
             raise UserError(f"--resume: {out} was started {was}, not with {typed(name, value)}; leave that out")
-
-
-def is_recipe(values: object) -> bool:
-    """Whether they are a Recipe's of this version: all its fields, each in the range of its flag."""
-
-    def fits(value: object, knob: Knob) -> bool:
-        words = type(knob.kind) is tuple
-        return value == knob.default or (value in knob.kind if words else knob.kind(str(value)) == value)
-
-    try:
-        return type(values) is dict and {*values} == {*KNOBS} and all(fits(values[n], KNOBS[n]) for n in KNOBS)
-    except UserError:
-        return False

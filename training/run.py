@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import shutil
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,8 +18,9 @@ from checkpoints.folders import CHECKPOINT
 from common.clock import memory_used
 from common.devices import dtype_name
 from common.distributed import StopSignal, Team
+from common.errors import UserError
+from common.files import write_text
 from data import Examples
-from training.log import TrainingLog
 from training.pictures import show
 from training.pretraining import measure_latents
 from training.recipe import DRAWING, KNOBS, Recipe
@@ -26,6 +29,28 @@ from training.validation import Validation, prompt_gains
 from weights import save_checkpoint
 
 BEST = "checkpoint.best"  # in the folder of a run, beside CHECKPOINT
+
+
+class TrainingLog:
+    """OUT/metrics.jsonl, a line a step. A run that goes on after `step` drops what came after its checkpoint."""
+
+    def __init__(self, out: Path, step: int) -> None:
+        self.path, self.records = out / "metrics.jsonl", []
+        for line in self.path.read_text().splitlines() if step and self.path.is_file() else ():
+            try:
+                self.records += [record for record in [json.loads(line)] if record["step"] <= step]
+            except (ValueError, KeyError, TypeError):  # the line that a crash cut short
+                continue
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
+
+    def add(self, record: dict[str, float]) -> None:
+        """record: "step" and what was measured at it. Raises UserError if the disk is full."""
+        self.records.append(record)
+        try:
+            with open(self.path, "a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise UserError(f"{self.path}: not written ({error.strerror}); make room, then --resume") from error
 
 
 @dataclass
@@ -40,23 +65,26 @@ class Run:
     validation: Validation | None  # of the main process
     state: State
     save_every: int  # steps
-    tensorboard: bool
     profile: bool  # writes nothing
 
     def __post_init__(self) -> None:
         main = self.team.is_main
         self.stop, self.code = StopSignal(), 0  # not 0 after a signal, so that no script goes on to the next stage
-        self.log = TrainingLog(self.out, self.state.step, self.tensorboard) if main and not self.profile else None
-        self.began, self.first, self.seconds_before = time.time(), self.state.step, self.state.seconds
-        self.bar = tqdm(total=self.recipe.steps, initial=self.first, unit="step", dynamic_ncols=True, disable=not main)
+        self.log = TrainingLog(self.out, self.state.step) if main and not self.profile else None
+        self.began, self.first, self.seconds_before = time.monotonic(), self.state.step, self.state.seconds
+        # tqdm's own rate follows the clock of the machine, which may be set back; ours is in the postfix.
+        how = {"bar_format": "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}", "dynamic_ncols": True, "disable": not main}
+        self.bar = tqdm(total=self.recipe.steps, initial=self.first, **how)
 
     def after(self, record: dict[str, float]) -> bool:
         """A step is done, at which `record` was measured. Whether the run leaves here, as a signal asks."""
-        state, steps, seconds = self.state, self.recipe.steps, time.time() - self.began
+        state, steps = self.state, self.recipe.steps
+        seconds = max(1e-6, time.monotonic() - self.began)  # a clock may stand still
         state.step, state.seconds = state.step + 1, self.seconds_before + seconds
-        speed = (state.step - self.first) * self.recipe.batch / seconds
-        memory = memory_used(self.team.device)
-        self.bar.set_postfix_str(f"loss {record['loss']:.4f}, {speed:.1f} samples/s, {memory:.1f} GB")
+        speed = (state.step - self.first) / seconds
+        left, memory = tqdm.format_interval((steps - state.step) / speed), memory_used(self.team.device)
+        words = f"loss {record['loss']:.4f}, {speed * self.recipe.batch:.1f} samples/s, {left} left, {memory:.1f} GB"
+        self.bar.set_postfix_str(words)
         self.bar.update()
         if self.profile:
             return False
@@ -112,4 +140,6 @@ class Run:
         entry |= {"steps": self.state.step, "seconds": round(self.state.seconds), "torch": torch.__version__}
         entry |= {"dtype": dtype_name(start.model.compute_dtype), **(found or {})}
         whole, originals = replace(start, history=[*start.history, entry]), self.trained.originals
-        save_checkpoint(self.out / name, whole, instead=originals, mark=self.state.mark, **more)
+        if self.state.best is None:  # nothing was validated: an earlier run in this folder left it
+            shutil.rmtree(self.out / BEST, ignore_errors=True)
+        save_checkpoint(self.out / name, whole, instead=originals, run=self.state.run, step=self.state.step, **more)

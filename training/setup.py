@@ -46,9 +46,12 @@ def start_from(
         folder = init or (previous if before >= 0 and find_checkpoint(previous) else SHIPPED)
         team.say(f"starting from {folder}")
         checkpoint = load_checkpoint(folder, team.device)
-    if stage in DRAWING and not any(entry["stage"] in DRAWING for entry in checkpoint.history):
+    gen_from, model = asked.get("gen_from"), checkpoint.model
+    drawn = any(entry["stage"] in DRAWING for entry in checkpoint.history)
+    if gen_from and drawn:
+        raise UserError(f"--gen-from {gen_from}: the gen branch of these weights is trained already; leave it out")
+    if stage in DRAWING and not drawn:
         # The gen branch starts as a copy of an und branch (section 3: "inherited LLM backbone").
-        gen_from, model = asked.get("gen_from"), checkpoint.model
         source = load_checkpoint(gen_from).model if gen_from else model
         theirs, ours = ((c.hidden_size, c.intermediate_size, c.num_layers) for c in (source.config, model.config))
         if theirs != ours:
@@ -60,12 +63,11 @@ def start_from(
 
 def from_scratch(size: str, word: str, seed: int, team: Team) -> Checkpoint:
     """A fresh model, and a tokenizer trained on the reports of `word` (--data), from which it will learn."""
-    config = replace(preset(size), bos=0, eos=1, boi=2, eoi=3)  # ids of train_tokenizer
-    rendered = arguments.names_phantoms(word)
+    config, rendered = replace(preset(size), bos=0, eos=1, boi=2, eoi=3), arguments.names_phantoms(word)
     source = Phantoms(5000) if rendered else open_source(word, split="train")
     reports = [source.text(i)[0] for i in range(len(source))]
     if not rendered:
-        reports = list(dict.fromkeys(reports))  # some are of several films
+        reports = [*dict.fromkeys(reports)]  # some are of several films
     what = f"{len(reports):,} reports of {'phantoms' if rendered else word}"
     team.say(f"starting from scratch: a fresh {size} model, and a tokenizer trained on {what}")
     # Few words yield fewer pieces than the model has room for; the ids above them stay unused.

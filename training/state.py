@@ -1,8 +1,7 @@
 """What a run needs to go on, beside its weights: training.json and training.safetensors. No pickle.
 
 What a run does follows from its settings, its seed and the number of the step alone (`data.py` gives every example a
-generator of its own). So the state is small: the step, and the optimizer's moments. A run is named by what it computes
-(`begin`), and its name and step stand in every file, so that it goes on only with what belongs together.
+generator of its own). So the state is small: the step, and the optimizer's moments.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,12 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from checkpoints.folders import find_checkpoint
-from checkpoints.manifest import Mark
 from common.errors import UserError
 from common.files import read_json
 from common.ownership import own_folder
 from training.average import MovingAverage
-from training.recipe import Recipe, is_recipe
+from training.recipe import Recipe
 from weights import Checkpoint
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of one parameter
@@ -52,18 +50,23 @@ class State:
     step: int = 0  # finished steps
     seconds: float = 0.0  # of training, over all its sessions
     best: float | None = None  # the lowest validation loss so far, whose weights are kept beside
+    start: dict = field(default_factory=dict)  # what was given at the start and stays: --init, --dtype
     folder: Path | None = None  # the checkpoint it was read from; not written
 
-    @property
-    def mark(self) -> Mark:
-        return Mark(self.run, self.step)
+    def check_start(self, out: Path, **given: str | None) -> None:
+        """Raises UserError for an --init or --dtype that the run in OUT was not started with."""
+        for name, value in given.items():
+            there = self.start.get(name, value)  # older runs kept neither
+            if value is not None and value != there:
+                was = f"with --{name} {there}" if there else f"without --{name}"
+                raise UserError(f"--resume: {out} was started {was}, not with --{name} {value}; leave that out")
 
 
 def begin(out: Path, stage: str, recipe: Recipe, history: list[dict], writes: bool) -> State:
-    """The state of a run that starts from weights of this history; its folder is made.
+    """The state of a run that starts from weights of this history, named by what it computes; its folder is made.
 
-    A run is named by what it computes, and from what. More steps do not rename it. Raises UserError if a run that is
-    not finished, or is damaged, would be lost: forgetting --resume must not cost a week.
+    Raises UserError if a run that is not finished, or is damaged, would be lost: forgetting --resume must not cost a
+    week.
     """
     if writes:
         if (there := read_state(out)) and there.step < there.recipe["steps"]:
@@ -73,9 +76,6 @@ def begin(out: Path, stage: str, recipe: Recipe, history: list[dict], writes: bo
         (out / "samples").mkdir(exist_ok=True)
     named = json.dumps([stage, asdict(recipe) | {"steps": None, "micro_batch": None}, history], sort_keys=True)
     return State(stage, asdict(recipe), hashlib.sha256(named.encode()).hexdigest()[:12])
-
-
-# ---- the two files -----------------------------------------------------------------------------------------------
 
 
 def write_state(folder: Path, state: State, trained: Trained) -> None:
@@ -88,31 +88,29 @@ def write_state(folder: Path, state: State, trained: Trained) -> None:
     if trained.average:
         tensors |= {f"{name}/{RAW}": raw for name, raw in trained.average.values.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(tensors, folder / "training.safetensors", state.mark.metadata())
+    save_file(tensors, folder / "training.safetensors")
     values = {name: value for name, value in vars(state).items() if name != "folder"}
     (folder / "training.json").write_text(json.dumps(values, indent=1) + "\n")
 
 
 def read_state(out: Path, stage: str | None = None) -> State | None:
-    """The state of the run in OUT, at its newest sound checkpoint; None if nothing was saved yet.
-
-    Raises UserError if all that was saved is damaged, is no run, or is one of another version or not of this stage.
-    """
+    """The state of the run in OUT, at its newest sound checkpoint; None if nothing was saved yet. Raises UserError if
+    all that was saved is damaged, is no run, or is one of another version or not of this stage."""
     folder = find_checkpoint(out)
     if folder is None:
         return None
     path = folder / "training.json"
     if not path.is_file():
         raise UserError(f"{folder}: no training.json: weights, not a run to go on with; name it by --init")
-    values = read_json(path)
-    sound = {*values, "folder"} == {each.name for each in fields(State)} and is_recipe(values["recipe"])
-    sound = sound and type(values["run"]) is str and type(values["step"]) is int
-    numbers = [values["seconds"], values["best"] or 0.0] if sound else []
-    if not sound or not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
-        raise UserError(f"{path}: not the state of a run that this version began; name another --out")
-    if stage not in (None, values["stage"]):
-        raise UserError(f"--resume: {out} was started with --stage {values['stage']}; name another --out")
-    return State(**values, folder=folder)
+    try:
+        state = State(**read_json(path), folder=folder)
+        Recipe(**state.recipe)
+        math.fsum([state.step, state.seconds, state.best or 0])
+    except TypeError as error:
+        raise UserError(f"{path}: not the state of a run that this version began; name another --out") from error
+    if stage not in (None, state.stage):
+        raise UserError(f"--resume: {out} was started with --stage {state.stage}; name another --out")
+    return state
 
 
 @torch.no_grad()

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-LEAST_PIECES = 4 + 256  # special tokens and bytes
-
 
 def train_tokenizer(reports: Iterable[str], vocab_size: int) -> Tokenizer:
     """Byte-level BPE (Radford et al. 2019): 4 special tokens, all 256 bytes, then merges; any text encodes."""

@@ -24,7 +24,7 @@ from evaluation.baselines import constant_text, shuffled
 from evaluation.image import memorisation
 from evaluation.metrics import derangement
 from judges.classifier import judge, shown, truth_array
-from judges.trained_classifier import load_or_train
+from judges.trained_classifier import load_classifier
 from phantoms.dataset import Phantoms, phantom
 from reports.labeler import label_reports
 from sample import draw, read
@@ -61,7 +61,7 @@ classroom.show(drawn[:12], lines[:12], columns=4, inches=2.1)
 # picture it gives 14 probabilities, and each of the 14 observations has a threshold.
 
 # %%
-classifier, _ = load_or_train()
+classifier = load_classifier()
 probabilities, features = judge(classifier, drawn)
 seen = shown(classifier, probabilities)  # (48, 14) bool
 real_probabilities, real_features = judge(classifier, real)

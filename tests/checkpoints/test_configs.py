@@ -73,5 +73,5 @@ def test_a_folder_from_before_sizes_had_names_is_what_its_width_says():
         assert (model.recipe, model.wording) == (recipe, wording)
     model, _ = read_ours(given | {"model": given["model"] | {"recipe": "small"}}, Path("config.json"))
     assert (model.recipe, model.wording) == ("small", "published")
-    with pytest.raises(UserError, match="recipe is 'huge'; choose tiny, small, unix"):
+    with pytest.raises(UserError, match="recipe is 'huge'; it must be one of tiny, small, unix"):
         read_ours(given | {"model": given["model"] | {"recipe": "huge"}}, Path("config.json"))

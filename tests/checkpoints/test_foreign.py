@@ -49,7 +49,7 @@ def test_a_tokenizer_neither_cuts_nor_pads_and_is_written_clean(ours, tmp_path, 
     saved = load_checkpoint(ours)
     for text in (LONG, "Normal."):
         assert saved.encode(text) == plain.encode(text)
-    convert(ours, tmp_path / "clean", torch.float32, None, True)
+    convert(ours, tmp_path / "clean", torch.float32, None)
     written = json.loads((tmp_path / "clean/tokenizer.json").read_text())
     assert written["truncation"] is None and written["padding"] is None
 
@@ -61,7 +61,7 @@ def test_a_tokenizer_neither_cuts_nor_pads_and_is_written_clean(ours, tmp_path, 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; our LLM computes silu, swish alone"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; our LLM computes silu alone"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling is {'type': 'linear'"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling is {'rope_type': 'yarn'"),
         ({"rope_scaling": {"factor": 2.0}}, "rope_scaling is {'factor': 2.0}; our rotary positions are not scaled"),
@@ -231,7 +231,7 @@ def test_convert_never_takes_the_place_of_a_runs_state(micro, tmp_path, name):
     (tmp_path / "link").symlink_to(run / name)
     inside, elsewhere = run / name / "copy", tmp_path / "link"
     for destination in (run / name, elsewhere, inside):
-        command = [sys.executable, "weights.py", "convert", run, destination, "--no-verify"]
+        command = [sys.executable, "weights.py", "convert", run, destination]
         done = subprocess.run([*map(str, command)], capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
         assert "keeps its state" in done.stderr or "lies inside the checkpoint" in done.stderr
@@ -241,5 +241,5 @@ def test_convert_never_takes_the_place_of_a_runs_state(micro, tmp_path, name):
 def test_convert_writes_nothing_where_a_run_will_save(micro_folder, tmp_path):
     own_folder(tmp_path / "run")
     with pytest.raises(UserError, match="is where a training run keeps its state"):
-        convert(micro_folder, tmp_path / "run/checkpoint", torch.float32, None, True)
-    convert(micro_folder, tmp_path / "run/export", torch.float32, None, True)
+        convert(micro_folder, tmp_path / "run/checkpoint", torch.float32, None)
+    convert(micro_folder, tmp_path / "run/export", torch.float32, None)

@@ -7,17 +7,14 @@ import subprocess
 import sys
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
-from checkpoints.folders import find_checkpoint
-from checkpoints.manifest import Mark, check_folder, write_manifest
+from checkpoints.folders import check_folder, find_checkpoint
 from common.errors import UserError
 from common.files import SHIPPED
 from weights import load_checkpoint, save_checkpoint
 
 FILES = ["config.json", "model.safetensors", "tokenizer.json", "vae.safetensors"]
-MARK = Mark("0123456789ab", 7)
+BELONGS = {"run": "0123456789ab", "step": 7}
 
 
 @pytest.fixture
@@ -53,7 +50,7 @@ def test_one_flipped_bit_is_refused_by_the_files_name(folder, name):
 def test_a_file_that_is_shorter_or_gone_is_refused_by_its_name(folder, name):
     (folder / name).write_bytes((folder / name).read_bytes()[:-1])
     with pytest.raises(UserError, match=rf"{name}: has [\d,]+ bytes, [\d,]+ were saved"):
-        load_checkpoint(folder, verify=False)
+        load_checkpoint(folder)
     (folder / name).unlink()
     with pytest.raises(UserError, match=rf"{name}: (cannot be read|missing)"):
         load_checkpoint(folder)
@@ -88,47 +85,25 @@ def test_the_shipped_weights_are_as_they_were_saved():
 
 
 @pytest.mark.slow
-def test_no_verify_loads_what_differs(folder, tmp_path):
-    flip_bit(folder / "model.safetensors")
-    load_checkpoint(folder, verify=False)
-    refused = weights("convert", folder, tmp_path / "new")
-    assert refused.returncode == 2 and "model.safetensors: is not what was saved" in refused.stderr
-    assert weights("convert", folder, tmp_path / "new", "--no-verify").returncode == 0
-    load_checkpoint(tmp_path / "new")
-
-
-@pytest.mark.slow
 def test_inspect_says_whether_the_files_are_as_saved(folder):
     assert "manifest ok: 4 files as they were saved" in weights("inspect", folder).stdout
     flip_bit(folder / "vae.safetensors")
-    assert f"DAMAGED  {folder}/vae.safetensors: is not what was saved" in weights("inspect", folder).stdout
+    refused = weights("inspect", folder)
+    assert refused.returncode == 2 and f"{folder}/vae.safetensors: is not what was saved" in refused.stderr
+    assert "delete manifest.json" in refused.stderr
     (folder / "manifest.json").unlink()
     assert "manifest none" in weights("inspect", folder).stdout
+    assert "--no-verify: is gone" in weights("inspect", folder, "--no-verify").stderr
 
 
 def test_inspect_names_run_and_step(micro, tmp_path):
-    save_checkpoint(tmp_path / "marked", micro, mark=MARK)
-    assert "4 files as they were saved; run 0123456789ab, step 7" in weights("inspect", tmp_path / "marked").stdout
+    save_checkpoint(tmp_path / "marked", micro, **BELONGS)
+    assert "4 files as they were saved, run 0123456789ab, step 7" in weights("inspect", tmp_path / "marked").stdout
 
 
-# ---- what belongs together ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "vae.safetensors"])
-@pytest.mark.parametrize("other", [Mark("0123456789ab", 8), Mark("ba9876543210", 7), None])
-@pytest.mark.parametrize("kept", [True, False])
-def test_a_file_of_another_step_run_or_of_none_is_named(micro, tmp_path, name, other, kept):
-    save_checkpoint(tmp_path / "one", micro, mark=MARK)
-    save_checkpoint(tmp_path / "two", micro, mark=other)
-    shutil.copy(tmp_path / "two" / name, tmp_path / "one" / name)
-    write_manifest(tmp_path / "one", MARK) if kept else (tmp_path / "one/manifest.json").unlink()
-    with pytest.raises(UserError, match=r"belongs to (run|no run).*safetensors to (run|no run)"):
-        load_checkpoint(tmp_path / "one")
-
-
-def test_the_same_weights_are_the_same_bytes_with_a_mark(micro, tmp_path):
+def test_the_same_weights_are_the_same_bytes(micro, tmp_path):
     for name in ("one", "two"):
-        save_checkpoint(tmp_path / name, micro, mark=MARK)
+        save_checkpoint(tmp_path / name, micro, **BELONGS)
     for file in ("model.safetensors", "manifest.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
@@ -140,7 +115,7 @@ def test_the_same_weights_are_the_same_bytes_with_a_mark(micro, tmp_path):
 def run_folder(micro, tmp_path):
     """A run that saved steps 1, 2 and 3: the last two are there."""
     for step in (1, 2, 3):
-        save_checkpoint(tmp_path / "run/checkpoint", micro, keep_last=True, mark=Mark("abc", step))
+        save_checkpoint(tmp_path / "run/checkpoint", micro, keep_last=True, run="abc", step=step)
     return tmp_path / "run"
 
 
@@ -188,20 +163,10 @@ def test_a_save_over_a_damaged_checkpoint_never_leaves_less_than_the_sound_one(r
         patch.setattr("checkpoints.folders.shutil.rmtree", lambda *_, **__: None) if renames == 3 else None
         if renames < 3:
             with pytest.raises(KeyboardInterrupt):
-                save_checkpoint(run_folder / "checkpoint", micro, keep_last=True, mark=Mark("abc", 4))
+                save_checkpoint(run_folder / "checkpoint", micro, keep_last=True, run="abc", step=4)
         else:
-            save_checkpoint(run_folder / "checkpoint", micro, keep_last=True, mark=Mark("abc", 4))
+            save_checkpoint(run_folder / "checkpoint", micro, keep_last=True, run="abc", step=4)
     assert step_of(find_checkpoint(run_folder)) == (4 if renames == 3 else 2)
-    save_checkpoint(run_folder / "checkpoint", micro, keep_last=True, mark=Mark("abc", 5))
+    save_checkpoint(run_folder / "checkpoint", micro, keep_last=True, run="abc", step=5)
     assert step_of(find_checkpoint(run_folder)) == 5
     assert sorted(path.name for path in run_folder.iterdir()) == ["checkpoint", "checkpoint.old"]
-
-
-def test_a_copy_made_by_other_tools_has_no_mark_and_is_named(run_folder):
-    """Loading and saving the tensors loses where they belong."""
-    path = run_folder / "checkpoint/model.safetensors"
-    save_file({name: tensor + 0 for name, tensor in load_file(path).items()}, path)
-    write_manifest(run_folder / "checkpoint", Mark("abc", 3))
-    with pytest.raises(UserError, match=r"belongs to run abc, step 3, model\.safetensors to no run"):
-        load_checkpoint(run_folder / "checkpoint")
-    assert torch.is_tensor(load_checkpoint(run_folder).model.lm_head.weight)

@@ -70,27 +70,6 @@ def test_scores_are_those_of_the_features(sets, monkeypatch, capsys):
         assert "not a medical device" in said and "Pixart Sigma" in said and all(name in said for name in OBSERVATIONS)
 
 
-@pytest.mark.slow
-def test_the_second_run_computes_no_features_and_a_changed_picture_new_ones(sets, monkeypatch):
-    flags = ("--real", sets / "real", "--fake", sets / "fake", "--cache", sets / "cache", "--out", sets / "out")
-    command(monkeypatch, *flags)
-    first = json.loads((sets / "out/results.json").read_text())["table_3"]
-    calls = []
-    load = features.load_feature_extractor
-
-    def counting(*arguments):
-        extractor = load(*arguments)
-        extract, extractor.extract = extractor.extract, lambda images: calls.append(len(images)) or extract(images)
-        return extractor
-
-    monkeypatch.setattr(features, "load_feature_extractor", counting)
-    command(monkeypatch, *flags)
-    assert calls == [] and json.loads((sets / "out/results.json").read_text())["table_3"] == first
-    Image.fromarray(picture(50)).save(sets / "fake/3.png")
-    command(monkeypatch, *flags)
-    assert calls == [8] and json.loads((sets / "out/results.json").read_text())["table_3"] != first
-
-
 def test_a_model_draws_what_the_real_texts_say_and_a_cut_off_run_goes_on(sets, micro_folder, monkeypatch, capsys):
     flags = ("--real", sets / "real", "--weights", micro_folder, "--steps", 2, "--size", 32, "--batch", 5)
     flags += ("--out", sets / "out", "--cache", sets / "cache")
@@ -182,7 +161,7 @@ def test_raddino_sees_what_chexgenbench_shows_it(monkeypatch, tmp_path):
     monkeypatch.setattr(features, "load_raddino", lambda folder, device: raddino)
     Image.fromarray(picture(0)[:100]).save(tmp_path / "0.png")
     extractor = features.load_feature_extractor(tmp_path)
-    found = features.features(features.open_images(tmp_path), extractor, None)
+    found = features.features(features.open_images(tmp_path), extractor)
     assert extractor.comparable and seen == [(1, 299, 299)] and found.shape == (1, 1)
 
 
@@ -213,14 +192,3 @@ def test_bad_input_is_refused_in_one_line(sets, monkeypatch, capsys, flags, word
         evaluate.run(lambda: command(monkeypatch, "--real", sets / "real", "--out", sets / "out", *flags))
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and "error: " in error and words in error
-
-
-def test_features_that_were_cut_short_are_computed_again(tmp_path):
-    for index in range(3):
-        Image.fromarray(phantom(1, index, 64).image).save(tmp_path / f"{index}.png")
-    images, extractor = features.open_images(tmp_path), features.load_feature_extractor(None)
-    whole = features.features(images, extractor, tmp_path / "cache")
-    (kept,) = (tmp_path / "cache").glob("features-*.npy")
-    for content in (kept.read_bytes()[:-8], b"", b"no array"):
-        kept.write_bytes(content)
-        np.testing.assert_array_equal(features.features(images, extractor, tmp_path / "cache"), whole)

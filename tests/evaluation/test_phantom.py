@@ -68,7 +68,6 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setattr(sample, "draw", draw)
 
     def command(*extra):
-        # Named, the shipped classifier judges even where the code has changed since: no test trains another.
         flags = ["--weights", str(folder), "--out", str(tmp_path / "out"), "--probe", str(SHIPPED_CLASSIFIER)]
         monkeypatch.setattr(sys, "argv", ["evaluate.py", "phantom", "--n", "12", *flags, *extra])
         evaluate.main()

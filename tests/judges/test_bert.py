@@ -7,7 +7,7 @@ from transformers import (
     BertModel,
 )
 
-from checkpoints.layouts import translate_bert
+from checkpoints.layouts import BERT_NAMES, translation
 from checkpoints.plan import load_tensors
 from checkpoints.tensors import Tensors
 from judges.bert import Bert, bert_shapes, read_wordpiece, tokenize
@@ -16,7 +16,8 @@ from judges.bert import Bert, bert_shapes, read_wordpiece, tokenize
 @torch.no_grad()
 def test_a_real_bert_on_real_text():
     tensors, tokenizer = Tensors(MINILM), read_wordpiece(MINILM, 30522)
-    bert = Bert(*bert_shapes(tensors, translate_bert, MINILM)).eval()
+    translate_bert = translation(BERT_NAMES)
+    bert = Bert(*bert_shapes(tensors, translate_bert)).eval()
     load_tensors(bert, tensors, translate_bert)
     reference = BertModel.from_pretrained(MINILM, add_pooling_layer=False).eval()
     ids, visible = tokenize(tokenizer, SENTENCES, 512)
@@ -24,14 +25,11 @@ def test_a_real_bert_on_real_text():
     close(hidden[visible], reference(ids, attention_mask=visible).last_hidden_state[visible])
 
 
-def test_wordpiece_is_the_reference_tokenizer(tmp_path):
-    """From tokenizer.json, and built from vocab.txt alone as CheXbert needs it."""
+def test_wordpiece_is_the_reference_tokenizer():
     reference = AutoTokenizer.from_pretrained(MINILM)
     expected = [reference(sentence)["input_ids"] for sentence in SENTENCES]
-    (tmp_path / "vocab.txt").write_bytes((MINILM / "vocab.txt").read_bytes())
-    for folder in (MINILM, tmp_path):
-        ids, visible = tokenize(read_wordpiece(folder, 30522), SENTENCES, 512)
-        assert [row[seen].tolist() for row, seen in zip(ids, visible, strict=True)] == expected
+    ids, visible = tokenize(read_wordpiece(MINILM, 30522), SENTENCES, 512)
+    assert [row[seen].tolist() for row, seen in zip(ids, visible, strict=True)] == expected
 
 
 def test_a_vocabulary_is_split_at_line_feeds_alone(tmp_path):

@@ -2,7 +2,6 @@
 
 import inspect
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,23 +9,19 @@ import torch
 from safetensors.torch import save_file
 
 from common.errors import UserError, run
-from judges import classifier, trained_classifier
+from judges import classifier
 from judges.trained_classifier import (
     SHIPPED_CLASSIFIER,
     code_of,
     fingerprint,
-    load_or_train,
+    load_classifier,
+    main,
     version_of,
 )
 from phantoms import dataset, drawing
 from phantoms.dataset import phantom
 
 TINY = classifier.ClassifierRecipe(train=16, validation=8, epochs=1, batch=8)
-
-
-@pytest.fixture
-def no_training(monkeypatch):
-    monkeypatch.setattr(classifier, "train", lambda *_: pytest.fail("trained"))
 
 
 @pytest.fixture
@@ -40,27 +35,29 @@ def changed(monkeypatch):
     return change
 
 
-def test_the_shipped_classifier_was_made_by_this_code(no_training):
+def test_the_shipped_classifier_was_made_by_this_code():
     """If not: python -m judges.trained_classifier, and commit what it writes once the code is settled."""
     assert version_of(SHIPPED_CLASSIFIER) == fingerprint(classifier.ClassifierRecipe())
-    shipped, file = load_or_train(progress=False)
-    assert file == str(SHIPPED_CLASSIFIER) and SHIPPED_CLASSIFIER.stat().st_size < 1.1e6
+    assert SHIPPED_CLASSIFIER.stat().st_size < 1.1e6
+    shipped = load_classifier()
     phantoms = [phantom(1, index, 256) for index in range(24)]
     probabilities, _ = classifier.judge(shipped, np.stack([p.image for p in phantoms]))
     right = classifier.shown(shipped, probabilities) == classifier.truth_array(phantoms)
     assert right.mean() > 0.97
 
 
-def test_a_classifier_is_trained_once_and_read_back_the_same(tmp_path, monkeypatch, capsys):
-    file = tmp_path / "classifier.safetensors"
-    trained, where = load_or_train(file, TINY, progress=False)
-    assert where == str(file) and [f.name for f in tmp_path.iterdir()] == [file.name]
-    monkeypatch.setattr(classifier, "train", lambda *_: pytest.fail("trained twice"))
-    loaded, _ = load_or_train(file, TINY, progress=False)
-    read = loaded.state_dict()
-    assert all(torch.equal(value, read[name]) for name, value in trained.state_dict().items())
+def test_a_trained_classifier_is_read_back_the_same_and_other_code_is_noticed(tmp_path, monkeypatch, capsys, changed):
+    file, train = tmp_path / "classifier.safetensors", classifier.train
+    monkeypatch.setattr(sys, "argv", ["trained_classifier", "--out", str(file)])
+    monkeypatch.setattr(classifier, "train", lambda recipe: kept.append(train(TINY, progress=False)) or kept[0])
+    kept = []
+    main()
+    assert [f.name for f in tmp_path.iterdir()] == [file.name]
+    read = load_classifier(file).state_dict()
+    assert all(torch.equal(value, read[name]) for name, value in kept[0].state_dict().items())
     assert capsys.readouterr().err == ""
-    load_or_train(file, classifier.ClassifierRecipe(train=24), progress=False)
+    changed(drawing, lambda source: source + "\nx = 1\n")
+    load_classifier(file)
     assert "another version" in capsys.readouterr().err
 
 
@@ -78,29 +75,11 @@ def test_what_decides_the_result_has(changed, part):
     assert fingerprint(TINY) != before
 
 
-def test_another_code_or_recipe_is_trained_and_kept_by_name(tmp_path, monkeypatch, changed):
-    monkeypatch.setattr(trained_classifier, "CACHE", tmp_path)
-    trained = []
-
-    def train(*_):
-        trained.append(1)
-        return classifier.PhantomClassifier()
-
-    monkeypatch.setattr(classifier, "train", train)
-    names = [load_or_train(None, TINY, progress=False)[1] for _ in range(2)]
-    assert len(trained) == 1 and names[0] == names[1]
-    names.append(load_or_train(None, replace(TINY, epochs=2), progress=False)[1])
-    changed(drawing, lambda source: source + "\nx = 1\n")
-    names.append(load_or_train(None, TINY, progress=False)[1])
-    names.append(load_or_train(None, None, progress=False)[1])  # the shipped one knows other phantoms now
-    assert len(trained) == 4 and len(set(names)) == 4 and len(list(tmp_path.iterdir())) == 4
-
-
 def test_a_file_that_is_no_classifier_is_refused(tmp_path):
     file = tmp_path / "classifier.safetensors"
     file.write_bytes(b"not tensors")
     with pytest.raises(UserError, match="--classifier"):
-        load_or_train(file, TINY, progress=False)
+        load_classifier(file)
 
 
 def test_a_classifier_of_more_or_fewer_layers_is_refused_by_name(tmp_path):
@@ -108,10 +87,10 @@ def test_a_classifier_of_more_or_fewer_layers_is_refused_by_name(tmp_path):
     tensors = classifier.PhantomClassifier().state_dict()
     save_file({name: tensor for name, tensor in tensors.items() if "blocks.3." not in name}, file)
     with pytest.raises(UserError, match=r"--classifier .*blocks\.3\.conv1\.weight"):
-        load_or_train(file, TINY, progress=False)
+        load_classifier(file)
     save_file(tensors | {"blocks.4.conv1.weight": tensors["blocks.3.conv1.weight"].clone()}, file)
     with pytest.raises(UserError, match=r"--classifier .*blocks\.4\.conv1\.weight"):
-        load_or_train(file, TINY, progress=False)
+        load_classifier(file)
 
 
 def test_the_command_writes_over_a_classifier_and_nothing_else(tmp_path, monkeypatch, capsys):
@@ -119,10 +98,10 @@ def test_the_command_writes_over_a_classifier_and_nothing_else(tmp_path, monkeyp
     file = tmp_path / "classifier.safetensors"
     monkeypatch.setattr(sys, "argv", ["trained_classifier", "--out", str(file)])
     for _ in range(2):
-        trained_classifier.main()
+        main()
     assert version_of(file) == fingerprint(classifier.ClassifierRecipe())
     file.write_text("a letter")
     with pytest.raises(SystemExit) as stopped:
-        run(trained_classifier.main)
+        run(main)
     assert stopped.value.code == 2 and "no classifier of ours" in capsys.readouterr().err
     assert file.read_text() == "a letter"

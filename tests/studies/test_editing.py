@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import edit as editing_command
-from judges import trained_classifier
+from judges.trained_classifier import load_classifier
 from phantoms.truth import streams
 from phantoms.wording import write_report
 from studies import editing
@@ -15,7 +15,7 @@ KINDS = ("pleural effusion", "cardiomegaly")
 
 @pytest.fixture(scope="module")
 def judge():
-    return trained_classifier.load_or_train(trained_classifier.SHIPPED_CLASSIFIER)[0]
+    return load_classifier()
 
 
 def test_a_perfect_edit_scores_all_and_the_control_nothing(judge, monkeypatch):

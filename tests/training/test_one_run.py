@@ -10,6 +10,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+
+from common.distributed import StopSignal, joined_team
+from common.workers import ASKING
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ["--stage", "2", "--data", "phantom:12", "--batch", "4", "--size", "64", "--device", "cpu"]
@@ -88,3 +92,24 @@ def test_the_death_of_a_process_is_one_line_of_each_survivor(micro_folder, tmp_p
             end(process)
     ours = [line for line in output.replace("\r", "\n").splitlines() if line.startswith("error: ")]
     assert len(ours) == 1 and "has lost another one" in ours[0] and "--resume" in ours[0]
+
+
+def test_what_torchrun_left_in_the_environment_makes_no_team(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    with joined_team(torch.device("cpu")) as team:
+        assert (team.rank, team.size) == (0, 1)
+
+
+@pytest.mark.parametrize(("before", "asked"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
+def test_a_closed_terminal_stops_a_run_unless_nohup_was_asked_for(before, asked):
+    handlers = {number: signal.getsignal(number) for number in ASKING}
+    try:
+        signal.signal(signal.SIGHUP, before)
+        stop = StopSignal()
+        signal.raise_signal(signal.SIGHUP)
+        assert stop.asked == asked and (not asked or stop.number == signal.SIGHUP)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -153,7 +153,7 @@ def test_kills_at_random_moments_change_nothing(micro_folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_leaves(micro_folder, tmp_path, number):
     flags = ["--stage", "2", "--steps", "100000", "--look-every", "200000", "--out", "run"]
     flags += ["--workers", "2"]  # the last one counts; a terminal signals these processes too
@@ -164,6 +164,7 @@ def test_a_signal_saves_and_leaves(micro_folder, tmp_path, number):
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # these tests may run under nohup
     )
     while not (tmp_path / "run/metrics.jsonl").exists() or len(records(tmp_path / "run")) < 3:
         time.sleep(0.05)

@@ -269,6 +269,8 @@ def test_the_gen_branch_may_start_from_another_models_und_branch(micro, micro_fo
             assert torch.equal(parameter, published.get_parameter(name.replace(".gen.", ".und."))), name
     with pytest.raises(UserError, match=r"--gen-from .*width, MLP and layers"):
         start(SHIPPED)
+    with pytest.raises(UserError, match=r"--gen-from .*is trained already; leave it out"):  # it would have no effect
+        setup.start_from("2", SHIPPED, {"gen_from": SHIPPED}, tmp_path, None, Team(0, 1, torch.device("cpu")))
 
 
 @pytest.mark.slow
@@ -307,7 +309,9 @@ def test_the_gen_branch_may_start_from_another_models_und_branch(micro, micro_fo
         (["--stage", "1", "--init", "scratch:large"], ["--init scratch:large", "tiny, small, unix"]),
         (["--stage", "1", "--zero"], ["--zero", "--less-memory optimizer"]),
         (["--stage", "1", "--sample-every", "3"], ["--sample-every", "--look-every"]),
-        (["--stage", "vae", "--compile"], ["--compile", "stage vit and 1 and 2 and 3"]),
+        (["--stage", "vae", "--compile"], ["--compile", "stage vae"]),
+        (["--stage", "1", "--tensorboard"], ["--tensorboard", "metrics.jsonl"]),
+        (["--stage", "1", "--less-memory", "optimizer"], ["--less-memory optimizer", "this is one"]),
     ],
 )
 def test_bad_input_is_one_line_that_names_it(micro_folder, tmp_path, arguments, words):
