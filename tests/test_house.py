@@ -169,7 +169,7 @@ def test_imports_inside_functions_are_for_start_up_and_optional_packages():
 CORE = ("layers", "attention", "vit", "model", "flow", "vae", "losses")
 MOST_LINES = {"model.py": 420, "train.py": 300, "sample.py": 300, "data.py": 350}
 LONGEST_FILE, MOST_TOP_LEVEL, MOST_OF_CORE = 500, 3000, 1200
-MOST_PYTHON = 16_000  # outside tests and workshop; the aim is 14,000
+MOST_PYTHON = 14_500  # outside tests and workshop; the aim is 14,000
 MOST_README, MOST_DOCS = 1300, 10_000  # words
 MOST_FLAGS = {"train.py": 26, "sample.py": 14}
 

@@ -165,6 +165,30 @@ def test_raddino_sees_what_chexgenbench_shows_it(monkeypatch, tmp_path):
     assert extractor.comparable and seen == [(1, 299, 299)] and found.shape == (1, 1)
 
 
+def test_features_are_kept_until_a_picture_or_the_weights_change(tmp_path):
+    seen = []
+    extractor = features.FeatureExtractor(
+        "mean",
+        False,
+        "one",
+        lambda image: image,
+        lambda images: seen.append(1) or images.float().mean(dim=(1, 2))[:, None],
+    )
+
+    def found():
+        return features.features(features.open_images(tmp_path / "films"), extractor, cache=tmp_path / "cache")
+
+    (tmp_path / "films").mkdir()
+    for index in range(2):
+        Image.fromarray(picture(index)).save(tmp_path / "films" / f"{index}.png")
+    first = found()
+    assert np.array_equal(found(), first) and len(seen) == 1
+    Image.fromarray(picture(5)).save(tmp_path / "films" / "1.png")
+    assert not np.array_equal(found(), first) and len(seen) == 2
+    extractor.version = "two"
+    assert found() is not None and len(seen) == 3
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

@@ -195,7 +195,7 @@ def pictures(tmp_path, monkeypatch):
     def extract(images):
         return images.float().flatten(1)[:, :6]
 
-    radiant = features.FeatureExtractor("RadDino", True, lambda image: image, extract)
+    radiant = features.FeatureExtractor("RadDino", True, "one", lambda image: image, extract)
     monkeypatch.setattr(features, "load_feature_extractor", lambda folder, device, weights: radiant)
 
     class Aligner:

@@ -270,7 +270,7 @@ def test_the_gen_branch_may_start_from_another_models_und_branch(micro, micro_fo
     with pytest.raises(UserError, match=r"--gen-from .*width, MLP and layers"):
         start(SHIPPED)
     with pytest.raises(UserError, match=r"--gen-from .*is trained already; leave it out"):  # it would have no effect
-        setup.start_from("2", SHIPPED, {"gen_from": SHIPPED}, tmp_path, None, Team(0, 1, torch.device("cpu")))
+        setup.start_from("2", SHIPPED, {"gen_from": SHIPPED}, None, Team(0, 1, torch.device("cpu")))
 
 
 @pytest.mark.slow
