@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -26,6 +27,7 @@ OTHER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 LOW_BYTES = {f"{mode};16{order}": f"{mode};16{OTHER[order]}" for mode in ("RGB", "RGBA", "RGBX") for order in OTHER}
 LOW_BYTES["LA;16B"] = "RGBA"
 TiffImagePlugin.OPEN_INFO[b"MM", 0, (1,), 1, (16,), ()] = ("I;16B", "I;16B")  # as for "II": white is zero
+DEEP_JP2 = re.compile(rb"\A(?:.{4}jP  .{0,60}ihdr.{10}|\xff\x4f\xff\x51.{38})[^\0-\7\x80-\x87]", re.DOTALL)  # its depth
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # of Pillow's convert("L")
 
 warnings.filterwarnings("ignore", module=r"PIL|pydicom|common\.images")  # of what is odd in a film and can yet be read
@@ -87,8 +89,10 @@ def read_picture(file: BinaryIO, size: int | None) -> Image.Image:
     kind, _, start, layout = image.tile[0] if image.tile else ("", 0, 0, "")
     layout = layout if isinstance(layout, tuple) else (layout,)  # Pillow's name of it comes first
     halved = image.mode[0] in "RC" and layout[0][-4:-1] == ";16" and layout[0] not in LOW_BYTES
+    file.seek(0)
+    halved |= image.mode[0] != "I" and bool(DEEP_JP2.search(file.read(100)))  # of grey alone Pillow makes "I;16"
     if halved or (tags.get(284) == 2 and max(tags[258]) > 8):  # of the second Pillow makes noise
-        raise ValueError("deep colours in planes of their own, or with alpha in them, compressed")
+        raise ValueError("deep colours in planes of their own, in JPEG 2000, or compressed with alpha")
     if image.format == "PPM" and image.mode == "RGB" and kind != "raw" and layout[1] > 255:
         file.seek(start)
         count = image.width * image.height * 3
@@ -203,7 +207,7 @@ def read_dicom(file: BinaryIO) -> Image.Image:
         raise UserError(f"{file.name}: {stored.shape} values are not one grey picture; export a single frame")
 
     for name, default in (("RescaleSlope", 1), ("RescaleIntercept", 0), ("VOILUTFunction", "LINEAR")):
-        if film.get(name) in (None, ""):
+        if not film.get(name):  # empty, or a slope of 0
             setattr(film, name, default)
     values = pixels.apply_modality_lut(stored, film)
     padding = np.zeros(stored.shape, bool)
@@ -225,7 +229,8 @@ def read_dicom(file: BinaryIO) -> Image.Image:
         grey = scale(pixels.apply_windowing(values, film, windows[0]), low, high)
     else:
         grey = stretch(np.where(padding, np.nan, values))
-    grey = 255 - grey if kind == "MONOCHROME1" else grey
+    turned = kind == "MONOCHROME1" or film.get("PresentationLUTShape") == "INVERSE"  # one statement in two places
+    grey = 255 - grey if turned else grey
     return Image.fromarray(np.where(padding, 0, grey).astype(np.uint8))
 
 

@@ -47,10 +47,10 @@ POSITIVE, NEGATIVE, UNCERTAIN = VALUES["positive"], VALUES["negative"], VALUES["
 # and this bound makes a report's time grow with its length. The longest sentence of Open-i's 3,927 reports has 270.
 MAX_SENTENCE = 1000
 ANSWER = re.compile(  # "Pneumothorax? No."
-    r"(?:\?|(?<!\.)\.{3,})\s*(?=(?:no|not|none|yes|absent|negative|present|trace|small|mild|moderate|severe|large)\b)",
+    r"(?:\?+|(?<!\.)\.{3,})\s*(?=(?:no|not|none|yes|absent|negative|present|trace|small|mild|moderate|severe|large)\b)",
     re.I,
 )
-STATES = ("Cardiomegaly", "No Finding")  # observations that are states: "no effusion, cardiomegaly"
+STATES = ("Cardiomegaly", "Support Devices", "No Finding")  # "no effusion, cardiomegaly", not a list of what is not
 MIDLINE = ("Enlarged Cardiomediastinum", "Cardiomegaly", "No Finding")  # these have no side
 
 
@@ -251,9 +251,9 @@ def _begins_statement(clause: str, start: int, cut: re.Match, mentions: list[Men
     if _PATTERNS["list goes on"].search(re.split(r"\b(?:no|without)\b", after)[0]):
         return False
     plain = _PATTERNS["unreal"].fullmatch(after[: new[0].start - cut.end()])
-    plain = plain or (named and named[-1].observation == new[0].observation == "Support Devices")  # a list of devices
-    listed = named and "," in clause[named[0].end : cut.start()]
-    return bool(predicate or not plain or (new[0].observation in STATES and not listed))
+    devices = named and named[-1].observation == new[0].observation == "Support Devices"  # a list of them
+    listed = devices or (named and "," in clause[named[0].end : cut.start()])
+    return bool(predicate or not (plain or devices) or (new[0].observation in STATES and not listed))
 
 
 def classify(mention: Mention, statement: Statement, cues: list[tuple[Rule, list[re.Match]]]) -> tuple[int | None, str]:

@@ -58,6 +58,9 @@ def test_every_step_is_pydicoms(grey, fields, low, high):
     np.testing.assert_allclose(ours, theirs(file, low, high), atol=1)
     inverted, _ = grey(**fields, PhotometricInterpretation="MONOCHROME1")
     np.testing.assert_allclose(inverted, 255 - ours, atol=1)
+    for kind in ("MONOCHROME1", "MONOCHROME2"):  # PS3.3 C.8.11.3 asks for both of a film whose least value is white
+        turned, _ = grey(**fields, PhotometricInterpretation=kind, PresentationLUTShape="INVERSE")
+        np.testing.assert_array_equal(turned, inverted)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,7 @@ def test_every_step_is_pydicoms(grey, fields, low, high):
     [
         {},
         {"RescaleSlope": None, "RescaleIntercept": None},
+        {"RescaleSlope": 0, "RescaleIntercept": 0},
         {"RescaleSlope": 2},  # of two that belong together one is missing
         {"WindowCenter": None, "WindowWidth": None, "VOILUTFunction": None},
         {"WindowCenter": 0, "WindowWidth": 0},

@@ -216,6 +216,22 @@ def test_compressed_deep_colours_that_pillow_reads_by_half_are_refused(tmp_path,
         load_image(path)
 
 
+@pytest.mark.parametrize("ending", ["jp2", "j2k"])
+def test_jpeg_2000_of_deep_colours_is_refused_and_other_depths_are_read(tmp_path, ending):
+    """Pillow makes 8 bits of them. Here they are only called deep, in the file's header: bits less one."""
+    path, grey = tmp_path / f"film.{ending}", (np.arange(64 * 64).reshape(64, 64) * 16).astype(np.uint16)
+    Image.fromarray(grey).save(path)
+    np.testing.assert_allclose(np.asarray(load_image(path)), grey / grey.max() * 255, atol=1)
+    colours = (grey >> 8).astype(np.uint8)
+    Image.fromarray(np.dstack([colours] * 3)).save(path)
+    np.testing.assert_allclose(np.asarray(load_image(path)), colours, atol=1)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"ihdr") + 14 if ending == "jp2" else data.index(b"\xff\x4f\xff\x51") + 42] = 15
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"broken image \(deep colours"):
+        load_image(path)
+
+
 @pytest.mark.parametrize("most", [4095, 65535])
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_ppm_of_deep_colours_is_the_film_of_its_pgm(tmp_path, most, plain):

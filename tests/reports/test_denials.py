@@ -203,6 +203,13 @@ STRUCTURED = [
     ("Support lines and tubes: None.", "SD- NF+"),
     ("Medical devices: Left chest wall pacemaker.", "SD+L NF+"),
     ("Devices: Right IJ catheter. Pneumothorax: none.", "SD+R PT- NF+"),
+    ("No pneumothorax? Small left effusion.", "PT- PE+L"),
+    ("No edema? Moderate effusion!", "ED- PE+"),
+    ("PTX?? No.", "PT- NF+"),
+    ("Pneumothorax: N. Effusion: Y.", "PT- PE+"),
+    ("-ve for pneumothorax, +ve for effusion", "PT- PE+"),
+    ("Effusion (no), consolidation (yes)", "PE- CO+"),
+    ("(-) effusion (+) pneumothorax", "PE- PT+"),
 ]
 PLAIN = [
     ("There is not a pneumothorax.", "PT- NF+"),
@@ -262,6 +269,10 @@ PLAIN = [
     ("There are no longer any effusions.", "PE- NF+"),
     ("An effusion isn't visible.", "PE- NF+"),
     ("It doesn't look like pneumonia.", "PN- NF+"),
+    ("Edema is not there.", "ED- NF+"),
+    ("Never any pneumothorax.", "PT- NF+"),
+    ("It's not pneumonia.", "PN- NF+"),
+    ("Edema, not pneumonia.", "ED+ PN-"),
 ]
 NO_CLAIM = [
     ("History: pneumonia.", "NF+"),
@@ -392,6 +403,14 @@ COMMAS = [
     ("No consolidation, effusion.", "CO- PE- NF+"),
     ("There are no acute infiltrates, effusions.", "LO- PE- NF+"),
     ("Pleural effusion(s) absent.", "PE- NF+"),
+    ("No pneumothorax, worsening edema.", "PT- ED+"),
+    ("No effusion, hazy opacity in the left base.", "PE- LO+L"),
+    ("No effusion, new left consolidation.", "PE- CO+L"),
+    ("Resolved effusion, new consolidation.", "PE- CO+"),
+    ("No consolidation, worsening edema, or pneumothorax.", "CO- ED- PT- NF+"),
+    ("No effusion, ETT 3 cm above the carina.", "PE- SD+ NF+"),
+    ("No pneumothorax, lines, or tubes.", "PT- SD- NF+"),
+    ("No tubes, lines.", "SD- NF+"),
 ]
 SIDES = [
     ("R pleural effusion. L basilar opacity.", "PE+R LO+L"),
