@@ -26,12 +26,12 @@ HEADING = re.compile(
 # impression after any word. In a text of one line other long capitals are headings, too.
 INLINE = re.compile(
     rf"(?<=[.;!?)\]])[ \t]+(?=(?i:{KNOWN})[ \t]?:)"
-    r"|(?<=[a-z0-9.:;!?)\]_])[ \t]+(?=(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)\b[A-Z/ ]{0,20}:)"
+    r"|(?<=[a-z0-9.:;!?)\]_])[ \t|]*(?=(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)\b[A-Z/ ]{0,20}:)"
     r"|(?<=[a-z0-9:_])[ \t]+(?=(?:Findings?|Impressions?|Conclusions?)[ \t]?:)"
 )
 # Findings and impression with another sign than a colon: "[FINDINGS] ...", "IMPRESSION - ...".
 UPPER = r"\b(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)\b"
-MARKED = re.compile(rf"[\[<(]({UPPER})[\])>]:?|((?m:^[ \t]*(?i:{NAMES}))|{UPPER}) +[-–—]+ ")
+MARKED = re.compile(rf"[\[<({{]({UPPER})[\])>}}]:?|((?m:^[ \t]*(?i:{NAMES}))|{UPPER}) *[-–—]+ ")
 INLINE_ANY = re.compile(r"(?<=[.:;!?)\]_])\s+(?=[A-Z][A-Z ]{3,40}(?:\(S\))?:)")
 # A line break that begins an item of a list, not one in the middle of a sentence.
 ITEM = re.compile(

@@ -43,6 +43,7 @@ PROMPT = TEMPLATE % (
 KEEPING = TEMPLATE % ("the earlier study that a comparison names (its own word stays: stable, improved, new)", "")
 
 Sections = tuple[str, str]  # findings and impression
+LENIENT = json.JSONDecoder(strict=False)  # line breaks in a text may be written as they are
 
 
 class RefusedError(UserError):
@@ -148,17 +149,20 @@ def first_choice(data: bytes) -> str:
 
 
 def parse_answer(content: str) -> Sections | None:
-    """(findings, impression) of the JSON in an answer; None if it has none that UTF-8 can hold.
+    """(findings, impression) of the last object in an answer that has both; None if none has, or UTF-8 cannot hold it.
 
-    Models think aloud before it, are polite around it, put it into a fence and add fields to it.
+    Models think aloud before it, are polite around it, put it into a fence or a field and write null for nothing.
     """
-    content = content[content.rfind("</think>") + 1 :]
-    try:
-        answer = json.loads(content[content.find("{") : content.rfind("}") + 1], strict=False)
-        "".join(sections := (answer["findings"], answer["impression"])).encode()
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return None
-    return sections
+    found, content = None, content[content.rfind("</think>") + 1 :]
+    for start in [*re.finditer(r'\{\s*"', content)][-99:]:  # a hostile one has thousands
+        try:
+            answer, _ = LENIENT.raw_decode(content, start.start())
+            named = {key.lower(): text or "" for key, text in answer.items()}
+            "".join(sections := (named["findings"], named["impression"])).encode()
+            found = sections
+        except (ValueError, LookupError, TypeError, RecursionError):
+            continue
+    return found
 
 
 # ---- many reports -----------------------------------------------------------------------------------------------

@@ -75,12 +75,19 @@ WRAPPED = {
     "fence in capitals": f"```JSON\n{GIVEN}\n```",
     "one more key": json.dumps({"changes": [], **json.loads(GIVEN), "note": {}}),
     "line breaks as they are": GIVEN.replace("\\n", "\n"),
+    "braces in the prose": f"With {{care}}: {GIVEN} Is {{it}} right?",
+    "twice": f'{{"findings": "Draft.", "impression": ""}}\n{GIVEN}',
+    "thought in tags of its own": f"<thinking>{{x: 1}}</thinking>{GIVEN}",
+    "another kind of thoughts": f"<|channel|>analysis {{...}}<|end|><|channel|>final<|message|>{GIVEN}",
+    "in a field": f'{{"report": {GIVEN}}}',
+    "keys in capitals": GIVEN.replace("findings", "FINDINGS").replace("impression", "Impression"),
 }
 
 
 @pytest.mark.parametrize("text", WRAPPED.values(), ids=WRAPPED)
 def test_an_answer_is_found_in_what_models_write_around_it(text):
     assert parse_answer(text) == ("Small {left} effusion.", "\nEffusion.")
+    assert parse_answer('{"findings": "Clear.", "impression": null}') == ("Clear.", "")
 
 
 def test_a_model_that_refuses_a_temperature_is_asked_without_one(serve, tmp_path):
