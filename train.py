@@ -11,6 +11,13 @@ batches.py (examples), run.py (what follows a step), state.py (what a run goes o
 
 from __future__ import annotations
 
+from common.errors import UserError
+from common.errors import run as run_command
+from training.flags import parse_args
+
+if __name__ == "__main__":  # before torch is imported, which takes seconds: --help and a typing error do not wait
+    run_command(parse_args, last=False)
+
 import argparse
 import contextlib
 import math
@@ -26,8 +33,6 @@ import data
 from common.clock import Clock
 from common.devices import dtype_name, pick_device, pick_dtype
 from common.distributed import Team, joined_team
-from common.errors import UserError
-from common.errors import run as run_command
 from common.ownership import lock_folder
 from losses import Batch, RepaProjector
 from model import UniX, UniXConfig
@@ -35,7 +40,6 @@ from speed import cost
 from speed.feature_cache import FeatureCache
 from training import batches, setup
 from training.average import MovingAverage
-from training.flags import parse_args
 from training.pretraining import EveryStageLoss
 from training.recipe import DRAWING, FILMS, Recipe, check_recipe, check_same
 from training.run import Run

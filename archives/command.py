@@ -55,7 +55,7 @@ def stats(source: Records, out: Path) -> None:
 
 def check(source: Records, workers: int) -> int:
     """Open every image in parallel, print the bad ones and how many there are. Returns that number."""
-    began, bad = time.time(), 0
+    began, kind = time.time(), ("bad", "image that cannot be opened")
     indices = [index for index, record in enumerate(source.records) if record.image]
     look = partial(open_and_discard, source)
     loader = DataLoader(indices, None, num_workers=workers, collate_fn=look, worker_init_fn=ignore_signals)
@@ -63,10 +63,11 @@ def check(source: Records, workers: int) -> int:
     try:
         for problem in tqdm(unbroken(opened), total=len(indices), unit="image", desc="checking", dynamic_ncols=True):
             if problem:
-                bad += 1
+                source.problems.add(*kind, problem.split(": ")[0])
                 tqdm.write(problem)
     finally:
         stop_workers(opened)
+    bad = source.problems.count(*kind)
     print(source.problems.summary())
     print(f"{len(source):,} reports read, {len(indices):,} images opened in {time.time() - began:.0f} s, {bad} bad")
     return bad + source.problems.count("bad", "image absent")

@@ -64,6 +64,9 @@ def explain(error: BaseException) -> int:
     if isinstance(error, UserError):
         say(f"error: {error}")
         return 2
+    if isinstance(error, PermissionError) and error.filename:
+        say(f"error: {error.filename}: {error.strerror}; change its rights, or name another")
+        return 2
     if isinstance(error, KeyboardInterrupt):
         say("interrupted")
         return 130

@@ -65,8 +65,8 @@ def load_image(path: str | Path, size: int | None = None) -> Image.Image:
             return read_dicom(file) if kind == "DICOM" else read_picture(file, size)
     except UserError:
         raise
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such image") from error
+    except (FileNotFoundError, PermissionError) as error:
+        raise UserError(f"{path}: no such image, or none that may be read ({error.strerror})") from error
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: not an image, or of a kind not read here; give a PNG, JPEG or TIFF") from error
     except Exception as error:  # decoders raise what they like, and a run must learn which file it was

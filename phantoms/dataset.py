@@ -9,6 +9,7 @@ A phantom is made in three steps. Each has its own random stream, so a change to
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from common.errors import UserError
 from common.files import source_hash
 from phantoms.drawing import draw
 from phantoms.truth import Finding, labels_of, streams, truth
@@ -41,7 +41,6 @@ class Phantoms:
         if cache is not None:
             version = source_hash(Path(__file__).parent)
             self._file = Path(cache) / f"phantoms-seed{seed}-{size}px-{count}{'-even' * even}-{version}.u8"
-        self._pictures: np.ndarray | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -59,26 +58,29 @@ class Phantoms:
         """(size, size) uint8."""
         if self._file is None:
             return phantom(self.seed, self.indices[index], self.size).image
-        row = self._open()[index]
-        if row[-1] == 0:  # the flag behind each picture is set last, by whichever worker rendered it
-            row[:-1] = phantom(self.seed, self.indices[index], self.size).image.reshape(-1)
-            row[-1] = 1
-        return row[:-1].reshape(self.size, self.size)
+        try:
+            return self._kept(index)
+        except OSError as error:  # a full disk, or one that may not be written
+            problem = f"cannot keep pictures there ({error.strerror}); each is rendered whenever it comes by"
+            print(f"{self._file.parent}: {problem}", file=sys.stderr)
+            self._file = None
+            return self.image(index)
 
-    def _open(self) -> np.ndarray:
-        if self._pictures is None:
-            shape = (self.count, self.size**2 + 1)
-            try:
-                self._file.parent.mkdir(parents=True, exist_ok=True)
-                with open(self._file, "ab") as file:
-                    file.truncate(shape[0] * shape[1])
-            except OSError as error:
-                raise UserError(f"{self._file.parent}: cannot keep pictures there ({error.strerror})") from error
-            self._pictures = np.memmap(self._file, dtype=np.uint8, mode="r+", shape=shape)
-        return self._pictures
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_pictures": None}  # each worker maps the file itself
+    def _kept(self, index: int) -> np.ndarray:
+        """The picture from the file, not by mapping it: a full disk would end the process without a word."""
+        pixels = self.size**2
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.touch()
+        with open(self._file, "r+b", buffering=0) as file:
+            file.seek(index * (pixels + 1) + pixels)
+            known = file.read(1) == b"\1"  # the flag behind each picture is set last, by whichever worker rendered it
+            file.seek(index * (pixels + 1))
+            if known:
+                return np.frombuffer(bytearray(file.read(pixels)), np.uint8).reshape(self.size, self.size)
+            picture = phantom(self.seed, self.indices[index], self.size).image
+            if file.write(picture.tobytes()) == pixels:
+                file.write(b"\1")
+            return picture
 
 
 def named(word: str, default: int, size: int, seed: int = TRAIN_SEED, cache: Path | None = None) -> Phantoms:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
-from checkpoints.presets import PRESETS
 from common import arguments
 from common.errors import UserError
 from common.workers import default_workers
-from training.recipe import KNOBS, STAGES, typed
+from training.recipe import KNOBS, STAGES, Recipe, check_recipe, typed
 
+PRESETS = ("tiny", "small", "unix")  # of checkpoints.presets, which imports torch
 MOVED = {
     "--preset": "--init scratch:PRESET",
     "--vocab": "what the reports of --data yield, at most as many pieces as the preset has room for; leave it out",
@@ -84,6 +85,8 @@ def parse_args() -> argparse.Namespace:
     for name, value in args.asked.items():
         if args.stage not in (fits := KNOBS[name].stages):
             raise UserError(f"{typed(name, value)}: only for stage {' and '.join(fits)}; leave it out")
+    if not args.resume:  # where the flags alone are the recipe; its numbers do not matter here
+        check_recipe(replace(Recipe(1, 256, 1, 0, 1, repa_weight=0.5), **args.asked), args.stage, args.asked)
     if args.cache and not any(map(arguments.names_phantoms, (args.asked.get("data", "phantom"), args.validate or ""))):
         raise UserError(f"--cache {args.cache}: is for rendered X-rays; leave it out")
     args.cache = args.cache or Path("out/cache")

@@ -33,6 +33,9 @@ def end(body, *flags, **more):
         ("raise RuntimeError('DefaultCPUAllocator: can\\'t allocate memory')", 1, ["error: out of memory"]),
         ("raise type('OutOfMemoryError', (RuntimeError,), {})('CUDA out of memory')", 1, ["error: out of memory"]),
         ("raise OSError(errno.ENOSPC, 'No space left', 'x.png')", 1, ["x.png: the disk is full", "make room"]),
+        ("open('/')", 1, ["error: unforeseen: IsADirectoryError"]),
+        ("raise PermissionError(13, 'Permission denied', 'a')", 2, ["error: a: Permission denied; change its rights"]),
+        ("raise PermissionError('of a socket')", 1, ["error: unforeseen: PermissionError: of a socket"]),
         ("raise BrokenPipeError('of a worker')", 1, ["error: unforeseen: BrokenPipeError: of a worker"]),
     ],
 )

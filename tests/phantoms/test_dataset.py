@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,3 +70,29 @@ def test_a_picture_is_rendered_once_and_again_when_the_code_changes(tmp_path, mo
     monkeypatch.setattr(dataset, "source_hash", lambda *_: "other code")
     assert np.array_equal(Phantoms(3, 32, cache=tmp_path).image(1), first)
     assert len(rendered) == 2 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_said_once_and_its_pictures_are_rendered(tmp_path, capsys):
+    expected = [Phantoms(3, 32).image(index) for index in range(3)]
+    (tmp_path / "file").write_text("")
+    source = Phantoms(3, 32, cache=tmp_path / "file/cache")
+    assert all(np.array_equal(source.image(index), expected[index]) for index in (0, 1, 2, 0))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "cannot keep pictures there (Not a directory)" in said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_under_the_cache_ends_nothing(tmp_path, capsys):
+    expected, source = Phantoms(3, 32).image(1), Phantoms(3, 32, cache=tmp_path)
+    source._file.symlink_to("/dev/full")  # a write through a map of such a file ends the process (SIGBUS)
+    assert np.array_equal(source.image(1), expected) and np.array_equal(source.image(1), expected)
+    assert "cannot keep pictures there (No space left on device)" in capsys.readouterr().err
+
+
+def test_half_a_picture_in_the_cache_is_rendered_again(tmp_path):
+    first = Phantoms(3, 32, cache=tmp_path)
+    expected = first.image(1).copy()
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[: 33 * 32 + 100])  # killed, or full, in the middle of the second
+    again = Phantoms(3, 32, cache=tmp_path)
+    assert all(np.array_equal(again.image(1), expected) for _ in range(2))

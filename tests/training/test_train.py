@@ -16,7 +16,7 @@ from PIL import Image
 
 import train
 from archives.records import squares
-from checkpoints.presets import count_parameters, preset
+from checkpoints.presets import PRESETS, count_parameters, preset
 from common.distributed import Team
 from common.errors import UserError
 from common.files import SHIPPED
@@ -322,6 +322,31 @@ def test_bad_input_is_one_line_that_names_it(micro_folder, tmp_path, arguments, 
     assert result.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: "), result.stderr
     assert all(word in lines[0] for word in words)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--stage 2 --mix 1:2", "--mix 1:2: reading teaches the und branch, which stands still; add --train both"),
+        ("--stage 2 --repa . --repa-weight 0", "--repa .: --repa-weight 0 trains without REPA"),
+        ("--stage 3 --train decoder", "--train decoder: not for stage 3"),
+        ("--stage 1 --augment", "--augment: only for real films"),
+        ("--stage 1 --init scratch:large", f"one of {', '.join(PRESETS)}"),
+        ("--stage 2 --mix 1:2 --resume", "nothing: the run that goes on may be one of --train both"),
+    ],
+)
+def test_flags_that_contradict_each_other_wait_for_neither_torch_nor_weights(arguments, said):
+    code = """
+from training.flags import parse_args
+import sys
+try:
+    parse_args()
+    print("nothing: the run that goes on may be one of --train both")
+except Exception as error:
+    print(error)
+print("torch" in sys.modules)"""
+    ran = subprocess.run([sys.executable, "-c", code, *arguments.split()], capture_output=True, text=True, cwd=ROOT)
+    assert said in ran.stdout and ran.stdout.endswith("False\n"), ran.stdout + ran.stderr
 
 
 @pytest.mark.slow
