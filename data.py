@@ -16,6 +16,9 @@ workers share it, and continues anywhere. And a command, which archives/command.
 
 from __future__ import annotations
 
+from common.errors import UserError, run  # first: what follows takes seconds, and Ctrl-C may end it
+
+# isort: split
 import math
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -28,7 +31,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from archives import command
 from archives.records import Records, Source
-from common.errors import UserError, run
 from common.images import augment, to_square
 from common.workers import ignore_signals, started, stop_workers, unbroken
 from losses import IGNORE, KINDS, Batch

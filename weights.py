@@ -13,6 +13,9 @@ of each, which a load compares; the config travels with the weights. How publish
 
 from __future__ import annotations
 
+from common.errors import UserError, run  # first: what follows takes seconds, and Ctrl-C may end it
+
+# isort: split
 import json
 import sys
 from collections.abc import Callable
@@ -30,7 +33,6 @@ from checkpoints.layouts import translate_ours
 from checkpoints.plan import filled
 from checkpoints.published import load_published
 from common import arguments
-from common.errors import UserError, run
 from common.files import read_json
 from model import UniX
 from vae import VAE

@@ -31,7 +31,9 @@ INLINE = re.compile(
 )
 # Findings and impression with another sign than a colon: "[FINDINGS] ...", "IMPRESSION - ...".
 UPPER = r"\b(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)\b"
-MARKED = re.compile(rf"[\[<({{]({UPPER})[\])>}}]:?|((?m:^[ \t]*(?i:{NAMES}))|{UPPER}) *[-–—]+ ")
+MARKED = re.compile(
+    rf"(?:[\[<({{]|\*\*)({UPPER}|(?<=\*)(?i:{NAMES}))(?:[\])>}}]|\*\*):?|((?m:^[ \t]*(?i:{NAMES}))|{UPPER}) *[-–—]+ "
+)
 INLINE_ANY = re.compile(r"(?<=[.:;!?)\]_])\s+(?=[A-Z][A-Z ]{3,40}(?:\(S\))?:)")
 # A line break that begins an item of a list, not one in the middle of a sentence.
 ITEM = re.compile(

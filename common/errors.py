@@ -18,6 +18,17 @@ class UserError(Exception):
     """Bad input. The message names the file or flag, says what is wrong with it and what to do."""
 
 
+def before_run(kind: type, error: BaseException, trace: object) -> None:
+    """What Python says of an error while a command imports torch: of Ctrl-C a line, too."""
+    if kind is KeyboardInterrupt:
+        explain(error)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = before_run
+
+
 def run(main: Callable[[], object], last: bool = True) -> None:
     """Run a command's `main` and leave with its exit code; what it raises becomes one line on stderr.
 

@@ -80,6 +80,7 @@ NORMAL = "IMPRESSION: Normal."
         ("# Chest\n## FINDINGS\nClear.\n## Impression ##\nNormal.\n### Recommendation:\nCT", "Clear.", "Normal."),
         ("[FINDINGS] Clear. [IMPRESSION] Normal.", "Clear.", "Normal."),
         ("FINDINGS - Clear. IMPRESSION - Normal.", "Clear.", "Normal."),
+        ("**Findings** Clear.<br>**Impression** Normal.", "Clear.", "Normal."),
         ("FINDINGS- Clear. IMPRESSION- Normal.", "Clear.", "Normal."),
         ("{FINDINGS}: Clear. {IMPRESSION}: Normal.", "Clear.", "Normal."),
         ("FINDINGS:Clear lungs.IMPRESSION:Normal.", "Clear lungs.", "Normal."),
