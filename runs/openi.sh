@@ -16,7 +16,11 @@ cd "$(dirname "$0")/.."
 : "${SAMPLES:=${STEPS:+2}}" "${SAMPLES:=32}" "${PRESET:=${QUICK:+tiny}}" "${PRESET:=small}"
 films=$OUT/data cleaned=$OUT/data/cleaned.jsonl
 
+read -r before 2>/dev/null <"$OUT/source.txt" || before=$DATA
+[ "$before" = "$DATA" ] || { echo "error: OUT=$OUT: holds a run on $before; name another folder" >&2; exit 2; }
+
 mkdir -p "$films" # the films where the cleaned table looks for them, as links
+echo "$DATA" >"$OUT/source.txt"
 for entry in "$DATA"/*; do
     case $entry in *.csv | *.csv.gz | *.jsonl | *.json) ;; *) ln -sfn "$entry" "$films/" ;; esac
 done

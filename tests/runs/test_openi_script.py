@@ -75,3 +75,18 @@ def test_what_is_no_data_set_ends_the_script_in_one_line(tmp_path):
     result = run(tmp_path / "empty", tmp_path / "out", STEPS="2")
     lines = [line for line in result.stderr.splitlines() if line]
     assert result.returncode == 2 and len(lines) == 1 and "no data set known here" in lines[0]
+
+
+def test_a_folder_that_holds_a_run_on_other_films_is_refused(tmp_path):
+    first, second, out = tmp_path / "first", tmp_path / "second", tmp_path / "out"
+    for data in (first, second):
+        data.mkdir()
+    assert "no data set known here" in run(first, out, STEPS="2").stderr
+    assert f"OUT={out}: holds a run on {first}; name another folder" in run(second, out, STEPS="2").stderr
+    assert "no data set known here" in run(first, out, STEPS="2").stderr
+
+
+@pytest.mark.parametrize("what", ["junk", "table-5 junk"])
+def test_the_ablation_knows_what_it_is_asked_for(tmp_path, what):
+    result = run(tmp_path, tmp_path / "out", "ablation.sh", WHAT=what)
+    assert result.returncode == 2 and result.stderr == f"error: WHAT={what}: give table-5 or repa\n"
