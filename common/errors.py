@@ -36,6 +36,8 @@ def run(main: Callable[[], object], last: bool = True) -> None:
     nobody foresaw; its traceback goes to a file.
     last: False for what only checks the command line, before imports that take seconds: if it is good, this returns.
     """
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal may know ASCII alone, and a table must not end in an error
+        sys.stdout.reconfigure(errors="replace")
     code = 0
     try:
         main()

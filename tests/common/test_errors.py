@@ -119,3 +119,14 @@ def test_ctrl_c_while_torch_is_imported_is_a_line(command, tmp_path):
     words = [sys.executable, "-c", f"import sys; sys.argv = {command.split()!r}; {code}"]
     ran = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=paths, timeout=60)
     assert ran.stderr == "interrupted\n" and ran.returncode in (130, -2)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_that_lacks_a_sign_shows_a_question_mark(encoding):
+    result = end(
+        r"print('macro \u2013 Gr\xf6\xdfe'); print('\u2014', file=sys.stderr)",
+        environment={"PYTHONIOENCODING": encoding},
+        encoding=encoding,
+    )
+    shown = "macro – Größe\n".encode(encoding, "replace").decode(encoding)
+    assert (result.returncode, result.stdout) == (0, shown), result.stderr
