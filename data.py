@@ -343,9 +343,5 @@ def count_cut(source: Records, encode: Callable[[str], list[int]], room: int) ->
     return sum(len(report.encode()) > room and len(encode(report)) > room for report in reports)
 
 
-def main() -> None:
-    command.main()
-
-
 if __name__ == "__main__":
-    run(main)
+    run(command.main)

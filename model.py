@@ -297,11 +297,7 @@ class UniX(nn.Module):
         return und, latents, position_ids, mask
 
     def forward(
-        self,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        prompts: Sequence[Sequence[int] | None],
-        return_layer: int | None = None,
+        self, x: torch.Tensor, t: torch.Tensor, prompts: Sequence[Sequence[int] | None], return_layer: int | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """v_t(x) from the whole sequence at once: [BOS prompt EOS padding BOI EOI | latents]. No cache.
 

@@ -128,9 +128,8 @@ def check_latents(model: UniXConfig, vae: VAEConfig, path: Path) -> None:
 def read_ours(given: dict, path: Path) -> tuple[UniXConfig, VAEConfig]:
     """The two configs of our own config.json."""
     for name in ("model", "vae"):
-        require(
-            isinstance(given.get(name), dict), path, f"{name} is {shortened(given.get(name))}; it must be an object"
-        )
+        value = given.get(name)
+        require(isinstance(value, dict), path, f"{name} is {shortened(value)}; it must be an object")
     values = dict(given["model"])
     require(not values.pop("causal", False), path, "model.causal: a plain Janus-Pro; it is read as published alone")
     if isinstance(width := values.get("hidden_size", 2048), int):  # folders older than these two: the width told them

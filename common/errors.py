@@ -12,21 +12,12 @@ from collections.abc import Callable
 from typing import NoReturn
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+# What Python says of an error before `run`, while a command imports torch: of Ctrl-C a line, too.
+sys.excepthook = lambda kind, *e: say("interrupted") if kind is KeyboardInterrupt else sys.__excepthook__(kind, *e)
 
 
 class UserError(Exception):
     """Bad input. The message names the file or flag, says what is wrong with it and what to do."""
-
-
-def before_run(kind: type, error: BaseException, trace: object) -> None:
-    """What Python says of an error while a command imports torch: of Ctrl-C a line, too."""
-    if kind is KeyboardInterrupt:
-        explain(error)
-    else:
-        sys.__excepthook__(kind, error, trace)
-
-
-sys.excepthook = before_run
 
 
 def run(main: Callable[[], object], last: bool = True) -> None:
@@ -87,7 +78,8 @@ def explain(error: BaseException) -> int:
         discard_output()
         return 141
     rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
-    if is_out_of_memory(error):
+    own = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # Python's, a GPU's
+    if own or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):  # or torch's on a CPU
         say(f"error: {rank}out of memory; give a smaller --batch, --micro-batch, --size or --n")
     elif isinstance(error, OSError) and error.errno in FULL:
         name = f"{error.filename}: " if error.filename else ""
@@ -117,12 +109,6 @@ def keep_traceback(error: BaseException) -> str:
     except OSError as problem:
         return f"not kept ({problem.strerror})"
     return name
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Python's own, a GPU's, or that of torch's allocator on a CPU, which is a RuntimeError."""
-    own = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return own or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 
 def reader_left() -> bool:

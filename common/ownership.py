@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -50,11 +51,8 @@ def lock_folder(folder: str | Path, flag: str = "--out") -> Iterator[None]:
         try:
             yield
         finally:
-            if made and os.listdir(folder) == [LOCK]:  # the block refused before it wrote anything
-                (folder / LOCK).unlink()
-                with contextlib.suppress(OSError):  # somebody else's are in it
-                    for each in made:
-                        each.rmdir()
+            if made and [*filter(Path.is_file, made[-1].rglob("*"))] == [folder / LOCK]:  # refused, nothing is written
+                shutil.rmtree(made[-1])
 
 
 def lock(file: TextIO, what: str) -> None:

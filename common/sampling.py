@@ -82,11 +82,7 @@ def edit_flags() -> argparse.Namespace:
     add("film", type=arguments.text, metavar="FILE", help="the picture to change; with --between, the first prompt")
     add("prompt", type=arguments.text, metavar="PROMPT", help="what the picture shall show, in whole")
     add("--strength", type=arguments.strength, help=f"time to go back to; 0 changes nothing (default {STRENGTH})")
-    add(
-        "--mask",
-        type=arguments.mask,
-        help="edit here alone: x0,y0,x1,y1 in its pixels, or a white-on-black picture",
-    )
+    add("--mask", type=arguments.mask, help="edit here alone: x0,y0,x1,y1 in its pixels, or a white-on-black picture")
     add("--between", type=arguments.whole(2, 1000), metavar="N", help="N pictures from one prompt to a second")
     add_drawing_flags(add, "edit.png")
     args = parser.parse_args()

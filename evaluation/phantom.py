@@ -66,9 +66,8 @@ def phantom_command(args: argparse.Namespace) -> None:
 
     def write(rows: Sequence[int]) -> list[dict]:
         texts = sample.read(checkpoint, [Image.fromarray(real[k]) for k in rows], batch=batch)
-        return [
-            {"index": k, "truth": phantoms[k].report, "generated": text} for k, text in zip(rows, texts, strict=True)
-        ]
+        made = zip(rows, texts, strict=True)
+        return [{"index": k, "truth": phantoms[k].report, "generated": text} for k, text in made]
 
     batches = [range(start, min(start + batch, args.n)) for start in range(0, args.n, batch)]
     rows = write_reports(args.out, {**settings, "batch": batch}, batches, write, alone, args.resume)

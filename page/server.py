@@ -12,11 +12,11 @@ import gradio as gr
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 
-from common.devices import pick_device, pick_dtype
+from common.devices import pick_device
 from common.errors import UserError, explain
 from common.sampling import DISCLAIMER
 from page.tabs import build
-from sample import load_model
+from studies.command import load_unix
 
 HOSTS = ("127.0.0.1", "localhost")
 LARGEST_UPLOAD, LARGEST_BODY = "16mb", 20_000_000  # bytes of any request
@@ -38,10 +38,7 @@ STYLE = """
 
 def serve(args: argparse.Namespace) -> None:
     """Answer on 127.0.0.1 until a signal ends the process. Raises UserError."""
-    device = pick_device(args.device)
-    checkpoint = load_model(args.weights, device, pick_dtype(args.dtype, device))
-    if checkpoint.vae is None:
-        raise UserError(f"--weights {args.weights}: a Janus-Pro, which draws no X-rays; name a UniX")
+    checkpoint = load_unix(args, pick_device(args.device))
 
     @contextlib.asynccontextmanager
     async def guarded(app: object) -> AsyncIterator[None]:

@@ -56,15 +56,14 @@ class Phantoms:
 
     def image(self, index: int) -> np.ndarray:
         """(size, size) uint8."""
-        if self._file is None:
-            return phantom(self.seed, self.indices[index], self.size).image
         try:
-            return self._kept(index)
+            if self._file is not None:
+                return self._kept(index)
         except OSError as error:  # a full disk, or one that may not be written
             problem = f"cannot keep pictures there ({error.strerror}); each is rendered whenever it comes by"
             print(f"{self._file.parent}: {problem}", file=sys.stderr)
             self._file = None
-            return self.image(index)
+        return phantom(self.seed, self.indices[index], self.size).image
 
     def _kept(self, index: int) -> np.ndarray:
         """The picture from the file, not by mapping it: a full disk would end the process without a word."""

@@ -43,9 +43,8 @@ def agreement_lines(reports: Sequence[str]) -> list[str]:
     "Pleural Effusion left: 9 of 10", or, if they differ, "Pleural Effusion: 9 of 10 (left 7, bilateral 2)".
     """
     lines = []
-    for name, affirmed, possible, sides in sorted(
-        agreement(reports), key=lambda each: (-each.affirmed, -each.possible)
-    ):
+    surest_first = sorted(agreement(reports), key=lambda each: (-each.affirmed, -each.possible))
+    for name, affirmed, possible, sides in surest_first:
         notes = [f"{side} {count}" for side, count in sides.items()]
         if list(sides.values()) == [affirmed]:
             name, notes = f"{name} {next(iter(sides))}", []

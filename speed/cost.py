@@ -93,13 +93,9 @@ def main() -> None:
     arguments.Parser(description="Print the memory per GPU of each stage at full size. It takes no flags.").parse_args()
     print("GB per GPU of the full-size model in bfloat16, 8 GPUs, by formula (speed/cost.py), not measured")
     for stage, size, micro in (("1", 384, 8), ("2", 256, 32), ("3", 512, 8)):
-        for less, zero, checkpointing in (
-            ("-", False, False),
-            ("optimizer", True, False),
-            ("activations", False, True),
-            ("both", True, True),
-        ):
-            parts = memory_per_gpu(preset("unix"), stage, micro, size, zero, checkpointing)
+        for less in ("-", "optimizer", "activations", "both"):
+            saved = less in ("optimizer", "both"), less in ("activations", "both")
+            parts = memory_per_gpu(preset("unix"), stage, micro, size, *saved)
             amounts = ", ".join(f"{part} {amount:.1f}" for part, amount in parts.items())
             print(f"stage {stage}, {size} px, micro-batch {micro}, --less-memory {less}: {amounts}")
 

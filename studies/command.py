@@ -25,9 +25,9 @@ def study(description: str, n: int, of: str, least: int = 1) -> arguments.Parser
     return parser
 
 
-def load_unix(args: argparse.Namespace) -> Checkpoint:
-    """The model of --weights, on the CPU. Raises UserError for a Janus-Pro, which reads and does not draw."""
-    checkpoint = load_model(args.weights, "cpu", pick_dtype(args.dtype, torch.device("cpu")))
+def load_unix(args: argparse.Namespace, device: str | torch.device = "cpu") -> Checkpoint:
+    """The model of --weights. Raises UserError for a Janus-Pro, which reads and does not draw."""
+    checkpoint = load_model(args.weights, device, pick_dtype(args.dtype, torch.device(device)))
     if checkpoint.vae is None:
         raise UserError(f"--weights {args.weights}: a Janus-Pro, which draws no X-rays; name a UniX")
     return checkpoint

@@ -50,11 +50,8 @@ def measure(
     for start in (0, 1):
         before, unchanged = pairs[:, start], [pair[start] for pair in prompts]
         asked = [pair[1 - start] for pair in prompts]
-        afters = [
-            edit.edit(checkpoint, before, asked, indices, STRENGTH),
-            edit.edit(checkpoint, before, asked, indices, STRENGTH, own),
-            edit.edit(checkpoint, before, unchanged, indices, STRENGTH),
-        ]
+        ways = ((asked, None), (asked, own), (unchanged, None))  # EDITS
+        afters = [edit.edit(checkpoint, before, texts, indices, STRENGTH, masks) for texts, masks in ways]
         found.append([compare(judge, before, after, own, observation, shown=start == 1) for after in afters])
     return np.array(found)
 

@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.workers import default_workers
 from training.recipe import KNOBS, STAGES, Recipe, check_recipe, typed
 
-PRESETS = ("tiny", "small", "unix")  # of checkpoints.presets, which imports torch
+PRESETS = ("tiny", "small", "unix")  # SIZES of checkpoints.presets, which imports torch
 MOVED = {
     "--preset": "--init scratch:PRESET",
     "--vocab": "what the reports of --data yield, at most as many pieces as the preset has room for; leave it out",

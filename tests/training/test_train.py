@@ -16,7 +16,7 @@ from PIL import Image
 
 import train
 from archives.records import squares
-from checkpoints.presets import PRESETS, count_parameters, preset
+from checkpoints.presets import SIZES, count_parameters, preset
 from common.distributed import Team
 from common.errors import UserError
 from common.files import SHIPPED
@@ -331,7 +331,7 @@ def test_bad_input_is_one_line_that_names_it(micro_folder, tmp_path, arguments, 
         ("--stage 2 --repa . --repa-weight 0", "--repa .: --repa-weight 0 trains without REPA"),
         ("--stage 3 --train decoder", "--train decoder: not for stage 3"),
         ("--stage 1 --augment", "--augment: only for real films"),
-        ("--stage 1 --init scratch:large", f"one of {', '.join(PRESETS)}"),
+        ("--stage 1 --init scratch:large", f"one of {', '.join(SIZES)}"),
         ("--stage 2 --mix 1:2 --resume", "nothing: the run that goes on may be one of --train both"),
     ],
 )
