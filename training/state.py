@@ -105,8 +105,8 @@ def read_state(out: Path, stage: str | None = None) -> State | None:
     try:
         state = State(**read_json(path), folder=folder)
         Recipe(**state.recipe)
-        math.fsum([state.step, state.seconds, state.best or 0])
-    except TypeError as error:
+        math.fsum([math.isqrt(state.step), state.seconds, state.best or 0])  # steps: whole, and not below 0
+    except (TypeError, ValueError) as error:
         raise UserError(f"{path}: not the state of a run that this version began; name another --out") from error
     if stage not in (None, state.stage):
         raise UserError(f"--resume: {out} was started with --stage {state.stage}; name another --out")

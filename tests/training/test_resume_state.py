@@ -116,6 +116,8 @@ def test_a_file_of_another_step_or_run_is_refused(micro, out, tmp_path, name, ot
     [
         {"step": "2"},
         {"step": None},
+        {"step": -5},
+        {"step": 1.5},
         {"seconds": "1"},
         {"seconds": float("inf")},
         {"seconds": None},
