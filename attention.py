@@ -79,9 +79,9 @@ class JointAttention(nn.Module):
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Eq. 5: softmax(Q K^T / sqrt(d)) V. q: (B, heads, S, head_dim), k and v: (B, heads, K, head_dim) -> as q.
 
-    mask: as in `JointAttention`. The ViT attends with it, too. It is the one place to replace from outside
-    (`attention.attend = ...`): by a way that keeps the softmax to look at (studies/attention.py), or by a faster one
-    (speed/cpu.py).
+    mask: as in `JointAttention`. The ViT calls this function, too, as `attention.attend`, for it may be replaced from
+    outside: studies/attention.py puts one there that keeps the softmax to look at, speed/cpu.py a faster one. A reader
+    of the paper can leave both alone.
     """
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
@@ -128,8 +128,8 @@ class KVCache:
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
     def followed_by(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is kept, then k and v, which are not: (B, heads, length + S, head_dim) each."""
-        if self.length == 0:  # no prompt: unconditional
+        """What is kept with k and v behind it, but without keeping them: (B, heads, length + S, head_dim) each."""
+        if self.length == 0:  # no prompt (unconditional): nothing was allocated that could stand before them
             return k, v
         keys, values = self.keys[:, :, : self.length], self.values[:, :, : self.length]
         return torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)

@@ -70,8 +70,8 @@ class Examples(Dataset):
     batch: int  # positions of a step
     vocabulary: Sequence[str] = ()  # the names that stage vit learns to see
     prompt_dropout: float = 0.1
-    # (other, own): of each other + own positions the first `other` are examples of another stage: in stage 1 of "text",
-    # in stages 2 and 3 of stage 1 (the paper's ablation, section 5.2).
+    # (other, own): `other` examples of another stage, then `own` of this one, and so on. The other stage: for stage 1
+    # "text", for stages 2 and 3 stage 1 (the paper's ablation, section 5.2).
     mix: tuple[int, int] = (0, 1)
     augmented: bool = False
     # (N,) >= 1: an epoch is their sum long, and example i comes up repeats[i] times in it on average.

@@ -38,9 +38,9 @@ def training_time(normal: torch.Tensor, shift: float = 1.0) -> torch.Tensor:
 
 
 def timesteps(num_timesteps: int, shift: float = 3.0, through: float | None = None) -> torch.Tensor:
-    """Times from 1 (noise) to 0 (data), (num_timesteps,): the published schedule, num_timesteps - 1 steps.
+    """Times from 1 (noise) to 0 (data), (num_timesteps,), both ends counted, so one step less: the published schedule.
 
-    through: a time to be among them; the nearest one between the ends moves there.
+    through: a time to be among them (in `sample.py` where guidance ends); the nearest one between the ends moves there.
     """
     times = shift_time(torch.linspace(1, 0, num_timesteps), shift)
     if through is not None and num_timesteps > 2:

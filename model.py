@@ -8,9 +8,9 @@ Sequences, with the special tokens BOS, EOS, BOI (image start), EOI (image end):
     drawing:  [BOS prompt EOS] causal, positions 0..T-1, then [BOI latents EOI] all at position T, full attention
     reading:  [BOI patches EOI] all at position 0, full attention, then [BOS question EOS BOS answer EOS] causal from 1
 
-Only latents use gen weights. BOI and EOI are und tokens, and they see the noise: in the published model the "both ways"
-of section 3.3 are these two tokens, for the prompt never sees the block. All patches have one rotary position, and so
-have all latents: where each lies is said by a table that is added to it, the ViT's or `latent_position_table`.
+Only latents use gen weights. BOI and EOI are und tokens that see the noise: in the published model they alone let gen
+"feed back" to und (section 3.3), for the prompt never sees the block. All patches share one rotary position, and so do
+all latents: where each lies is said by a table that is added to it, the ViT's or `latent_position_table`.
 
 `UniX.forward` runs the whole drawing sequence at once, without a cache: it is the specification. Training and sampling
 call `read_prompt` and `velocity`, the same in two parts: the prompt's keys and values are computed once and serve every
@@ -51,7 +51,7 @@ class UniXConfig:
     connector_act: str = "gelu_tanh"  # "gelu" (exact) in Janus-Pro
     latent_channels: int = 16
     max_latent_size: int = 32  # side of the table of latent positions
-    repa_layer: int = 8  # the hidden states after this layer meet the image encoder's features
+    repa_layer: int = 8  # REPA (losses.py) aligns the latents' hidden states after this layer with RadDino's features
     bos: int = 100000
     eos: int = 100001
     boi: int = 100003
@@ -121,7 +121,7 @@ class Connector(nn.Module):
 
 class TimeEmbedder(nn.Module):
     """256 sinusoids of t (cosines, then sines; angular frequencies from 1 down to about 1/10000), then Linear, SiLU,
-    Linear. t is in [0, 1] and not scaled by 1000, as in the published model, so that only the fast sinusoids move."""
+    Linear. Like the published model it takes t in [0, 1] as it is, not times 1000: only the fast sinusoids move."""
 
     def __init__(self, width: int, sinusoids: int = 256) -> None:
         super().__init__()
@@ -227,9 +227,8 @@ class UniX(nn.Module):
         config, returned = self.config, None
         head_dim = config.hidden_size // config.num_heads
         rotary = rotary_table(position_ids, head_dim, config.rope_theta, und.dtype)
-        recompute = (
-            self.checkpoint_activations and torch.is_grad_enabled() and not update_cache
-        )  # append once, not twice
+        # Not with `update_cache`: a layer that runs a second time would append its keys a second time.
+        recompute = self.checkpoint_activations and torch.is_grad_enabled() and not update_cache
         for i, layer in enumerate(self.layers):
             cache = caches[i] if caches else None
             if recompute:
@@ -346,8 +345,8 @@ class UniX(nn.Module):
     def read_forward(self, pixels: torch.Tensor, text_ids: torch.Tensor) -> torch.Tensor:
         """The whole sequence at once, [BOI patches EOI | text]: what follows each token of the text? No cache.
 
-        pixels: (B, 3, S, S), normalised; text_ids: (B, T), [BOS question EOS BOS answer EOS] padded on the right ->
-        logits (B, T, vocab_size) float32. `generate.py` decodes with it, then with a cache.
+        pixels: (B, 3, S, S), normalised; text_ids: (B, T), [BOS question EOS BOS answer EOS] padded on the right, two
+        texts as published -> logits (B, T, vocab_size) float32. `generate.py` decodes with it, then with a cache.
         """
         return self.to_logits(self.text_states(pixels, text_ids))
 

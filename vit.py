@@ -34,8 +34,8 @@ class ViTConfig:
     # Pixel mean and deviation of the training films: UniX's; Janus-Pro's are 0.5 and 0.5.
     mean: float = 0.555895
     std: float = 0.336385
-    # How the commands make a film square before this network sees it: the authors' evaluation takes 255 and "shrink",
-    # what their training took is not known.
+    # How the commands make a film square for this network (`common.images.to_square`). The authors' evaluation takes
+    # padding 255 and scaling "shrink"; what their training took is not known.
     padding: int = 0  # grey value beside it
     scaling: str = "fit"  # or "shrink", "janus"
 
@@ -95,8 +95,8 @@ class VisionTransformer(nn.Module):
     def positions(self, height: int, width: int) -> torch.Tensor:
         """The table of positions for a grid of height x width patches, (1, [1 +] patches, feature width).
 
-        For another grid than its own the table is interpolated as DINOv2's code does, bicubic in float32: REPA shows
-        RadDino as many patches as a picture has latents (section 3.4).
+        For another grid than its own the table is interpolated as DINOv2's code does, bicubic in float32. For REPA
+        RadDino sees a picture of 16 x 16 latents at 16 x 16 patches (224 px), one on each latent (section 3.4).
         """
         if (height, width) == (self.side, self.side):
             return self.pos_embed

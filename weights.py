@@ -49,7 +49,7 @@ class Checkpoint:
     own_bos: bool = False  # keep the BOS that the tokenizer puts before a text: `--protocol unix` alone
 
     def encode(self, text: str) -> list[int]:
-        """Text -> token ids without special tokens (none can be smuggled in by typing its name)."""
+        """Text -> token ids without special tokens, but for `own_bos`; typing a token's name smuggles none in."""
         return self.tokenizer.encode(text, add_special_tokens=self.own_bos).ids
 
     def decode(self, ids: list[int]) -> str:

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import os
 import re
-import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -44,15 +43,18 @@ def lock_folder(folder: str | Path, flag: str = "--out") -> Iterator[None]:
         yield
         return
     folder = Path(folder)
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     make_writable(folder, flag)
     with open(folder / LOCK, "a+", encoding="utf-8") as file:
         lock(file, f"{flag} {folder}")
         try:
             yield
         finally:
-            if made and [*filter(Path.is_file, made[-1].rglob("*"))] == [folder / LOCK]:  # refused, nothing is written
-                shutil.rmtree(made[-1])
+            if made and os.listdir(folder) == [LOCK]:  # the block refused before it wrote anything
+                (folder / LOCK).unlink()
+                with contextlib.suppress(OSError):  # others may have put something into the upper ones
+                    for path in made:
+                        path.rmdir()
 
 
 def lock(file: TextIO, what: str) -> None:

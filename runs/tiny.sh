@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# Remakes the shipped weights (assets/tiny): the autoencoder and the ViT from nothing, then the paper's three stages, on
-# phantoms only, by the tiny recipe of train.py. Its time on the machine that made them is in docs/training.md. Each finished stage stays under out/.
-# DEVICE=cuda is the knob worth turning; DTYPE is bfloat16 where the machine multiplies it fast. A look at all of it in a
-# few minutes, leaving the shipped weights alone: STEPS=20 bash runs/tiny.sh
+# Trains the tiny model from nothing, in one pass: the autoencoder and the ViT, then the paper's three stages, on phantoms
+# only, by the tiny recipe of train.py. It goes on where it was stopped, and ends with what each stage took.
+#   bash runs/tiny.sh             docs/training.md has its clock and its scores; it replaces the shipped weights
+#   HOURS=2.5 bash runs/tiny.sh   every stage 2.5 times as long
+#   STEPS=20 bash runs/tiny.sh    a look at all of it in a few minutes, which leaves the shipped weights alone
+# DEVICE=cuda is worth having; DTYPE is bfloat16 where the machine multiplies it fast.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${OUT:=out${STEPS:+/look}}"
 : "${TO:=${STEPS:+$OUT/tiny}}" "${TO:=assets/tiny}"
-flags=(--device "${DEVICE:-cpu}" --dtype "${DTYPE:-fast}" --resume) # go on where it was stopped
-flags+=(${STEPS:+--steps "$STEPS"})
 
 stage() { # name, what it starts from, more flags
-    python train.py --stage "$1" --init "$2" --out "$OUT/stage-$1" "${flags[@]}" "${@:3}"
+    local steps=${STEPS:-} times="import train; print(round(train.RECIPES['tiny']['$1'].steps * ${HOURS:-1}))"
+    [ -z "${HOURS:-}" ] || steps=$(python -c "$times")
+    python train.py --stage "$1" --init "$2" --out "$OUT/stage-$1" --device "${DEVICE:-cpu}" --dtype "${DTYPE:-fast}" \
+        --resume ${steps:+--steps "$steps"} "${@:3}"
 }
 stage vae scratch
 stage vit "$OUT/stage-vae"
@@ -19,3 +22,10 @@ stage 1 "$OUT/stage-vit"
 stage 2 "$OUT/stage-1" --compile
 stage 3 "$OUT/stage-2" --compile
 python weights.py convert "$OUT/stage-3" "$TO" --dtype bfloat16
+python - "$TO/config.json" <<'END'
+import json, sys
+
+history = json.load(open(sys.argv[1]))["history"]
+for stage in [*history, {"stage": "all", "steps": sum(s["steps"] for s in history), "seconds": sum(s["seconds"] for s in history)}]:
+    print(f"stage {stage['stage']:5}{stage['steps']:8,} steps{stage['seconds'] / 60:8.1f} min")
+END

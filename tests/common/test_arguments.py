@@ -241,7 +241,6 @@ REFUSED = [
     ("-m phantoms", "--n 1", ["required: --out"]),
     ("-m reports.labeler", "", ["text"]),
     ("-m reports.labeler", "measure fifo", ["fifo: is a fifo"]),
-    ("-m reports.labeler", "measure . --which third", ["--which", "'third'"]),
     ("-m speed.bench", "--repeat 0", ["--repeat 0"]),
     ("-m speed.cost", "--stage 1", ["--stage 1"]),
     ("-m speed.gpu", "--device abacus", ["--device abacus"]),
