@@ -112,7 +112,7 @@ class ChatServer:
             if status < 500 and status not in BUSY:
                 refusal = RefusedError if status in REFUSED else UserError
                 raise refusal(f"{self.shown}: the server answers {problem}; {mend}") from error
-        except (openai.OpenAIError, asyncio.TimeoutError) as error:
+        except Exception as error:  # a hostile reply may make the package raise what is not its own
             late = (openai.APITimeoutError, asyncio.TimeoutError)  # older packages wrap the second
             timed_out = isinstance(error, late) or isinstance(error.__cause__, late)
             problem = "timed out" if timed_out else self.masked(f"{error} {error.__cause__ or ''}")
