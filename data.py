@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from archives import command
+from archives.command import main
 from archives.records import Records, Source
 from common.images import augment, to_square
 from common.workers import ignore_signals, started, stop_workers, unbroken
@@ -344,4 +344,4 @@ def count_cut(source: Records, encode: Callable[[str], list[int]], room: int) ->
 
 
 if __name__ == "__main__":
-    run(command.main)
+    run(main)

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from PIL import Image
 
 import data
 from archives.records import squares
+from evaluation import metrics
+from reports.labeler import POSITIVE, UNCERTAIN, label_reports
+from sample import read
 from studies.prompt_gain import exchanged_prompts
 from training.pretraining import EveryStageLoss
 from weights import Checkpoint
 
 MOST_VALIDATED = 1000  # examples: enough for the loss, and validating must not cost more than training
+MOST_JUDGED = 64  # of those, for the reports that are written
 
 
 class Validation:
     """train.py --validate: examples that no step trains on, made once, so that every measurement asks for the same.
 
-    All is computed by the main process, so it does not depend on their number.
+    Beside the loss and its parts, one number of what they are worth: "auc", the mean area under the ROC curve of the
+    targets, in stage vit; "f1" (micro, by the labeler) of written reports in stage 1. All is computed by the main
+    process, so it does not depend on their number.
     """
 
     def __init__(
@@ -33,7 +40,7 @@ class Validation:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """{"validate_loss": ..., and its parts}"""
+        """{"validate_loss": ..., and its parts, and the stage's number}"""
         device = self.checkpoint.model.vae2llm.weight.device
         batches = [{kind: part.to(device) for kind, part in batch.items()} for batch in self.batches]
         totals: dict[str, int] = {}
@@ -44,6 +51,19 @@ class Validation:
             loss, parts = self.losses(batch, totals)
             for name, value in {"loss": loss, **parts}.items():
                 found[name] = found.get(name, 0.0) + value.item()
+        if self.examples.stage == "vit":
+            logits = torch.cat([self.losses.phrase_logits(batch["see"]) for batch in batches]).cpu().numpy()
+            truth = torch.cat([batch["see"].phrases for batch in batches]).cpu().numpy()
+            areas = [metrics.area_under_roc(logits[:, k], truth[:, k]) for k in range(truth.shape[1])]
+            found["auc"] = float(np.nanmean(areas)) if not np.isnan(areas).all() else 0.5
+        if self.examples.stage == "1":
+            source, size = self.examples.source, self.checkpoint.model.config.vit.image_size
+            chosen, pictures = squares(source, MOST_JUDGED, size)
+            images = [Image.fromarray(picture) for picture in pictures]
+            written = label_reports(read(self.checkpoint, images, max_new_tokens=160, batch=len(images)))
+            truth = label_reports([source.text(i)[0] for i in chosen])
+            claimed, true = (np.isin(labels, (POSITIVE, UNCERTAIN)) for labels in (written, truth))
+            found["f1"] = float(2 * (claimed & true).sum() / max(1, claimed.sum() + true.sum()))
         return {f"validate_{name}": value for name, value in found.items()}
 
 
