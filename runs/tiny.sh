@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains the tiny model from nothing, in one pass: the autoencoder and the ViT, then the paper's three stages, on phantoms
 # only, by the tiny recipe of train.py. It goes on where it was stopped, and ends with what each stage took.
-#   bash runs/tiny.sh             docs/training.md has its clock and its scores; it replaces the shipped weights
+#   bash runs/tiny.sh             it replaces the shipped weights
 #   HOURS=2.5 bash runs/tiny.sh   every stage 2.5 times as long
 #   STEPS=20 bash runs/tiny.sh    a look at all of it in a few minutes, which leaves the shipped weights alone
 # DEVICE=cuda is worth having; DTYPE is bfloat16 where the machine multiplies it fast.
