@@ -266,7 +266,7 @@ class UniX(nn.Module):
     def embed_block_ends(self, batch: int) -> torch.Tensor:
         """[BOI, EOI], the und tokens of the image block: (batch, 2, width)."""
         ids = torch.tensor([self.config.boi, self.config.eoi], device=self.embed_tokens.weight.device)
-        return self.embed(ids).expand(batch, -1, -1)
+        return self.embed(ids).repeat(batch, 1, 1)  # copied: torch.compile would take a view for another shape
 
     def to_velocity(self, hidden: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         """The latent tokens' last hidden states (B, h * w, width) -> a velocity of `shape`, (B, C, h, w) float32."""
