@@ -103,6 +103,9 @@ def own_file(path: str | Path, flag: str = "--out") -> None:
     if not folder.is_dir():
         raise UserError(f"{flag} {path}: no folder {folder}; make it first")
     make_writable(folder, flag)
-    start = path.read_bytes()[:4096] if path.is_file() else b""
+    start = b""
+    if path.is_file():
+        with open(path, "rb") as file:  # of a large file its start alone
+            start = file.read(4096)
     if os.path.lexists(path) and PNG_MARK not in start:
         raise UserError(f"{flag} {path}: is there, and no command here made it; delete it or name another file")

@@ -27,7 +27,6 @@ OPTIONAL = {  # file -> packages that a user may lack, or whose import costs som
     "evaluation/words.py": {"nltk", "punkt"},
     "common/errors.py": {"tempfile", "traceback"},  # start-up: only what nobody foresaw needs them
     "train.py": {"torch"},  # torch.distributed.optim
-    "speed/bench.py": {"transformers"},
 }
 
 
