@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import NoReturn
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# What Python says of an error before `run`, while a command imports torch: of Ctrl-C a line, too.
-sys.excepthook = lambda kind, *e: say("interrupted") if kind is KeyboardInterrupt else sys.__excepthook__(kind, *e)
+# What Python says of an error before `run`, while a command imports torch: of Ctrl-C a line, too; of others as before.
+others = sys.excepthook
+sys.excepthook = lambda kind, *error: say("interrupted") if kind is KeyboardInterrupt else others(kind, *error)
 
 
 class UserError(Exception):
