@@ -96,6 +96,7 @@ def idle_flags(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
     if args.command == "report" and args.predictions:
         yield "weights data split consensus dtype batch resume cache", "is for a model; leave --predictions out"
         yield "" if args.train else "require", "is for a data set; add --train SRC"
+        yield "" if args.chexbert else "device", "is for a model, or CheXbert; leave it out"
     elif args.command == "report" and arguments.names_phantoms(args.data or DEFAULTS["data"]):
         yield "split require train", "is for a data set of files; name one, --data SRC"
     if args.command == "image" and args.fake:

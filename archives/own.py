@@ -45,6 +45,7 @@ def read_rows(
     for name, row in rows:
         with problems.row():
             row = {key: None if is_empty(value) else value for key, value in row.items()}
+            row["view"] = row.get("view") or row.get("ViewPosition")  # as MIMIC-CXR-JPG's own tables call it
             mesh, captions = mesh_terms(row.get("mesh")), read_captions(row.get("captions"))
             if any(isinstance(row.get(key), (list, dict)) for key in TEXTS):
                 raise RowError("bad", "malformed row", name)

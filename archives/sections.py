@@ -34,6 +34,7 @@ UPPER = r"\b(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)\b"
 MARKED = re.compile(
     rf"(?:[\[<({{]|\*\*)({UPPER}|(?<=\*)(?i:{NAMES}))(?:[\])>}}]|\*\*):?|((?m:^[ \t]*(?i:{NAMES}))|{UPPER}) *[-–—]+ "
 )
+NUMBERED = re.compile(rf"(?<!\S)\(?(?:\d|I{{1,3}})[.)][ \t]+(?={UPPER}|(?i:{NAMES})[ \t]*:)")  # "2. IMPRESSION: ..."
 INLINE_ANY = re.compile(r"(?<=[.:;!?)\]_])\s+(?=[A-Z][A-Z ]{3,40}(?:\(S\))?:)")
 # A line break that begins an item of a list, not one in the middle of a sentence.
 ITEM = re.compile(
@@ -80,6 +81,7 @@ def plain_lines(text: str) -> str:
     text = re.sub(r"(?i)\r\n?|\\r\\n|\\n|<(?:br|/?(?:p|div|ul|ol|li|tr|h\d))\b[^<>]{0,80}>", "\n", text)
     text = re.sub(r"(?i)\\t|</?(?:b|i|u|em|strong|span|font|td|body|html)\b[^<>]{0,80}>", " ", text)
     text = re.sub(r"^[ \t]*[-=*~]{3,}[ \t]*\n", "", text.replace("：", ":"), flags=re.MULTILINE)
+    text = NUMBERED.sub("", text)
     text = MARKED.sub(lambda heading: f"{heading[1] or heading[2]}: ", text)
     text = re.sub(r"^[ \t]*#{1,6}[ \t]+([^\n#]{1,80}?)[ \t#:]*$", r"\1:", text, flags=re.MULTILINE)
     return re.sub(r"(?<![\w*\[])(\*{1,3}|_{1,2})(?=[A-Za-z])([^*_\n]{1,80}?)\1(?![\w*\]])", r"\2", text)

@@ -74,13 +74,15 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument_group("the run").add_argument
     add("--out", type=arguments.output_folder, help="folder of the run; default out/stage-STAGE")
     add("--resume", action="store_true", help="go on with the run in --out, from its last checkpoint")
-    add("--save-every", type=arguments.steps, default=500, metavar="N", help="steps between checkpoints (default 500)")
+    add("--save-every", type=arguments.steps, metavar="N", help="steps between checkpoints (default 500)")
     add("--cache", type=arguments.output_folder, help="where rendered X-rays are kept (default out/cache)")
     args = parser.parse_args()
     if args.compile and args.stage == "vae":
         raise UserError("--compile: not for stage vae; leave it out")
     if args.less_memory == "optimizer" and os.environ.get("WORLD_SIZE", "1") == "1":
         raise UserError("--less-memory optimizer: shares its state among processes, and this is one; leave it out")
+    if args.profile and (idle := [name for name in ("out", "save_every", "look_every") if getattr(args, name)]):
+        raise UserError(f"--{idle[0].replace('_', '-')}: --profile writes nothing; leave one of them out")
     args.asked = {name: getattr(args, name) for name in KNOBS if getattr(args, name) is not None}
     for name, value in args.asked.items():
         if args.stage not in (fits := KNOBS[name].stages):
@@ -90,5 +92,6 @@ def parse_args() -> argparse.Namespace:
     if args.cache and not any(map(arguments.names_phantoms, (args.asked.get("data", "phantom"), args.validate or ""))):
         raise UserError(f"--cache {args.cache}: is for rendered X-rays; leave it out")
     args.cache = args.cache or Path("out/cache")
+    args.save_every = args.save_every or 500
     args.out = args.out or Path(f"out/stage-{args.stage}")
     return args

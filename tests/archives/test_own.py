@@ -201,6 +201,8 @@ def test_lateral_films_are_left_out_and_counted(tmp_path):
     source = open_source(own(tmp_path, rows, ("image", "report", "view")))
     assert [record.view for record in source.records] == ["PA", "AP", "", "Frontal", "portable", "PA and lateral"]
     assert source.problems.found["dropped"] == {"view not frontal": [5, ["1.png", "2.png", "3.png"]]}
+    source = open_source(own(tmp_path / "mimic's", rows, ("image", "report", "ViewPosition")))
+    assert source.problems.found["dropped"] == {"view not frontal": [5, ["1.png", "2.png", "3.png"]]}
 
 
 def test_a_film_twice_and_a_patient_in_two_splits_are_noted(tmp_path):

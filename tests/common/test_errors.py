@@ -109,14 +109,18 @@ def test_no_output_at_all_and_a_full_one():
 
 @pytest.mark.parametrize(
     "command",
-    ["train.py --stage 1", "sample.py Normal.", "edit.py README.md Normal.", "data.py stats .", "weights.py inspect ."],
+    ["train.py --stage 1", "sample.py Normal.", "edit.py README.md Normal.", "data.py stats .", "weights.py inspect ."]
+    + ["-m studies.prompt_gain", "-m speed.bench", "-m checkpoints.presets", "-m judges.trained_classifier"],
 )
 def test_ctrl_c_while_torch_is_imported_is_a_line(command, tmp_path):
     """Python imports this torch instead, which asks to be interrupted."""
     (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
     paths = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
-    code = f"import sys, runpy; sys.path.append({str(ROOT)!r}); runpy.run_path(sys.argv[0], run_name='__main__')"
-    words = [sys.executable, "-c", f"import sys; sys.argv = {command.split()!r}; {code}"]
+    how, words = "path", command.split()
+    if words[0] == "-m":
+        how, words = "module", words[1:]
+    code = f"import sys, runpy; sys.argv = {words!r}; sys.path.append({str(ROOT)!r})"
+    words = [sys.executable, "-c", f"{code}; runpy.run_{how}(sys.argv[0], run_name='__main__')"]
     ran = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=paths, timeout=60)
     assert ran.stderr == "interrupted\n" and ran.returncode in (130, -2)
 

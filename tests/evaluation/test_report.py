@@ -296,6 +296,7 @@ def test_intervals_hold_most_of_what_other_samples_score(monkeypatch):
         (["--predictions", "FILE", "--split", "test"], "--split: is for a model"),
         (["--predictions", "FILE", "--consensus", "4"], "--consensus: is for a model"),
         (["--predictions", "FILE", "--resume"], "--resume: is for a model"),
+        (["--predictions", "FILE", "--device", "cpu"], "--device: is for a model"),
         (["--predictions", "FILE", "--require", "findings"], "--require: is for a data set"),
         (["--data", "phantom:20", "--split", "test"], "--split: is for a data set of files"),
     ],

@@ -210,6 +210,12 @@ STRUCTURED = [
     ("-ve for pneumothorax, +ve for effusion", "PT- PE+"),
     ("Effusion (no), consolidation (yes)", "PE- CO+"),
     ("(-) effusion (+) pneumothorax", "PE- PT+"),
+    ("+ effusion, - pneumothorax", "PE+ PT-"),
+    ("(+) edema (-) PTX", "ED+ PT-"),
+    ("Effusion +. Pneumothorax -.", "PE+ PT-"),
+    ("- Small effusion\n- Left pneumothorax", "PE+ PT+L"),
+    ("Effusions: trace left, no right", "PE+L"),
+    ("Clear of pneumothorax, effusions are seen bilaterally", "PE+B PT-"),
 ]
 PLAIN = [
     ("There is not a pneumothorax.", "PT- NF+"),
