@@ -75,6 +75,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for command, out in ((phantom, "out/evaluate"), (report, "out/report"), (image, "out/image")):
         add = command.add_argument
         add("--weights", type=folder, help="the model that reads and draws; default, but to image: the shipped one")
+        add("--adapter", type=file, metavar="FILE", help="of these weights, as train.py --lora makes it")
         add("--out", type=result, default=out, help=f"folder for the results (default {out})")
         add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
         add("--dtype", choices=arguments.DTYPES, help=arguments.DTYPES_HELP)
@@ -94,13 +95,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def idle_flags(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
     """The flags that do nothing beside those that were typed, and what they are for."""
     if args.command == "report" and args.predictions:
-        yield "weights data split consensus dtype batch resume cache", "is for a model; leave --predictions out"
+        yield "weights adapter data split consensus dtype batch resume cache", "is for a model; leave --predictions out"
         yield "" if args.train else "require", "is for a data set; add --train SRC"
         yield "" if args.chexbert else "device", "is for a model, or CheXbert; leave it out"
     elif args.command == "report" and arguments.names_phantoms(args.data or DEFAULTS["data"]):
         yield "split require train", "is for a data set of files; name one, --data SRC"
     if args.command == "image" and args.fake:
-        yield "seed steps solver guidance size dtype resume", "is for a model that draws; leave --fake out"
+        yield "adapter seed steps solver guidance size dtype resume", "is for a model that draws; leave --fake out"
     if args.command == "image" and args.raddino:
         yield "vit", "--raddino judges already; leave one of them out"
 

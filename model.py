@@ -175,6 +175,7 @@ class UniX(nn.Module):
         super().__init__()
         self.config, self.compute_dtype = config, compute_dtype
         self.checkpoint_activations = False  # training: keep only each layer's input and compute the rest again
+        self.adapter: dict[str, object] = {}  # what lora.py put on: its branch, rank, scale and weights
         self.pad_to = 1  # prompts are as long as a multiple of this: a compiled step should meet few shapes
         width = config.hidden_size
         # Zeros until weights fill it: torch's own normal draw is slow on the meta device.

@@ -26,6 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import flow
+import lora
 from checkpoints.janus import JanusPro, janus_chat
 from common.devices import dtype_name, pick_device, pick_dtype
 from common.images import load_image, to_square
@@ -42,9 +43,14 @@ GUIDED_ABOVE = 0.4  # time; below it guidance costs twice the work and does litt
 Watch = Callable[[torch.Tensor, float], object]  # is called with an estimate of the data, and the time it is made at
 
 
-def load_model(weights: str | Path, device: str | torch.device, dtype: torch.dtype) -> Checkpoint:
-    """Weights that `draw` and `read` take, of any layout; on a CPU, sped up. A Janus-Pro reads as itself."""
+def load_model(
+    weights: str | Path, device: str | torch.device, dtype: torch.dtype, adapter: Path | None = None
+) -> Checkpoint:
+    """Weights that `draw` and `read` take, of any layout, with an adapter of lora.py; on a CPU, sped up. A Janus-Pro
+    reads as itself."""
     checkpoint = load_checkpoint(weights, device, dtype, parity=True)
+    if adapter:
+        lora.load_adapter(checkpoint.model, adapter)
     if torch.device(device).type == "cpu":
         cpu.speed_up(checkpoint.model, checkpoint.vae)
     return checkpoint
@@ -260,7 +266,7 @@ def main() -> None:
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
     images = [load_image(path) for path in args.image or ()]
-    checkpoint = load_model(args.weights, device, dtype)
+    checkpoint = load_model(args.weights, device, dtype, args.adapter)
     seeds = range(args.seed, args.seed + args.n)
     if args.image:
         read_command(args, checkpoint, images, seeds)

@@ -30,6 +30,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import data
+import lora
 from common.clock import Clock
 from common.devices import dtype_name, pick_device, pick_dtype
 from common.distributed import Team, joined_team
@@ -170,14 +171,16 @@ def what_trains(
     elif stage == "vit":
         trained = {f"model/vit.{name}": parameter for name, parameter in model.vit.named_parameters()}
         heads["phrases"] = nn.Linear(2 * model.config.vit.width, phrases)
+    elif model.adapter:
+        trained = {f"model/{name}": parameter for name, parameter in model.named_parameters() if ".lora_" in name}
     elif stage == "1":
         trained = {f"model/{name}": parameter for name, parameter in model.und_parameters()}
     else:
         named = model.named_parameters() if recipe.train == "both" else model.gen_parameters()
         trained = {f"model/{name}": parameter for name, parameter in named}
-        if recipe.repa_weight:
-            width = model.config.hidden_size
-            heads["repa"] = RepaProjector(width, repa_width, hidden=min(2048, 2 * width))
+    if recipe.repa_weight:
+        width = model.config.hidden_size
+        heads["repa"] = RepaProjector(width, repa_width, hidden=min(2048, 2 * width))
     heads.to(model.vae2llm.weight.device)
     return trained | {f"heads/{name}": parameter for name, parameter in heads.named_parameters()}, heads
 
@@ -235,6 +238,9 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
     # What trains, and on what.
     if stage in DRAWING:
         model.config.image_size = recipe.size
+    if recipe.lora or model.adapter:
+        torch.manual_seed(recipe.seed)
+        lora.have_on(model, "und" if stage == "1" else "gen", recipe.lora)
     setup.prepare(checkpoint, dtype, args.less_memory in ("activations", "both"), args.compile)
     encode, width = setup.frozen_encoders(checkpoint, recipe, dtype, team)
     parameters, heads = what_trains(stage, recipe, checkpoint, len(phrases), width)

@@ -26,6 +26,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+import lora
 from checkpoints import folders
 from checkpoints.configs import read_ours, read_tokenizer
 from checkpoints.inspection import inspect
@@ -87,6 +88,8 @@ def load_checkpoint(
     into = {"translate": translate_ours, "device": device, "dtype": dtype}
     model = filled(lambda: UniX(model_config, compute_dtype=dtype), folder / "model.safetensors", **into)
     autoencoder = filled(lambda: VAE(vae_config), folder / "vae.safetensors", **into)
+    if (folder / folders.ADAPTER).exists():  # a run of --lora
+        lora.load_adapter(model, folder)
     return Checkpoint(model, autoencoder, tokenizer, config.get("history", []))
 
 
@@ -112,10 +115,13 @@ def save_checkpoint(
     config = {"model": asdict(model.config), "vae": asdict(vae.config), "history": checkpoint.history}
     with folders.replacing(Path(folder), keep_last) as new:
         (new / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-        for name, state in {"model": model.state_dict() | (instead or {}), "vae": vae.state_dict()}.items():
+        base = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" not in name}
+        for name, state in {"model": base | (instead or {}), "vae": vae.state_dict()}.items():
             tensors = {key: tensor.to("cpu", dtype).contiguous() for key, tensor in state.items()}
             save_file(tensors, new / f"{name}.safetensors")
         checkpoint.tokenizer.save(str(new / "tokenizer.json"))
+        if model.adapter:
+            lora.save_adapter(model, new / folders.ADAPTER)
         more(new)
         folders.write_manifest(new, **belongs)
 
@@ -123,11 +129,19 @@ def save_checkpoint(
 # ---- the command -------------------------------------------------------------------------------------------------
 
 
-def convert(source: Path, destination: Path, dtype: torch.dtype, vae: Path | None) -> None:
-    """Any weights folder -> ours. Raises UserError, before anything is loaded, if the destination must stay."""
+def convert(
+    source: Path, destination: Path, dtype: torch.dtype, vae: Path | None, adapter: Path | None = None
+) -> None:
+    """Any weights folder, with an adapter merged into it -> ours. Raises UserError, before anything is loaded, if the
+    destination must stay."""
     folders.check_is_no_run(destination)
     folders.check_replaceable(destination)
-    save_checkpoint(destination, load_checkpoint(source, dtype=dtype, vae=vae), dtype)
+    checkpoint = load_checkpoint(source, dtype=torch.float32 if adapter else dtype, vae=vae)
+    if adapter:
+        lora.load_adapter(checkpoint.model, adapter)
+    if checkpoint.model.adapter:
+        lora.merge(checkpoint.model)
+    save_checkpoint(destination, checkpoint, dtype)
     size = sum(file.stat().st_size for file in destination.iterdir())
     print(f"{destination}: {size / 1e6:,.1f} MB")
 
@@ -149,9 +163,16 @@ def main() -> None:
     dtypes = ("float32", "bfloat16", "float16")
     add("--dtype", choices=dtypes, default="bfloat16", help="of the new file (default bfloat16)")
     add("--vae", type=arguments.existing_file, help="kl-f16's file; default: the one in SOURCE/vae")
+    add = commands.add_parser("merge", help="weights and an adapter of them: one folder of ours").add_argument
+    add("source", type=arguments.weights_folder, help="a weights folder")
+    add("adapter", type=arguments.existing, help="an adapter of train.py --lora, or the folder of its run")
+    add("destination", type=arguments.output_folder, help="the folder to write; replaced if it is there")
+    add("--dtype", choices=dtypes, default="float32", help="of the new file (default float32, which is exact)")
     args = parser.parse_args()
     if args.command == "inspect":
         inspect(args.path)
+    elif args.command == "merge":
+        convert(args.source, args.destination, getattr(torch, args.dtype), None, args.adapter)
     else:
         convert(args.source, args.destination, getattr(torch, args.dtype), args.vae)
 

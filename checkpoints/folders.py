@@ -33,7 +33,8 @@ CHECKPOINT = "checkpoint"  # inside the folder of a training run; the one before
 # Where a checkpoint of a run may lie, the newest first. The last two are all there is between the renames of a save.
 PLACES = (CHECKPOINT, CHECKPOINT + ".old", CHECKPOINT + ".older")
 # All that a checkpoint of ours may hold. A folder with anything else in it is somebody's.
-OUR_FILES = {*FILES, MANIFEST, "training.json", "training.safetensors"}
+ADAPTER = "adapter.safetensors"  # of a run of --lora
+OUR_FILES = {*FILES, ADAPTER, MANIFEST, "training.json", "training.safetensors"}
 
 
 def sha256(file: Path) -> str:

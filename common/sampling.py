@@ -27,11 +27,12 @@ TEMPERATURE, TOP_P = 0.7, 0.9  # of several reports of one image; one alone is g
 
 EXAMPLE = '"Small left pleural effusion."'
 # What only one of a command's two tasks takes -> its value where it is not given.
-DRAWING = {"out": Path("sample.png"), "steps": STEPS, "solver": SOLVER, "guidance": None, "size": None}
+DRAWING = {"out": Path("sample.png"), "steps": (SOLVER, STEPS), "guidance": None, "size": None}
 READING = {"question": None, "temperature": None}
 FILM = {"strength": STRENGTH, "mask": None}
 EDITING = 'belongs to edit.py now: python edit.py FILE "PROMPT", or edit.py --between N "PROMPT" "PROMPT"'
-GONE = dict.fromkeys(("--edit", "--strength", "--mask", "--between"), EDITING) | {  # from sample.py
+SOLVER_GONE = {"--solver": "is part of --steps now: --steps SOLVER:N"}
+GONE = dict.fromkeys(("--edit", "--strength", "--mask", "--between"), EDITING) | SOLVER_GONE | {  # from sample.py
     "--reports": "is --n now: python sample.py --image FILE --n N",
     "--top-p": f"is gone; sampled reports hold {TOP_P} of the probability, and read_often in sample.py takes another",
     "--profile": "is gone; python -m speed.bench drawing measures the parts",
@@ -58,6 +59,7 @@ def sample_flags() -> argparse.Namespace:
     mend = "is for drawing, and --image is read" if args.image else "is for reading; name an image, --image FILE"
     taken, useless = (READING, DRAWING) if args.image else (DRAWING, READING)
     settle(args, taken, useless, mend)
+    args.solver, args.steps = args.steps or (None, None)
     if args.temperature is None:
         args.temperature = TEMPERATURE if args.n > 1 else 0.0
     if args.temperature == 0 and args.n > 1:
@@ -77,7 +79,7 @@ def edit_flags() -> argparse.Namespace:
         usage='edit.py FILE "PROMPT" [options], or edit.py --between N "PROMPT" "PROMPT" [options]',
         epilog="No training is needed. " + DISCLAIMER,
     )
-    parser.gone = {"--n": "is gone; --seed draws another"}
+    parser.gone = SOLVER_GONE | {"--n": "is gone; --seed draws another"}
     add = parser.add_argument
     add("film", type=arguments.text, metavar="FILE", help="the picture to change; with --between, the first prompt")
     add("prompt", type=arguments.text, metavar="PROMPT", help="what the picture shall show, in whole")
@@ -88,6 +90,7 @@ def edit_flags() -> argparse.Namespace:
     args = parser.parse_args()
     taken, useless = ({}, FILM) if args.between else (FILM, {})
     settle(args, {**DRAWING, "out": Path("edit.png"), **taken}, useless, "is for a film, not for a strip of prompts")
+    args.solver, args.steps = args.steps
     if not args.between:
         args.film = arguments.existing_file(args.film)
     args.seed = args.seed or 0
@@ -98,15 +101,23 @@ def edit_flags() -> argparse.Namespace:
 def add_drawing_flags(add: Callable, out: str) -> None:
     add("--out", type=arguments.output_file, metavar="PNG", help=f"picture to write (default {out})")
     add("--seed", type=arguments.seed, help="of the first picture or report; others count up (default 0)")
-    add("--steps", type=arguments.sampler_steps, help=f"times from noise to picture, both ends too (default {STEPS})")
-    add("--solver", choices=SOLVERS, help=f"default {SOLVER}; --solver euler --steps 50 is what was published")
+    steps = f"times from noise to picture, both ends too; default {SOLVER}:{STEPS}, published was euler:50"
+    add("--steps", type=solver_and_steps, metavar="[SOLVER:]N", help=f"{steps}; {', '.join(SOLVERS)}")
     add("--guidance", type=arguments.guidance, help="how hard to follow the prompt; 1: off; default: by the weights")
     add("--size", type=arguments.size, help="pixels a side, a multiple of 16; default: what the weights know best")
     add_model_flags(add)
 
 
+def solver_and_steps(word: str) -> tuple[str, int]:
+    solver, _, steps = word.rpartition(":")
+    if solver not in ("", *SOLVERS):
+        raise UserError(f"{arguments.shown(word)}: give a number, or SOLVER:N, SOLVER one of {', '.join(SOLVERS)}")
+    return solver or SOLVER, arguments.sampler_steps(steps)
+
+
 def add_model_flags(add: Callable) -> None:
     add("--weights", type=arguments.weights_folder, default=SHIPPED, help="weights folder; default: the shipped tiny")
+    add("--adapter", type=arguments.existing, metavar="FILE", help="of these weights, as train.py --lora makes it")
     add("--device", help="cpu, cuda, cuda:1, mps; default: cuda if there is one")
     add("--dtype", choices=arguments.SAMPLING_DTYPES, help=arguments.SAMPLING_DTYPES_HELP)
 

@@ -118,9 +118,9 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
     prompts = list(dict.fromkeys(text for text in real.texts if text))
     if not prompts:
         raise UserError(f"--real {args.real}: has no texts to draw from; give a data set with reports, or --fake")
-    checkpoint = sample.load_model(args.weights, team.device, getattr(torch, args.dtype))
+    checkpoint = sample.load_model(args.weights, team.device, getattr(torch, args.dtype), args.adapter)
     checkpoint.own_bos = named(args.protocol).own_bos
-    version, config = weights_hash(args.weights), checkpoint.model.config
+    version, config = weights_hash(args.weights, args.adapter), checkpoint.model.config
     room = config.context_length - 2
     fitting = [prompt for prompt in prompts if len(checkpoint.encode(prompt)) <= room]
     if team.is_main and len(fitting) < len(prompts):

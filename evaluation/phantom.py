@@ -47,7 +47,7 @@ def phantom_command(args: argparse.Namespace) -> None:
     own_folder(args.out)
     set_drawing_flags(OURS, args)
     # The classifier first: a mistake in a flag should not wait for the drawing.
-    checkpoint = sample.load_model(args.weights, args.device, getattr(torch, args.dtype))
+    checkpoint = sample.load_model(args.weights, args.device, getattr(torch, args.dtype), args.adapter)
     config = checkpoint.model.config
     size, guidance = args.size or config.image_size, args.guidance or config.guidance
     sample.check_size(size, config.max_latent_size)
@@ -59,7 +59,7 @@ def phantom_command(args: argparse.Namespace) -> None:
     phantoms, partner = phantoms[: args.n], metrics.derangement(args.n, args.seed)
 
     how = {"steps": args.steps, "solver": args.solver, "guidance": guidance, "size": size}
-    weights = weights_hash(args.weights)
+    weights = weights_hash(args.weights, args.adapter)
     settings = {"n": args.n, "seed": args.seed, **how, "dtype": args.dtype}
     settings |= {"weights": str(args.weights), "weights_sha256": weights}
     alone, batch = Team(0, 1, torch.device(args.device)), args.batch or 32

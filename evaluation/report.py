@@ -118,10 +118,10 @@ def read_films(
 
     Each process writes its share; the first is None on all but the main one.
     """
-    checkpoint = sample.load_model(args.weights, team.device, getattr(torch, args.dtype))
+    checkpoint = sample.load_model(args.weights, team.device, getattr(torch, args.dtype), args.adapter)
     checkpoint.own_bos = protocol.own_bos
     source, config = report_source(args, checkpoint), checkpoint.model.config
-    weights, batch = weights_hash(args.weights), args.batch or 32
+    weights, batch = weights_hash(args.weights, args.adapter), args.batch or 32
     settings = {name: str(getattr(args, name)) for name in ("data", "split", "require", "dtype")}
     squares = f"{config.vit.padding} {config.vit.scaling}"  # of the config: the weights' hash does not cover it
     settings |= {"weights": weights, "squares": squares, "protocol": protocol.name, "batch": batch}

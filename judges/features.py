@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+import lora
 from archives.opening import open_source, recognise
 from archives.records import SPLITS, Records
 from checkpoints.folders import find_checkpoint, sha256
@@ -139,10 +140,12 @@ def features(
     return result
 
 
-def weights_hash(folder: Path) -> str:
-    """12 hex digits of a folder's tensors: which weights a result belongs to."""
+def weights_hash(folder: Path, adapter: Path | None = None) -> str:
+    """12 hex digits of a folder's tensors, and of an adapter's: which weights a result belongs to."""
     digest, folder = hashlib.sha256(), find_checkpoint(folder) or folder
     for file in sorted(f for pattern in ("*.safetensors", "*.bin", "*.pth", "*.pt") for f in folder.glob(pattern)):
         if file.stem != "training":  # the optimizer's state changes nothing
             digest.update(bytes.fromhex(sha256(file)))
+    if adapter:
+        digest.update(bytes.fromhex(sha256(lora.file_of(adapter))))
     return digest.hexdigest()[:12]

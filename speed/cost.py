@@ -46,36 +46,45 @@ def profile(clock: Clock, config: UniXConfig, stage: str, size: int, batch: int,
     return f"{clock.table(steps)}\n{flops:.3f} TFLOP a step, {rate:.3f} TFLOP/s"
 
 
-def layer_activations(config: UniXConfig, tokens: int) -> int:
+def layer_activations(config: UniXConfig, tokens: int, rank: int = 0) -> int:
     """Bytes that autograd keeps of one decoder layer in bfloat16, for `tokens` tokens, on a GPU.
 
     Widths kept a token: the layer's input (1), its norm (1), Q, K, V before their norms (3) and as attention takes them
     (3), attention's output in two layouts (2), the residual (1) and its norm (1); a norm keeps its input and a number a
-    token. MLP widths: gate and up (2), silu(gate) (1), the product (1). (`speed.cpu`
-    computes the last two again.)
+    token. MLP widths: gate and up (2), silu(gate) (1), the product (1). (`speed.cpu` computes the last two again.) An
+    adapter of a rank keeps A x of its four matrices.
     """
-    return 2 * tokens * (12 * config.hidden_size + 4 * config.intermediate_size)
+    return 2 * tokens * (12 * config.hidden_size + 4 * config.intermediate_size + 4 * rank)
 
 
 def memory_per_gpu(
-    config: UniXConfig, stage: str, micro_batch: int, size: int, zero: bool = False, checkpointing: bool = False
+    config: UniXConfig,
+    stage: str,
+    micro_batch: int,
+    size: int,
+    zero: bool = False,
+    checkpointing: bool = False,
+    rank: int = 0,
 ) -> dict[str, float]:
     """GB of one of eight GPUs in bfloat16 training, part by part. An estimate: allocator waste and CUDA's own GB are
     not in it. There are 192 tokens of question and answer (stage 1, a loss on half of them) or prompt (2, 3).
 
-    zero: the eight share the optimizer's state. checkpointing: of each layer its input is kept.
+    zero: the eight share the optimizer's state. checkpointing: of each layer its input is kept. rank: of an adapter
+    that trains alone (lora.py), so that nothing of the ViT is kept.
     """
     counts, vit, text = count_parameters(config), config.vit, 192
     patches = (vit.image_size // vit.patch_size) ** 2
     trained = counts["total"] - counts["gen branch"] if stage == "1" else counts["gen branch"]
-    frozen = counts["total"] - trained + 84_000_000  # with kl-f16
+    if rank:
+        trained = config.num_layers * rank * (8 * config.hidden_size + 3 * config.intermediate_size)
+    frozen = counts["total"] - (0 if rank else trained) + 84_000_000  # with kl-f16
     repa = 87_000_000 if stage == "2" else 0  # RadDino
     tokens = patches + 2 + text if stage == "1" else (size // 16) ** 2 + 2
-    layer, layer_input = layer_activations(config, tokens), 2 * tokens * config.hidden_size
+    layer, layer_input = layer_activations(config, tokens, rank), 2 * tokens * config.hidden_size
     activations = layer + config.num_layers * layer_input if checkpointing else config.num_layers * layer
     if stage == "1":
         block = 1 if checkpointing else 12 + 2 * vit.mlp_width / vit.width  # widths a patch
-        activations += 2 * vit.layers * patches * block * vit.width
+        activations += 0 if rank else 2 * vit.layers * patches * block * vit.width
         activations += text // 2 * config.vocab_size * (2 + 4 + 4)  # logits, in float32, their gradient
     else:
         activations += 2 * 2 * config.num_layers * text * config.hidden_size  # the prompt's K and V
@@ -98,6 +107,11 @@ def main() -> None:
             parts = memory_per_gpu(preset("unix"), stage, micro, size, *saved)
             amounts = ", ".join(f"{part} {amount:.1f}" for part, amount in parts.items())
             print(f"stage {stage}, {size} px, micro-batch {micro}, --less-memory {less}: {amounts}")
+    print("One card, an adapter alone: --lora 16")
+    for stage, size, micro, less in (("1", 384, 8, "-"), ("1", 384, 8, "activations"), ("3", 512, 4, "activations")):
+        parts = memory_per_gpu(preset("unix"), stage, micro, size, checkpointing=less != "-", rank=16)
+        amounts = ", ".join(f"{part} {amount:.1f}" for part, amount in parts.items())
+        print(f"stage {stage}, {size} px, micro-batch {micro}, --less-memory {less}: {amounts}")
 
 
 if __name__ == "__main__":

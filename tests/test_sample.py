@@ -119,7 +119,7 @@ def test_a_picture_belongs_to_its_seed_and_prompt(micro):
             for flag, value in (
                 ("--out", "x.png"),
                 ("--steps", 9),
-                ("--solver", "heun"),
+                ("--steps", "heun:3"),
                 ("--guidance", 2),
                 ("--size", 64),
             )

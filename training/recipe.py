@@ -68,6 +68,7 @@ class Recipe:
         "--observations", ("only", "first"), "write the names of what is seen, alone or before a report", None, ("1",)
     )
     mix: str = knob("--mix", other_to_own, "OTHER:OWN; OTHER: impressions (1), reading (2, 3)", "0:1", ("1", *DRAWING))
+    lora: int = knob("--lora", arguments.whole(1, 4096), "train an adapter of this RANK alone", 0, ("1", *DRAWING))
     train: str = knob(
         "--train", ("gen", "both", "decoder"), "und too (2, 3); decoder: alone (vae)", "gen", ("vae", *DRAWING)
     )
@@ -104,6 +105,8 @@ def check_recipe(recipe: Recipe, stage: str, asked: dict[str, object]) -> None:
         raise UserError(f"--train {recipe.train}: not for stage {stage}; leave it out")
     if recipe.ratio[0] and stage in DRAWING and recipe.train != "both":
         raise UserError(f"--mix {recipe.mix}: reading teaches the und branch, which stands still; add --train both")
+    if recipe.lora and recipe.train != "gen":
+        raise UserError(f"--lora {recipe.lora}: is for one branch; leave --train {recipe.train} out")
     if recipe.repa and not recipe.repa_weight:
         raise UserError(f"--repa {recipe.repa}: --repa-weight 0 trains without REPA; leave one of them out")
 

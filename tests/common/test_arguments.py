@@ -201,7 +201,7 @@ REFUSED = [
     (TRAIN, "--train all", ["--train", "'all'"]),
     (TRAIN, "--train both", ["--train both"]),
     (TRAIN, "--dtype int8", ["--dtype", "'int8'"]),
-    (SAMPLE, "--solver rk4", ["--solver", "'rk4'"]),
+    (SAMPLE, "--steps rk4:5", ["--steps", "rk4:5", "ab2"]),
     (TRAIN, "--repa folder", ["--repa folder", "stage 2"]),
     ("train.py --stage 2", "--mix 1:2", ["--mix 1:2", "--train both"]),
     *((SAMPLE, f"--{flag} {value}", [f"--{flag} {value}"]) for flag, value in [

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import attention
+import lora
 from checkpoints.presets import preset
 from losses import token_loss
 from model import UniX
@@ -59,7 +60,8 @@ def test_operations_of_a_step_that_reads():
 
 
 @pytest.mark.slow
-def test_memory_of_a_layers_activations(monkeypatch):
+@pytest.mark.parametrize("rank", [0, 16])
+def test_memory_of_a_layers_activations(rank, monkeypatch):
     """In bfloat16, with the und branch frozen: gen tokens only. The cast weights are kept too and taken off."""
     config = preset("tiny")
     torch.manual_seed(0)
@@ -69,6 +71,9 @@ def test_memory_of_a_layers_activations(monkeypatch):
     monkeypatch.setattr(attention, "attend", lambda q, k, v, mask: F.scaled_dot_product_attention(q, k, v, mask))
     for _, parameter in model.und_parameters():
         parameter.requires_grad_(False)
+    if rank:
+        model.requires_grad_(False)
+        lora.put_on(model, "gen", rank)
     prompt = model.read_prompt([None] * 4)
     t = torch.rand(4)
 
@@ -78,8 +83,9 @@ def test_memory_of_a_layers_activations(monkeypatch):
     # Twice the picture: the difference is activations alone, of 4 * (1024 - 256) more tokens.
     measured = (kept(512) - kept(256)) / config.num_layers
     tokens = 4 * (1024 - 256)
-    expected = cost.layer_activations(config, tokens)
-    expected -= 2 * tokens * 2 * config.intermediate_size  # of the MLP, `cpu.speed_up` keeps gate and up alone
+    expected = cost.layer_activations(config, tokens, rank)
+    if not rank:  # of the MLP, `cpu.speed_up` keeps gate and up alone
+        expected -= 2 * tokens * 2 * config.intermediate_size
     assert measured == pytest.approx(expected, rel=0.05)
 
 

@@ -1,0 +1,119 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021): a small file beside the weights that changes what they do.
+
+A Linear of a frozen branch computes W x + b; with an adapter of rank r it computes W x + b + scale B A x, where only
+A (r, in) and B (out, r) train. B begins at zero, so that the model begins as it was. `put_on` adds them to a model,
+`save_adapter` and `load_adapter` are the file, `merge` makes W + scale B A of them, for good.
+
+    python train.py --stage 3 --init weights/UniX --lora 16     writes out/stage-3/checkpoint/adapter.safetensors
+    python sample.py "..." --weights weights/UniX --adapter out/stage-3
+
+Names in the file are those of PEFT, which reads it as adapter_model.safetensors (tests/test_lora.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from checkpoints.folders import ADAPTER, find_checkpoint
+from common.errors import UserError
+from layers import Linear
+from model import UniX
+
+PREFIX = "base_model.model."  # of PEFT's names
+
+
+def adapted(model: UniX, branch: str) -> dict[str, Linear]:
+    """The Linears that an adapter changes: attention and MLP of one branch, "und" or "gen", in every layer."""
+    modules = model.layers.named_modules(prefix="layers")
+    linears = {name: layer for name, layer in modules if isinstance(layer, Linear) and ".lora_" not in name}
+    return {name: layer for name, layer in linears.items() if f".{branch}." in name}
+
+
+def put_on(model: UniX, branch: str, rank: int, scale: float = 1.0) -> dict[str, nn.Parameter]:
+    """Give each Linear of `adapted` its A and B, and return them by name; all that was there stands still from now on.
+
+    A is drawn from torch's global generator. Raises UserError if the model has an adapter already.
+    """
+    if model.adapter:
+        raise UserError("these weights carry an adapter already; make others of both first: weights.py merge")
+    trained = {}
+    for name, layer in adapted(model, branch).items():
+        like = {"device": layer.weight.device, "dtype": torch.float32}
+        layer.lora_A = Linear(layer.in_features, rank, bias=False, **like)
+        layer.lora_B = Linear(rank, layer.out_features, bias=False, **like)
+        nn.init.kaiming_uniform_(layer.lora_A.weight, a=math.sqrt(5))
+        nn.init.zeros_(layer.lora_B.weight)
+        layer.register_forward_hook(lambda layer, given, y: y + scale * layer.lora_B(layer.lora_A(given[0])))
+        trained |= {f"{name}.{matrix}.weight": getattr(layer, matrix).weight for matrix in ("lora_A", "lora_B")}
+    model.adapter = {"branch": branch, "rank": rank, "scale": scale, "weights": fingerprint(model, branch)}
+    return trained
+
+
+def have_on(model: UniX, branch: str, rank: int) -> None:
+    """`put_on`, unless the model carries just such an adapter: the one to go on training."""
+    if (model.adapter.get("branch"), model.adapter.get("rank")) != (branch, rank):
+        put_on(model, branch, rank)
+
+
+def fingerprint(model: UniX, branch: str) -> str:
+    """12 hex digits of the weights that an adapter changes, the same in float32 and in bfloat16."""
+    digest = hashlib.sha256()
+    for layer in adapted(model, branch).values():
+        digest.update(layer.weight[:4].detach().cpu().bfloat16().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def save_adapter(model: UniX, file: Path) -> None:
+    """Write what `put_on` added, in float32, with the rank, the scale and the weights that it belongs to."""
+    tensors = {f"{PREFIX}{name}": t.cpu().contiguous() for name, t in model.state_dict().items() if ".lora_" in name}
+    save_file(tensors, file, {"adapter": json.dumps(model.adapter)})  # one entry: their order is random
+
+
+def file_of(path: Path) -> Path:
+    """An adapter's file, or the newest in a run's folder."""
+    return (find_checkpoint(path) or path) / ADAPTER if path.is_dir() else path
+
+
+def load_adapter(model: UniX, path: Path) -> None:
+    """Put the adapter of `file_of` on a model.
+
+    Raises UserError if the file is damaged or no adapter, or belongs to other weights.
+    """
+    file = file_of(path)
+    try:
+        with safe_open(file, "pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            about = json.loads(opened.metadata()["adapter"])
+        branch, rank, scale, weights = (about[name] for name in ("branch", "rank", "scale", "weights"))
+    except FileNotFoundError:
+        raise UserError(f"--adapter {file}: no such file") from None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"--adapter {file}: not an adapter that train.py --lora wrote ({error})") from error
+    if weights != fingerprint(model, branch):
+        raise UserError(f"--adapter {file}: was trained on other weights; name those it began with by --weights")
+    wanted = {f"{PREFIX}{name}": parameter for name, parameter in put_on(model, branch, rank, scale).items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != {name: tuple(parameter.shape) for name, parameter in wanted.items()}:
+        raise UserError(f"--adapter {file}: its tensors are not those of rank {rank}; it is damaged")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.requires_grad_(False).copy_(tensors[name])
+
+
+@torch.no_grad()
+def merge(model: UniX) -> None:
+    """Make W + scale B A of every adapted weight, in float32, and take the adapter off."""
+    for layer in adapted(model, model.adapter["branch"]).values():
+        change = model.adapter["scale"] * layer.lora_B.weight.float() @ layer.lora_A.weight.float()
+        layer.weight.copy_(layer.weight.float() + change)
+        del layer.lora_A, layer.lora_B
+        layer._forward_hooks.clear()
+    model.adapter = {}
