@@ -129,9 +129,7 @@ def save_checkpoint(
 # ---- the command -------------------------------------------------------------------------------------------------
 
 
-def convert(
-    source: Path, destination: Path, dtype: torch.dtype, vae: Path | None, adapter: Path | None = None
-) -> None:
+def convert(source: Path, destination: Path, dtype: torch.dtype, vae: Path | None, adapter: Path | None = None) -> None:
     """Any weights folder, with an adapter merged into it -> ours. Raises UserError, before anything is loaded, if the
     destination must stay."""
     folders.check_is_no_run(destination)

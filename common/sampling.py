@@ -31,8 +31,8 @@ DRAWING = {"out": Path("sample.png"), "steps": (SOLVER, STEPS), "guidance": None
 READING = {"question": None, "temperature": None}
 FILM = {"strength": STRENGTH, "mask": None}
 EDITING = 'belongs to edit.py now: python edit.py FILE "PROMPT", or edit.py --between N "PROMPT" "PROMPT"'
-SOLVER_GONE = {"--solver": "is part of --steps now: --steps SOLVER:N"}
-GONE = dict.fromkeys(("--edit", "--strength", "--mask", "--between"), EDITING) | SOLVER_GONE | {  # from sample.py
+GONE = dict.fromkeys(("--edit", "--strength", "--mask", "--between"), EDITING) | {  # from sample.py
+    "--solver": "is part of --steps now: --steps SOLVER:N",
     "--reports": "is --n now: python sample.py --image FILE --n N",
     "--top-p": f"is gone; sampled reports hold {TOP_P} of the probability, and read_often in sample.py takes another",
     "--profile": "is gone; python -m speed.bench drawing measures the parts",
@@ -79,7 +79,7 @@ def edit_flags() -> argparse.Namespace:
         usage='edit.py FILE "PROMPT" [options], or edit.py --between N "PROMPT" "PROMPT" [options]',
         epilog="No training is needed. " + DISCLAIMER,
     )
-    parser.gone = SOLVER_GONE | {"--n": "is gone; --seed draws another"}
+    parser.gone = {"--n": "is gone; --seed draws another", "--solver": GONE["--solver"]}
     add = parser.add_argument
     add("film", type=arguments.text, metavar="FILE", help="the picture to change; with --between, the first prompt")
     add("prompt", type=arguments.text, metavar="PROMPT", help="what the picture shall show, in whole")

@@ -15,7 +15,7 @@ from weights import Checkpoint
 
 
 def study(description: str, n: int, of: str, least: int = 1) -> arguments.Parser:
-    """A parser of --weights, --adapter, --n, --seed and --dtype, to which a study adds its own. of: what there are n of."""
+    """The parser of every study, to which each adds its own flags. of: what there are n of."""
     parser = arguments.Parser(description=description, epilog=DISCLAIMER)
     add = parser.add_argument
     add("--weights", type=arguments.weights_folder, default=SHIPPED, help="weights folder (default: the shipped model)")

@@ -146,7 +146,9 @@ def test_peft_reads_our_file_and_we_read_its(model, micro, tmp_path):
 def command(script, *words, cwd, processes=1):
     start = [sys.executable] if processes == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     start += [f"--nproc_per_node={processes}"] * (processes > 1)
-    ran = subprocess.run([*start, ROOT / script, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300)
+    ran = subprocess.run(
+        [*start, ROOT / script, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300
+    )
     return ran
 
 

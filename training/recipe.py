@@ -49,7 +49,8 @@ def knob(*about: object, **more: object) -> Field:
 class Recipe:
     """A column of Table 1, and what else a run computes with, or chooses its best by, beside the weights.
 
-    The same everywhere: AdamW (0.9, 0.95), eps 1e-15, no weight decay, gradients clipped to norm 1.
+    The same everywhere: AdamW (0.9, 0.95), eps 1e-15, no weight decay, gradients clipped to norm 1. Muon is of the tiny
+    recipe alone, and takes the matrices of the layers.
     """
 
     learning_rate: float = knob("--lr", number(0, 10, above=True), "learning rate after the warm-up")
@@ -68,6 +69,9 @@ class Recipe:
         "--observations", ("only", "first"), "write the names of what is seen, alone or before a report", None, ("1",)
     )
     mix: str = knob("--mix", other_to_own, "OTHER:OWN; OTHER: impressions (1), reading (2, 3)", "0:1", ("1", *DRAWING))
+    optimizer: str = knob(
+        "--optimizer", ("adamw", "muon"), "muon: of the layers' matrices (training/muon.py)", "adamw", STAGES[1:]
+    )
     lora: int = knob("--lora", arguments.whole(1, 4096), "train an adapter of this RANK alone", 0, ("1", *DRAWING))
     train: str = knob(
         "--train", ("gen", "both", "decoder"), "und too (2, 3); decoder: alone (vae)", "gen", ("vae", *DRAWING)

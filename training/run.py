@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 import time
 from dataclasses import asdict, dataclass, replace
@@ -51,6 +52,14 @@ class TrainingLog:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise UserError(f"{self.path}: not written ({error.strerror}); make room, then --resume") from error
+
+
+def check_finite(step: int, loss: float, grad_norm: float) -> None:
+    if not math.isfinite(loss) or not math.isfinite(grad_norm):
+        raise UserError(
+            f"step {step + 1}: the loss is {loss}, its gradient {grad_norm}; the last checkpoint is untouched: start"
+            " from it with --init and a smaller --lr"
+        )
 
 
 @dataclass

@@ -24,7 +24,7 @@ from training.average import MovingAverage
 from training.recipe import Recipe
 from weights import Checkpoint
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of one parameter
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of one parameter, and Muon's
 RAW = "weight"  # the parameter itself, where the model beside holds an average
 
 
@@ -84,7 +84,7 @@ def write_state(folder: Path, state: State, trained: Trained) -> None:
     tensors = {f"heads/{name}": tensor for name, tensor in trained.heads.state_dict().items()}
     stored = trained.optimizer.state_dict()["state"]
     for i, name in enumerate(trained.parameters):
-        tensors |= {f"{name}/{moment}": stored[i][moment] for moment in MOMENTS if i in stored}
+        tensors |= {f"{name}/{moment}": stored[i][moment] for moment in MOMENTS if moment in stored.get(i, ())}
     if trained.average:
         tensors |= {f"{name}/{RAW}": raw for name, raw in trained.average.values.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -122,7 +122,9 @@ def restore(state: State, trained: Trained) -> None:
     for name, parameter in trained.parameters.items() if trained.average else ():
         trained.average.values[name].copy_(parameter)
         parameter.copy_(stored[f"{name}/{RAW}"])
-    moved = [i for i, name in enumerate(names) if f"{name}/step" in stored]  # the others never had a gradient
-    moments = {i: {moment: stored[f"{names[i]}/{moment}"] for moment in MOMENTS} for i in moved}
+    moments = {}  # of what never had a gradient there are none
+    for i, name in enumerate(names):
+        if found := {moment: stored[f"{name}/{moment}"] for moment in MOMENTS if f"{name}/{moment}" in stored}:
+            moments[i] = found
     group = {**trained.optimizer.param_groups[0], "params": [*range(len(names))]}
     trained.optimizer.load_state_dict({"state": moments, "param_groups": [group]})

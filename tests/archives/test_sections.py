@@ -82,7 +82,11 @@ NORMAL = "IMPRESSION: Normal."
         ("FINDINGS - Clear. IMPRESSION - Normal.", "Clear.", "Normal."),
         ("1. FINDINGS: Clear.\n2. IMPRESSION: Normal.", "Clear.", "Normal."),
         ("1) Findings: Clear. 2) Impression: Normal.", "Clear.", "Normal."),
-        ("I. FINDINGS\nClear.\nII. IMPRESSION\n1. Findings of edema.\n2. Normal.", "Clear.", "1. Findings of edema. 2. Normal."),
+        (
+            "I. FINDINGS\nClear.\nII. IMPRESSION\n1. Findings of edema.\n2. Normal.",
+            "Clear.",
+            "1. Findings of edema. 2. Normal.",
+        ),
         ("**Findings** Clear.<br>**Impression** Normal.", "Clear.", "Normal."),
         ("FINDINGS- Clear. IMPRESSION- Normal.", "Clear.", "Normal."),
         ("{FINDINGS}: Clear. {IMPRESSION}: Normal.", "Clear.", "Normal."),
