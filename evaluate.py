@@ -23,16 +23,11 @@ from common.sampling import DISCLAIMER, SOLVER, SOLVERS, STEPS
 
 # Filled in once it is known which flags were typed. The sampler's are left to --protocol.
 DEFAULTS = {"data": "phantom:200", "split": "test", "seed": 0, "dtype": "float32", "cache": Path("out/cache")}
-GONE = {  # from evaluate.py phantom
-    "--reports": "is a study of its own now: python -m studies.calibration --reports N",
-    "--edit": "is a study of its own now: python -m studies.editing --n N",
-}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Raises UserError for a flag that would do nothing beside the others, or has gone."""
+    """Raises UserError for a flag that would do nothing beside the others."""
     parser = arguments.Parser(description="Score a model's reading and drawing, as the paper does.", epilog=DISCLAIMER)
-    parser.gone = GONE
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     file, folder, result, whole = arguments.existing, arguments.weights_folder, arguments.output_folder, arguments.whole
 

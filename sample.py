@@ -43,12 +43,9 @@ GUIDED_ABOVE = 0.4  # time; below it guidance costs twice the work and does litt
 Watch = Callable[[torch.Tensor, float], object]  # is called with an estimate of the data, and the time it is made at
 
 
-def load_model(
-    weights: str | Path, device: str | torch.device, dtype: torch.dtype, adapter: Path | None = None
-) -> Checkpoint:
-    """Weights that `draw` and `read` take, of any layout, with an adapter of lora.py; on a CPU, sped up. A Janus-Pro
-    reads as itself."""
-    checkpoint = load_checkpoint(weights, device, dtype, parity=True)
+def load_model(folder: Path, device: str | torch.device, dtype: torch.dtype, adapter: Path | None = None) -> Checkpoint:
+    """Weights that `draw` and `read` take, of any layout, with an adapter; on a CPU, sped up. Janus-Pro is itself."""
+    checkpoint = load_checkpoint(folder, device, dtype, parity=True)
     if adapter:
         lora.load_adapter(checkpoint.model, adapter)
     if torch.device(device).type == "cpu":
@@ -71,9 +68,8 @@ def draw(
     """Text to image: (len(prompts), size, size) grey uint8.
 
     seeds: one a picture; it alone decides the noise, so a picture does not depend on its batch. size: px, default the
-    size the weights were last trained at. steps: times of the schedule, first and last included. guidance: 1 is none,
-    default what the weights' config says. batch: pictures at a time. solver: one of SOLVERS; "euler" with 50 steps is
-    what was published. watch: is shown the clean latents that each batch is heading for, and the time.
+    size the weights were last trained at. steps: times of the schedule, both ends too. guidance: 1 is none, default the
+    config's. batch: pictures at a time. solver: one of SOLVERS. watch: sees where each batch is heading, and the time.
     Raises UserError for an empty prompt, one beyond the model's context, or a size the model has no positions for.
     """
     model, config = checkpoint.model, checkpoint.model.config
@@ -155,16 +151,14 @@ def solve(
 
 
 def schedule(solver: str, steps: int) -> torch.Tensor:
-    """The times to visit, (steps,): the published ones for Euler; for order 2, which gains nothing from many steps near
-    the noise, a smaller shift, and a step that ends where the velocity jumps."""
+    """The times to visit, (steps,): Euler's are published; order 2 needs fewer near noise, and a stop at the jump."""
     return flow.timesteps(steps) if solver == "euler" else flow.timesteps(steps, shift=2.0, through=GUIDED_ABOVE)
 
 
 def split_times(times: torch.Tensor, at: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Falling times -> (down to the first that is not above `at`, on from there).
 
-    The velocity jumps where guidance ends. On each side it is smooth, and a solver that walks the sides one after the
-    other, each with its own velocity, never averages or extrapolates across the jump.
+    The velocity jumps where guidance ends; a solver that walks both sides apart never averages across the jump.
     """
     above = int((times > at).sum())
     return times[: above + 1], times[above:]

@@ -17,7 +17,6 @@ from common.errors import UserError, run  # first: what follows takes seconds, a
 
 # isort: split
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -150,8 +149,6 @@ def main() -> None:
         epilog="examples: python weights.py inspect assets/tiny; python weights.py convert weights/Janus-Pro-1B"
         " weights/start --vae weights/vae/kl-f16d16.ckpt",
     )
-    if "--no-verify" in sys.argv:
-        raise UserError("--no-verify: is gone; delete the folder's manifest.json, and there is nothing to compare with")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add = commands.add_parser("inspect", help="say what a file or folder is and what loading it would do").add_argument
     add("path", type=arguments.existing, help="a .safetensors, .bin, .ckpt, .pt or index file, or a folder")

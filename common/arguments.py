@@ -11,11 +11,9 @@ import argparse
 import math
 import re
 import stat
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import NoReturn
 
 from common.errors import UserError
@@ -31,14 +29,6 @@ MOST_PX = 4096
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser whose errors are UserErrors of one line, and so are those of its subparsers."""
-
-    gone: Mapping[str, str] = MappingProxyType({})  # flags that were there once -> what to do instead
-
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> tuple:
-        for word in sys.argv[1:] if args is None else args:
-            if (flag := word.split("=")[0]) in self.gone:
-                raise UserError(f"{flag}: {self.gone[flag]}")
-        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError where argparse would print its usage and leave."""

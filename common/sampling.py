@@ -30,13 +30,6 @@ EXAMPLE = '"Small left pleural effusion."'
 DRAWING = {"out": Path("sample.png"), "steps": (SOLVER, STEPS), "guidance": None, "size": None}
 READING = {"question": None, "temperature": None}
 FILM = {"strength": STRENGTH, "mask": None}
-EDITING = 'belongs to edit.py now: python edit.py FILE "PROMPT", or edit.py --between N "PROMPT" "PROMPT"'
-GONE = dict.fromkeys(("--edit", "--strength", "--mask", "--between"), EDITING) | {  # from sample.py
-    "--solver": "is part of --steps now: --steps SOLVER:N",
-    "--reports": "is --n now: python sample.py --image FILE --n N",
-    "--top-p": f"is gone; sampled reports hold {TOP_P} of the probability, and read_often in sample.py takes another",
-    "--profile": "is gone; python -m speed.bench drawing measures the parts",
-}
 
 
 def sample_flags() -> argparse.Namespace:
@@ -45,7 +38,6 @@ def sample_flags() -> argparse.Namespace:
         description="Draw a chest X-ray from a sentence, or write the report of an image.",
         epilog="The shipped tiny weights know phantoms only. " + DISCLAIMER,
     )
-    parser.gone = GONE
     add = parser.add_argument
     add("prompt", nargs="*", type=arguments.text, help=f"what to draw: {EXAMPLE}; several make a labelled grid")
     add("--image", nargs="+", type=arguments.existing_file, metavar="FILE", help="read these images instead of drawing")
@@ -79,7 +71,6 @@ def edit_flags() -> argparse.Namespace:
         usage='edit.py FILE "PROMPT" [options], or edit.py --between N "PROMPT" "PROMPT" [options]',
         epilog="No training is needed. " + DISCLAIMER,
     )
-    parser.gone = {"--n": "is gone; --seed draws another", "--solver": GONE["--solver"]}
     add = parser.add_argument
     add("film", type=arguments.text, metavar="FILE", help="the picture to change; with --between, the first prompt")
     add("prompt", type=arguments.text, metavar="PROMPT", help="what the picture shall show, in whole")

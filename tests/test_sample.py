@@ -125,15 +125,6 @@ def test_a_picture_belongs_to_its_seed_and_prompt(micro):
             )
         ),
         (("--image", "good.png", "--seed", 7), ["--seed", "--temperature"]),
-        # What has moved or gone.
-        (("--image", "good.png", "--edit", "Normal."), ["--edit", 'edit.py FILE "PROMPT"']),
-        (("--image", "good.png", "--edit=Normal.", "--strength", 2), ["--edit", 'edit.py FILE "PROMPT"']),
-        (("Edema.", "--strength", 0.5), ["--strength", "edit.py"]),
-        (("Edema.", "--mask", "0,0,9,9"), ["--mask", "edit.py"]),
-        (("Edema.", "Normal.", "--between", 5), ["--between", "edit.py --between"]),
-        (("--image", "good.png", "--reports", 3), ["--reports", "--n"]),
-        (("--image", "good.png", "--top-p", 1), ["--top-p", "read_often"]),
-        (("Edema.", "--profile"), ["--profile", "speed.bench"]),
     ],
 )
 def test_bad_input_is_one_line_that_names_it(micro_folder, tmp_path, arguments, words, monkeypatch, capsys):

@@ -13,16 +13,6 @@ from common.workers import default_workers
 from training.recipe import KNOBS, STAGES, Recipe, check_recipe, typed
 
 PRESETS = ("tiny", "small", "unix")  # SIZES of checkpoints.presets, which imports torch
-MOVED = {
-    "--preset": "--init scratch:PRESET",
-    "--vocab": "what the reports of --data yield, at most as many pieces as the preset has room for; leave it out",
-    "--sample-every": "--look-every, for pictures and validation alike",
-    "--validate-every": "--look-every, for pictures and validation alike",
-    "--checkpoint-activations": "--less-memory activations",
-    "--zero": "--less-memory optimizer",
-    "--tensorboard": "OUT/metrics.jsonl, a line a step, and OUT/loss.png, which every run writes; leave it out",
-    "--require": "data.py clean SRC --require findings --out FILE, and --data FILE",
-}
 
 
 def start(word: str) -> Path | str:
@@ -36,10 +26,9 @@ def start(word: str) -> Path | str:
 
 
 def parse_args() -> argparse.Namespace:
-    """`asked` are the knobs of the recipe that were given. Raises UserError for a flag that has moved, or that the
-    stage has no use for."""
+    """`asked` are the knobs of the recipe that were given. Raises UserError for a flag that the stage has no use
+    for."""
     peek = arguments.Parser(add_help=False, allow_abbrev=False)
-    peek.gone = {flag: f"is now {instead}" for flag, instead in MOVED.items()}
     peek.add_argument("--stage")
     stages = {peek.parse_known_args()[0].stage} & set(STAGES) or set(STAGES)  # that --help is about
     parser = arguments.Parser(

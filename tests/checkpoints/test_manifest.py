@@ -93,7 +93,6 @@ def test_inspect_says_whether_the_files_are_as_saved(folder):
     assert "delete manifest.json" in refused.stderr
     (folder / "manifest.json").unlink()
     assert "manifest none" in weights("inspect", folder).stdout
-    assert "--no-verify: is gone" in weights("inspect", folder, "--no-verify").stderr
 
 
 def test_inspect_names_run_and_step(micro, tmp_path):
