@@ -33,7 +33,10 @@ class Muon(torch.optim.AdamW):
                 matrix.grad = None  # AdamW passes it over
         super().step()
         for shape, same in self.alike.items():
-            momenta = [self.state[matrix].setdefault("exp_avg", torch.zeros_like(matrix)) for matrix in same]
+            for matrix in same:
+                if matrix not in self.state:  # AdamW asks for "step" when a state is loaded
+                    self.state[matrix] = {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(matrix)}
+            momenta = [self.state[matrix]["exp_avg"] for matrix in same]
             torch._foreach_lerp_(momenta, gradients[shape], 1 - MOMENTUM)
             ahead = torch._foreach_lerp(gradients[shape], momenta, MOMENTUM)  # Nesterov's
             length = self.param_groups[0]["lr"] * 0.2 * max(shape) ** 0.5
