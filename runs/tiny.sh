@@ -4,16 +4,23 @@
 #   bash runs/tiny.sh             it replaces the shipped weights
 #   HOURS=2.5 bash runs/tiny.sh   every stage 2.5 times as long
 #   STEPS=20 bash runs/tiny.sh    a look at all of it in a few minutes, which leaves the shipped weights alone
-# DEVICE=cuda is worth having; DTYPE is bfloat16 where the machine multiplies it fast.
+# DEVICE=cuda is worth having; DTYPE is bfloat16 where the machine multiplies it fast. On a CPU two processes share the
+# cores: the tiny model's matrices are too small for more than a few threads (docs/speedrun.md).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-: "${OUT:=out${STEPS:+/look}}"
+: "${DEVICE:=cpu}" "${OUT:=out${STEPS:+/look}}"
 : "${TO:=${STEPS:+$OUT/tiny}}" "${TO:=assets/tiny}"
+train=(python)
+if [ "$DEVICE" = cpu ]; then
+    : "${OMP_NUM_THREADS:=$(python -c 'import os; print(max(1, os.cpu_count() // 2))')}"
+    export OMP_NUM_THREADS OMP_WAIT_POLICY=PASSIVE
+    train=(torchrun --standalone --nproc_per_node=2)
+fi
 
 stage() { # name, what it starts from, more flags
     local steps=${STEPS:-} times="import train; print(round(train.RECIPES['tiny']['$1'].steps * ${HOURS:-1}))"
     [ -z "${HOURS:-}" ] || steps=$(python -c "$times")
-    python train.py --stage "$1" --init "$2" --out "$OUT/stage-$1" --device "${DEVICE:-cpu}" --dtype "${DTYPE:-fast}" \
+    "${train[@]}" train.py --stage "$1" --init "$2" --out "$OUT/stage-$1" --device "$DEVICE" --dtype "${DTYPE:-fast}" \
         --resume ${steps:+--steps "$steps"} "${@:3}"
 }
 stage vae scratch

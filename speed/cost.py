@@ -100,18 +100,16 @@ def memory_per_gpu(
 
 def main() -> None:
     arguments.Parser(description="Print the memory per GPU of each stage at full size. It takes no flags.").parse_args()
-    print("GB per GPU of the full-size model in bfloat16, 8 GPUs, by formula (speed/cost.py), not measured")
-    for stage, size, micro in (("1", 384, 8), ("2", 256, 32), ("3", 512, 8)):
-        for less in ("-", "optimizer", "activations", "both"):
+    print("GB per GPU of the full-size model in bfloat16, by formula (speed/cost.py), not measured")
+    whole, adapter = ("-", "optimizer", "activations", "both"), ("-", "activations")
+    rows = [("1", 384, 8, 0, whole), ("2", 256, 32, 0, whole), ("3", 512, 8, 0, whole)]
+    for stage, size, micro, rank, ways in [*rows, ("1", 384, 8, 16, adapter), ("3", 512, 4, 16, adapter)]:
+        for less in ways:
             saved = less in ("optimizer", "both"), less in ("activations", "both")
-            parts = memory_per_gpu(preset("unix"), stage, micro, size, *saved)
+            parts = memory_per_gpu(preset("unix"), stage, micro, size, *saved, rank)
             amounts = ", ".join(f"{part} {amount:.1f}" for part, amount in parts.items())
-            print(f"stage {stage}, {size} px, micro-batch {micro}, --less-memory {less}: {amounts}")
-    print("One card, an adapter alone: --lora 16")
-    for stage, size, micro, less in (("1", 384, 8, "-"), ("1", 384, 8, "activations"), ("3", 512, 4, "activations")):
-        parts = memory_per_gpu(preset("unix"), stage, micro, size, checkpointing=less != "-", rank=16)
-        amounts = ", ".join(f"{part} {amount:.1f}" for part, amount in parts.items())
-        print(f"stage {stage}, {size} px, micro-batch {micro}, --less-memory {less}: {amounts}")
+            gpus = f"one GPU, --lora {rank}" if rank else "eight GPUs"
+            print(f"stage {stage}, {size} px, micro-batch {micro}, {gpus}, --less-memory {less}: {amounts}")
 
 
 if __name__ == "__main__":

@@ -51,6 +51,10 @@ def test_memory_table_is_what_cost_py_computes():
         totals = [memory_per_gpu(preset("unix"), stage, micro, size, *each)["total"] for each in flags]
         row = f"| {stage}, {size} px | {micro} | " + " | ".join(f"{total:.1f}" for total in totals) + " |"
         assert row in page
+    for stage, size, micro in (("1", 384, 8), ("3", 512, 4)):  # with an adapter alone
+        totals = [memory_per_gpu(preset("unix"), stage, micro, size, False, less, 16)["total"] for less in (False, True)]
+        row = f"| {stage}, {size} px | {micro} | " + " | ".join(f"{total:.1f}" for total in totals) + " |"
+        assert row in page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
