@@ -52,7 +52,9 @@ def test_memory_table_is_what_cost_py_computes():
         row = f"| {stage}, {size} px | {micro} | " + " | ".join(f"{total:.1f}" for total in totals) + " |"
         assert row in page
     for stage, size, micro in (("1", 384, 8), ("3", 512, 4)):  # with an adapter alone
-        totals = [memory_per_gpu(preset("unix"), stage, micro, size, False, less, 16)["total"] for less in (False, True)]
+        totals = [
+            memory_per_gpu(preset("unix"), stage, micro, size, False, less, 16)["total"] for less in (False, True)
+        ]
         row = f"| {stage}, {size} px | {micro} | " + " | ".join(f"{total:.1f}" for total in totals) + " |"
         assert row in page
 
