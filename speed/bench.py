@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import platform
 import statistics
 import time
@@ -24,13 +25,15 @@ from torch import nn
 
 import data
 import flow
+from attention import rotary_table, rotate
 from checkpoints.presets import init_weights, preset
 from common import arguments
+from common.devices import dtype_name
 from common.errors import UserError, run
 from common.files import SHIPPED
 from generate import generate, naive_generate
 from losses import IGNORE, Batch, RepaProjector, StageLoss, repa_loss
-from model import UniX
+from model import DecoderLayer, UniX
 from phantoms.dataset import Phantoms
 from sample import GUIDED_ABOVE, prompted_velocities, question_of, split_times
 from speed import cpu
@@ -108,15 +111,17 @@ def reading_row(model: UniX, question: list[int], batch: int, name: str, args: a
 
 
 def training(args: argparse.Namespace) -> Iterator[Row]:
-    """samples/s of forward and backward, beside plain layers over one padded sequence"""
-    for stage in ("2", "1"):
-        yield training_row(load_checkpoint(SHIPPED).model, stage, 4 if args.quick else 16, "tiny", args.repeat)
+    """samples/s of forward and backward: drawing beside the authors' way, reading beside one padded sequence"""
+    for stage, dtype in itertools.product(("2", "1"), (torch.float32, torch.bfloat16)):
+        tiny = load_checkpoint(SHIPPED).model
+        yield training_row(tiny, stage, dtype, 4 if args.quick else 16, "tiny", args.repeat)
         if not args.quick:
-            yield training_row(wide_unix(), stage, 4, "12 x 768", args.repeat)
+            yield training_row(wide_unix(), stage, dtype, 8, "12 x 768", args.repeat)
 
 
-def training_row(model: UniX, stage: str, count: int, name: str, repeat: int) -> Row:
-    """`count` phantoms of 128 px, in float32. Rendering them, and encoding them for stage 2, is not timed."""
+def training_row(model: UniX, stage: str, dtype: torch.dtype, count: int, name: str, repeat: int) -> Row:
+    """`count` phantoms of 128 px. Rendering them, and encoding them for stage 2, is not timed."""
+    model.compute_dtype = dtype
     config, shipped, heads = model.config, load_checkpoint(SHIPPED), nn.ModuleDict()
     if stage == "2":
         heads["repa"] = RepaProjector(config.hidden_size, config.vit.width, 512)
@@ -132,7 +137,7 @@ def training_row(model: UniX, stage: str, count: int, name: str, repeat: int) ->
     plain = copy.deepcopy(model, memo={id(p): p for p in model.parameters()})  # other layers, the same parameters
     cpu.speed_up(model)
     losses, plain_losses = (StageLoss(each, vae, heads, lambda index, image: frozen, 0.5) for each in (model, plain))
-    totals, obvious = {kind: float(batch.terms())}, obvious_draw if stage == "2" else obvious_read
+    totals, obvious = {kind: float(batch.terms())}, packed_draw if stage == "2" else obvious_read
     trained = [p for p in [*model.parameters(), *heads.parameters()] if p.requires_grad]
 
     def step(loss: torch.Tensor) -> list[torch.Tensor]:
@@ -144,24 +149,84 @@ def training_row(model: UniX, stage: str, count: int, name: str, repeat: int) ->
     def instead() -> list[torch.Tensor]:
         return step(obvious(plain_losses, batch))
 
-    for value, expected in zip(ours(), instead(), strict=True):
-        agree(value, expected)
-    return compare(f"stage {stage}, {name}", "samples/s", count, ours, instead, repeat)
+    if dtype == torch.float32:  # in bfloat16 each way rounds as it goes
+        for value, expected in zip(ours(), instead(), strict=True):
+            agree(value, expected)
+    return compare(f"stage {stage}, {name}, {dtype_name(dtype)}", "samples/s", count, ours, instead, repeat)
 
 
-# What one would write first: prompt and picture in one padded sequence, one graph over all of it, plain layers.
+# The authors' way to draw: the tokens of all examples in one row, whose weights are chosen by an index in each layer, and
+# attention example by example. The obvious way to read: logits of one padded sequence. Both with plain layers.
 
 
-def obvious_draw(losses: StageLoss, batch: Batch) -> torch.Tensor:
-    """The loss of stage 2 over [BOS prompt EOS padding BOI EOI | latents]."""
+def packed_draw(losses: StageLoss, batch: Batch) -> torch.Tensor:
+    """The loss of stage 2 over [BOS prompt EOS BOI latents EOI] of each example, one behind the other."""
     model = losses.model
     mean, log_variance, target = losses.frozen_features(batch.index, batch.image)
     latents = losses.vae.normalise(sample_posterior(mean, log_variance, batch.posterior_noise))
     t = flow.training_time(batch.t_normal)
     x_t = flow.interpolate(latents, batch.noise, t)
-    v, hidden = model(x_t, t, batch.prompts, return_layer=model.config.repa_layer)
+    v, hidden = packed_velocity(model, x_t, t, batch.prompts)
     repa = repa_loss(losses.heads["repa"](hidden), target)
     return flow.velocity_error(v, latents, batch.noise).mean() + losses.repa_weight * repa
+
+
+def packed_velocity(
+    model: UniX, x: torch.Tensor, t: torch.Tensor, prompts: list[list[int] | None]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """v_t(x), and gen's hidden states after the layer of REPA."""
+    config, latents = model.config, model.embed_latents(x, t)
+    boi, eoi = model.embed_block_ends(1)[0].split(1)
+    rows, positions, is_gen, lengths, masks = [], [], [], [], []
+    for prompt, tokens in zip(prompts, latents, strict=True):
+        ids = [] if prompt is None else [config.bos, *prompt, config.eos]
+        rows += [model.embed(torch.tensor(ids, dtype=torch.long)), boi, tokens, eoi]
+        block = len(tokens) + 2
+        positions += [*range(len(ids)), *[len(ids)] * block]
+        is_gen += [*[False] * (len(ids) + 1), *[True] * len(tokens), False]
+        lengths.append(len(ids) + block)
+        mask = torch.ones(lengths[-1], lengths[-1], dtype=torch.bool).tril()
+        mask[len(ids) :] = True
+        masks.append(mask)
+    hidden, kind = torch.cat(rows), torch.tensor(is_gen)
+    index = {"und": (~kind).nonzero()[:, 0], "gen": kind.nonzero()[:, 0]}
+    head_dim = config.hidden_size // config.num_heads
+    rotary = rotary_table(torch.tensor([positions]), head_dim, config.rope_theta, hidden.dtype)
+
+    for i, layer in enumerate(model.layers):
+        hidden = packed_layer(layer, hidden, index, rotary, lengths, masks)
+        if i + 1 == config.repa_layer:
+            returned = hidden[index["gen"]].view_as(latents)
+    return model.to_velocity(hidden[index["gen"]].view_as(latents), x.shape), returned
+
+
+def packed_layer(
+    layer: DecoderLayer,
+    hidden: torch.Tensor,
+    index: dict[str, torch.Tensor],
+    rotary: tuple[torch.Tensor, torch.Tensor],
+    lengths: list[int],
+    masks: list[torch.Tensor],
+) -> torch.Tensor:
+    """hidden: (tokens of all examples, width) -> the same. index: where und tokens and gen tokens stand."""
+
+    def each(of: Callable[[str, torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        """A function of each branch at its own tokens, put back where they stand."""
+        parts = {branch: of(branch, x[index[branch]]) for branch in index}
+        whole = x.new_zeros(len(x), *parts["und"].shape[1:])
+        return whole.index_put((index["und"],), parts["und"]).index_put((index["gen"],), parts["gen"])
+
+    blocks, attention = ({branch: getattr(of, branch) for branch in index} for of in (layer, layer.attn))
+    normed = each(lambda branch, x: blocks[branch].attn_norm(x), hidden)
+    qkv = each(
+        lambda branch, x: torch.stack([part[0] for part in attention[branch](x[None])]).permute(2, 0, 1, 3), normed
+    )
+    q, k, v = qkv.permute(1, 2, 0, 3)[:, None]
+    q, k = rotate(q, rotary), rotate(k, rotary)
+    parts = zip(q.split(lengths, 2), k.split(lengths, 2), v.split(lengths, 2), masks, strict=True)
+    mixed = torch.cat([F.scaled_dot_product_attention(*qkv, attn_mask=mask) for *qkv, mask in parts], dim=2)
+    hidden = hidden + each(lambda branch, x: attention[branch].out(x), mixed[0].transpose(0, 1).flatten(1))
+    return hidden + each(lambda branch, x: blocks[branch].mlp(blocks[branch].mlp_norm(x)), hidden)
 
 
 def obvious_read(losses: StageLoss, batch: Batch) -> torch.Tensor:
@@ -224,7 +289,7 @@ def main() -> None:
         raise UserError(f"{' '.join(unknown)}: choose from {', '.join(ROWS)}")
     args.repeat = min(args.repeat, 2) if args.quick else args.repeat
     cpu.keep_freed_memory()
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, float32")
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, float32 unless said")
     print(f"{'ours':>57}{'instead':>12}{'ratio':>10}")
     for name in args.names or ROWS:
         for title, unit, ours, instead, ratio in ROWS[name](args):
