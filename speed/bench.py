@@ -155,7 +155,7 @@ def training_row(model: UniX, stage: str, dtype: torch.dtype, count: int, name: 
     return compare(f"stage {stage}, {name}, {dtype_name(dtype)}", "samples/s", count, ours, instead, repeat)
 
 
-# The authors' way to draw: the tokens of all examples in one row, whose weights are chosen by an index in each layer, and
+# The authors' way to draw: the tokens of all examples in one row, each layer's weights chosen by an index; and
 # attention example by example. The obvious way to read: logits of one padded sequence. Both with plain layers.
 
 

@@ -69,7 +69,8 @@ def train(runs: dict[str, Sequence[object]]) -> dict[str, list[dict]]:
     def one(name: str) -> list[dict]:
         folder = run_folder(name)
         flags = ["--out", folder, "--cache", OUT / "cache", "--resume", "--device", "cpu", "--workers", 0]
-        plain = ["--mix", "0:1", "--decay", 0, "--ema", 0]  # films alone, constant rate, last weights: the paper
+        # As in the paper: films alone, AdamW at a constant rate, the last weights.
+        plain = ["--mix", "0:1", "--decay", 0, "--ema", 0, "--optimizer", "adamw", "--lr", 1e-3]
         look = ["--steps", STEPS, "--look-every", STEPS] if STEPS else []  # of a flag, the last one counts
         command = [sys.executable, ROOT / "train.py", *plain, *runs[name], *look, *flags]
         ran = subprocess.run(
