@@ -40,6 +40,7 @@ from speed import cost
 from speed.feature_cache import FeatureCache
 from training import batches, setup
 from training.average import MovingAverage
+from training.discriminator import PatchDiscriminator
 from training.muon import Muon, matrices_of_layers
 from training.pretraining import EveryStageLoss
 from training.recipe import DRAWING, FILMS, Recipe, check_recipe, check_same
@@ -161,6 +162,8 @@ def what_trains(
     if stage == "vae":
         decoding = ("decoder.", "post_quant_conv.") if recipe.train == "decoder" else ""
         trained = {f"vae/{name}": parameter for name, parameter in vae.named_parameters() if name.startswith(decoding)}
+        if recipe.adversarial:
+            heads["discriminator"] = PatchDiscriminator()
     elif stage == "vit":
         trained = {f"model/vit.{name}": parameter for name, parameter in model.vit.named_parameters()}
         heads["phrases"] = nn.Linear(2 * model.config.vit.width, phrases)
@@ -251,7 +254,8 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
     if state.step:
         restore(state, trained)
     features, both = FeatureCache(encode, len(source)), recipe.train == "both"
-    losses = EveryStageLoss(model, vae, heads, features, recipe.repa_weight, both, recipe.time_shift)
+    more = {"time_shift": recipe.time_shift, "adversarial": recipe.adversarial}
+    losses = EveryStageLoss(model, vae, heads, features, recipe.repa_weight, both, **more)
     if team.size > 1:  # what is trained but has no part in the loss (ablation only) must not be waited for
         losses = DistributedDataParallel(losses, find_unused_parameters=both, gradient_as_bucket_view=True)
 

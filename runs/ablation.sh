@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${WHAT:=table-5 repa}" "${STEPS:=500}" "${N:=200}" "${DTYPE:=fast}" "${OUT:=out/ablation}" "${START:=$OUT/stage-1}"
 [[ $WHAT = table-5 || $WHAT = repa || $WHAT = "table-5 repa" ]] || { echo "error: WHAT=$WHAT: give table-5 or repa" >&2; exit 2; }
-flags=(--stage 2 --init "$START" --ema 0 --cache "$OUT/cache" --dtype "$DTYPE" --resume) # the last weights, no average
+flags=(--optimizer adamw --lr 1e-3 --stage 2 --init "$START" --ema 0 --cache "$OUT/cache" --dtype "$DTYPE" --resume) # the last weights, no average
 judge=(--n "$N" --size 128 --dtype "$DTYPE" --resume)
 
 [ -d "$START" ] || python - "$START" <<'END'

@@ -39,15 +39,17 @@ class Muon(torch.optim.AdamW):
             momenta = [self.state[matrix]["exp_avg"] for matrix in same]
             torch._foreach_lerp_(momenta, gradients[shape], 1 - MOMENTUM)
             ahead = torch._foreach_lerp(gradients[shape], momenta, MOMENTUM)  # Nesterov's
-            length = self.param_groups[0]["lr"] * 0.2 * max(shape) ** 0.5
-            torch._foreach_add_(same, orthogonal(torch.stack(ahead).to(self.dtype)).float().unbind(), alpha=-length)
+            steps = orthogonal(torch.stack(ahead).flatten(2).to(self.dtype))  # a convolution is (out, in * 3 * 3)
+            length = self.param_groups[0]["lr"] * 0.2 * max(steps.shape[1:]) ** 0.5
+            torch._foreach_add_(same, [step.view(shape) for step in steps.float()], alpha=-length)
 
 
 def matrices_of_layers(trained: dict[str, nn.Parameter]) -> list[nn.Parameter]:
-    """The weights of the ViT's and the LLM's layers among what trains. An adapter's two make one matrix, and
-    stay out."""
-    inside = {name: p for name, p in trained.items() if "/layers." in name or ".blocks." in name}
-    return [parameter for name, parameter in inside.items() if parameter.dim() == 2 and ".lora_" not in name]
+    """The weights of layers among what trains, the autoencoder's convolutions too; what comes before the first layer and
+    after the last is AdamW's. An adapter's two make one matrix, and stay out."""
+    places = ("/layers.", ".blocks.", ".mid.", ".down.", ".up.")
+    inside = {name: p for name, p in trained.items() if any(place in name for place in places)}
+    return [parameter for name, parameter in inside.items() if parameter.dim() > 1 and ".lora_" not in name]
 
 
 def orthogonal(x: torch.Tensor) -> torch.Tensor:

@@ -10,19 +10,27 @@ import torch
 import torch.nn.functional as F
 
 from losses import Batch, StageLoss, token_loss
+from training.discriminator import adversarial_loss
 from vae import VAE, sample_posterior
 
 
 class EveryStageLoss(StageLoss):
-    """`StageLoss`, and the losses of the other kinds of example. heads: also "phrases" (stage vit)."""
+    """`StageLoss`, and the losses of the other kinds of example. heads: also "phrases" (stage vit) and, with a weight
+    `adversarial`, "discriminator" (stage vae)."""
 
-    def __init__(self, *args: object, **options: object) -> None:
+    def __init__(self, *args: object, adversarial: float = 0.0, **options: object) -> None:
         super().__init__(*args, **options)
+        self.adversarial = adversarial
         self.loss_of |= {"rebuild": self.rebuild, "see": self.see, "recite": self.recite}
 
     def rebuild(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         images = self.vae.preprocess(batch.image).to(self.model.compute_dtype)
-        return vae_loss(self.vae, images, batch.posterior_noise)
+        loss, parts, decoded = vae_loss(self.vae, images, batch.posterior_noise)
+        if self.adversarial and torch.is_grad_enabled():
+            judge, last = self.heads["discriminator"], self.vae.decoder.conv_out.weight
+            against, more = adversarial_loss(judge, decoded, images, loss, last, self.adversarial)
+            loss, parts = loss + against, parts | more
+        return loss, parts
 
     def see(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """What stands in for SigLIP's pretraining: which phrases will the report use? (Joulin et al. 2016)
@@ -58,8 +66,9 @@ def vae_loss(
     kl_weight: float = 1e-6,
     detail_weight: float = 2.0,
     square_weight: float = 150.0,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """L1 + squares + detail + KL. images: (B, 3, H, W) in [-1, 1]; noise: standard normal, the latents' shape.
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+    """L1 + squares + detail + KL, its parts, and what was decoded, (B, 3, H, W). images: the same, in [-1, 1]; noise:
+    standard normal, the latents' shape.
 
     The detail term stands in for latent-diffusion's perceptual and adversarial losses, which need a second network: an
     L1 on every band of a Laplacian pyramid (Bojanowski et al. 2018). A rib edge or a catheter is a small part of
@@ -79,7 +88,8 @@ def vae_loss(
         error = coarse
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3)).mean()
     loss = l1 + square_weight * square + detail_weight * detail + kl_weight * kl
-    return loss, {"l1": l1.detach(), "square": square.detach(), "detail": detail.detach(), "kl": kl.detach()}
+    parts = {"l1": l1.detach(), "square": square.detach(), "detail": detail.detach(), "kl": kl.detach()}
+    return loss, parts, decoded
 
 
 @torch.no_grad()

@@ -70,11 +70,14 @@ class Recipe:
     )
     mix: str = knob("--mix", other_to_own, "OTHER:OWN; OTHER: impressions (1), reading (2, 3)", "0:1", ("1", *DRAWING))
     optimizer: str = knob(
-        "--optimizer", ("adamw", "muon"), "muon: of the layers' matrices (training/muon.py)", "adamw", STAGES[1:]
+        "--optimizer", ("adamw", "muon"), "muon: of the layers' matrices (training/muon.py)", "adamw"
     )
     lora: int = knob("--lora", arguments.whole(1, 4096), "train an adapter of this RANK alone", 0, ("1", *DRAWING))
     train: str = knob(
         "--train", ("gen", "both", "decoder"), "und too (2, 3); decoder: alone (vae)", "gen", ("vae", *DRAWING)
+    )
+    adversarial: float = knob(
+        "--adversarial", number(0, 100), "of a patch discriminator, beside the other loss", 0.0, ("vae",)
     )
     repa_weight: float = knob("--repa-weight", number(0, 100), "of REPA in the loss; 0: without REPA", 0.0, ("2",))
     repa: str | None = knob("--repa", folder, "RadDino, REPA's target; else the model's own ViT", None, ("2",))
