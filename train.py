@@ -65,7 +65,7 @@ RECIPES = {
     },
     # What made the shipped weights: runs/tiny.sh. In stage 1, mix 1:3 is one text alone for every three films.
     "tiny": {
-        "vae": Recipe(1e-3, 128, 4, 50, 6_000, EVEN, decay=0.4, ema=0.998, micro_batch=32),
+        "vae": Recipe(3e-3, 128, 4, 50, 6_000, EVEN, decay=0.4, ema=0.998, **MUON),
         "vit": Recipe(3e-3, 128, 32, 100, 3_000, EVEN, decay=0.4, **MUON),
         "1": Recipe(3e-3, 128, 32, 80, 800, EVEN, mix="1:3", decay=0.5, ema=0.99, **MUON),
         "2": Recipe(3e-3, 128, 32, 100, 2_000, EVEN, repa_weight=0.5, ema=0.999, **MUON),

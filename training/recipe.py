@@ -63,15 +63,15 @@ class Recipe:
     decay: float = knob("--decay", number(0, 1), "last share of the steps, in which the learning rate falls to 0", 0.0)
     ema: float = knob("--ema", number(0, 0.999999), "save an average of the weights; a step keeps so much of it", 0.0)
     micro_batch: int = knob("--micro-batch", arguments.batch, "examples at a time on one process, at most", 8)
-    balance: float = knob("--balance", number(1, 1000), "rare real films come so many times as often", 1.0, films=True)
+    balance: float = knob(
+        "--balance", number(1, 1000), "rare real films come so many times as often", 1.0, STAGES[1:], films=True
+    )
     augment: bool = knob("--augment", bool, "turn, shift, scale, expose real films", False, FILMS, films=True)
     observations: str | None = knob(
         "--observations", ("only", "first"), "write the names of what is seen, alone or before a report", None, ("1",)
     )
     mix: str = knob("--mix", other_to_own, "OTHER:OWN; OTHER: impressions (1), reading (2, 3)", "0:1", ("1", *DRAWING))
-    optimizer: str = knob(
-        "--optimizer", ("adamw", "muon"), "muon: of the layers' matrices (training/muon.py)", "adamw"
-    )
+    optimizer: str = knob("--optimizer", ("adamw", "muon"), "muon: of the layers' matrices (training/muon.py)", "adamw")
     lora: int = knob("--lora", arguments.whole(1, 4096), "train an adapter of this RANK alone", 0, ("1", *DRAWING))
     train: str = knob(
         "--train", ("gen", "both", "decoder"), "und too (2, 3); decoder: alone (vae)", "gen", ("vae", *DRAWING)
