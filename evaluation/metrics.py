@@ -1,10 +1,5 @@
-"""Every measure of the evaluation, as plain functions of arrays and strings. Knows no model, no file and no flag.
-
-- labels: `f1_scores`, `chexbert_scores` for a half of Table 2, and `area_under_roc`
-- reports, word by word: `bleu_counts` and `bleu_from_counts`, `rouge_l` and `bootstrap_median`
-- pictures, as sets of features (RadDino's class token in Table 3): `frechet_distance`, `kernel_distance` and
-  `prdc_samples`, together `table_3`, and `nearest`, which finds out what has been memorised
-- what a score stands beside, and how far to trust it: `derangement`, `bootstrap_sums`, `with_intervals`
+"""Every measure of the evaluation, as plain functions of arrays and strings: of labels, of reports word by word, of
+pictures as sets of features, and of how far to trust a score. Knows no model, no file and no flag.
 """
 
 from __future__ import annotations
@@ -90,16 +85,15 @@ def chexbert_scores(
     """
     is_true = positives(truth, uncertain)
     counts = f1_counts(is_true, positives(prediction, uncertain))
-    each = with_intervals(table2_row, counts)
+
+    def table(sums: np.ndarray) -> np.ndarray:  # (..., 2, 14) -> (..., 18): the four columns, then each class
+        all14, five = f1_from_counts(sums, 0.0), f1_from_counts(sums[..., list(FIVE)], 0.0)
+        columns = np.stack([all14.micro, five.micro, all14.macro, five.macro], axis=-1)
+        return np.concatenate([columns, all14.per_class], axis=-1)
+
+    each = with_intervals(table, counts)
     columns = dict(zip(("micro14", "micro5", "macro14", "macro5"), each, strict=False))
     return columns, each[4:], is_true.sum(axis=0).tolist()
-
-
-def table2_row(sums: np.ndarray) -> np.ndarray:
-    """Summed counts (..., 2, 14) -> the four columns of one half of Table 2, then each class: (..., 18)."""
-    all14, five = f1_from_counts(sums, 0.0), f1_from_counts(sums[..., list(FIVE)], 0.0)
-    columns = np.stack([all14.micro, five.micro, all14.macro, five.macro], axis=-1)
-    return np.concatenate([columns, all14.per_class], axis=-1)
 
 
 def positives(labels: np.ndarray, uncertain: str) -> np.ndarray:

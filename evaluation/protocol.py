@@ -6,16 +6,12 @@ choice does to a number. A number may stand beside the paper's only under a head
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from common import arguments
-
-if TYPE_CHECKING:
-    import argparse
-
-    from vit import ViTConfig
+from vit import ViTConfig
 
 NOT_THEIRS = "not the authors' protocol"
 
