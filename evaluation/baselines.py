@@ -26,7 +26,7 @@ from archives.sections import split_report
 from evaluation import metrics
 from evaluation.metrics import Scored, derangement
 from evaluation.tables import Table
-from judges.features import features, load_feature_extractor, of_records
+from judges.features import features, load_feature_extractor
 from phantoms.dataset import Phantoms
 
 LabelReports = Callable[[Sequence[str]], np.ndarray]  # N texts -> (N, 14): 1, 0, -1 and nan
@@ -160,7 +160,7 @@ def compare(
     truth, answers = [row["truth"] for row in rows], {"this run": [row["generated"] for row in rows]}
     if isinstance(source, Records) and isinstance(train, Records):
         eye, train.size = load_feature_extractor(None, args.device, args.weights), source.size  # the model's own ViT
-        seen = [features(of_records(films), eye, 32, True, args.cache) for films in (source, train)]
+        seen = [features(films, eye, 32, True, args.cache) for films in (source, train)]
         neighbours = metrics.nearest(*seen)[1]
         answers["nearest training film"] = [examples[neighbours[row["index"]]] for row in rows]
     told, of = [k for k, text in enumerate(truth) if findings_of(text)], "findings"
