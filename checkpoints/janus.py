@@ -63,9 +63,6 @@ def janus_chat(tokenizer: Tokenizer, config: UniXConfig, question: str) -> tuple
     return before, [config.eoi, *ids(f"\n{question}\n\n"), *assistant, *ids(":")]
 
 
-# ---- the start of a UniX -----------------------------------------------------------------------------------------
-
-
 def absent_in_janus(name: str, given: dict) -> str | None:
     """How a UniX gets the tensor `name` that Janus-Pro does not have; None: it must be there.
 

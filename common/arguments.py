@@ -48,9 +48,6 @@ def shown(text: str) -> str:
     return (text if len(text) <= 100 else f"{text[:80]}... ({len(text):,} characters)") or "''"
 
 
-# ---- numbers -----------------------------------------------------------------------------------------------------
-
-
 def number(least: float, most: float, above: bool = False, mend: str = "", kind: type = float) -> Callable:
     """A type of finite numbers from `least` to `most`. above: not `least` itself. mend: what else to say of another.
     kind: float, or int for whole numbers."""
@@ -102,9 +99,6 @@ def mask(word: str) -> tuple[int, int, int, int] | Path:
     if not (sides[0] < sides[2] and sides[1] < sides[3]):
         raise UserError(f"{shown(word)}: give a box as x0,y0,x1,y1 with x0 below x1 and y0 below y1, or a picture")
     return sides
-
-
-# ---- texts, files and folders ------------------------------------------------------------------------------------
 
 
 def text(word: str) -> str:

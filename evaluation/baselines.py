@@ -40,8 +40,6 @@ PUBLISHED = {  # BLEU-1, -2, -3, -4, ROUGE-L on the Indiana University set
 MOST_EXAMPLES = 5000  # of the training split, spread evenly: enough to choose from
 LONGEST_COUNTED = 60  # words of a report that R2Gen keeps on this set; the rest of a reference is not asked for
 
-# ---- the measures ------------------------------------------------------------------------------------------------
-
 
 def literature_words(text: str) -> list[str]:
     """Words as R2Gen counts them on the Indiana University set: lower case, no punctuation but a "." after each
@@ -92,9 +90,6 @@ def macro_f1(truth: np.ndarray, claims: np.ndarray, less: np.ndarray | None = No
     return metrics.with_intervals(statistic, counts)[0]
 
 
-# ---- answers that cost nothing -----------------------------------------------------------------------------------
-
-
 def constant_text(reports: Sequence[str], words: Callable[[str], Sequence[str]], sentences: int = 500) -> str:
     """Sentences of `reports`, one after the other, each the one that raises corpus BLEU-4 against all of them most.
 
@@ -141,9 +136,6 @@ def training_films(args: argparse.Namespace, source: Records | Phantoms | None) 
     train = open_source(path, split="train", require=args.require)
     train.records = train.records[:: -(-len(train) // MOST_EXAMPLES)]
     return train
-
-
-# ---- the table ---------------------------------------------------------------------------------------------------
 
 
 def compare(

@@ -53,7 +53,6 @@ def f1_from_counts(counts: np.ndarray, undefined: float = float("nan")) -> F1:
 
 
 def _ratio(above: np.ndarray, below: np.ndarray, undefined: float) -> np.ndarray:
-    above, below = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
     return np.divide(above, below, out=np.full(above.shape, undefined), where=below > 0)
 
 
@@ -329,8 +328,6 @@ def bootstrap_sums(
     statistic: Callable[[np.ndarray], np.ndarray], counts: np.ndarray, repeats: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """The 95 % percentile interval (low, high) of a statistic of sums over the examples (Efron 1979), by one product.
-
-        bootstrap_sums(lambda sums: f1_from_counts(sums, 0.0).macro, f1_counts(truth, prediction))
 
     counts: (N, ...), what each example adds. statistic: takes the sums of all draws, (repeats, ...), gives
     (repeats, ...). The mean of scores (N,) is `lambda sums: sums / N`. Draws where the statistic is nan (a class that

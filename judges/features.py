@@ -52,7 +52,7 @@ def prompts_of(images: Records) -> list[str]:
 
 
 def labels_of(images: Records) -> np.ndarray | None:
-    """What they show, (N, 14) bool: the set's own labels, else what the rule-based labeler finds in its texts; or None."""
+    """What they show, (N, 14) bool: the set's own labels, else what the labeler finds in its texts; or None."""
     if any(record.labels for record in images.records):
         return np.array([[record.labels.get(name) == 1 for name in OBSERVATIONS] for record in images.records])
     prompts = prompts_of(images)

@@ -45,9 +45,6 @@ NOUNS = {  # kind of finding -> the words that name it in phantoms/wording.py
 }
 
 
-# ---- the maps ----------------------------------------------------------------------------------------------------
-
-
 def attention_weights(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """The softmax of Eq. 5 as a tensor: what `attention.attend` multiplies the values by.
 
@@ -116,9 +113,6 @@ def over(film: np.ndarray, word_map: np.ndarray) -> np.ndarray:
     strength = 0.65 * np.asarray(small.resize(film.shape[::-1], Image.Resampling.BILINEAR))[..., None]
     mixed = (1 - strength) * film[..., None].astype(np.float32) + strength * np.array([255, 120, 0], dtype=np.float32)
     return mixed.round().astype(np.uint8)
-
-
-# ---- the number --------------------------------------------------------------------------------------------------
 
 
 def place(seed: int, index: int, kind: str, cells: int) -> np.ndarray | None:
