@@ -28,7 +28,6 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 # Kinds that hold a weight as it is: safetensors' names and torch's.
 COPIED = {"F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16"}
 
-
 # kl-f16's file names the callback class that saved it. An empty class stands for it, so that nothing of it can run.
 KNOWN_BYSTANDERS = [(type("Inert", (), {}), "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
 

@@ -22,9 +22,7 @@ from common.errors import UserError
 MOST_SEED = 2**63 - 1
 MOST_EXAMPLES = 10_000_000  # of a data set
 MOST_STEPS = 100_000_000  # of a training run
-MOST_BATCH = 65_536
 MOST_WORKERS = 256
-MOST_PX = 4096
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,8 +67,8 @@ whole = partial(number, kind=int)
 
 
 def size(text: str) -> int:
-    """Pixels a side: a multiple of 16 up to MOST_PX."""
-    value = whole(16, MOST_PX, mend="; 256 is usual")(text)
+    """Pixels a side: a multiple of 16 up to 4,096."""
+    value = whole(16, 4096, mend="; 256 is usual")(text)
     if value % 16:
         raise UserError(f"{text}: must be a multiple of 16; try {round(value / 16) * 16}")
     return value
@@ -83,7 +81,7 @@ SAMPLING_DTYPES_HELP = "to compute in; default: bfloat16 on cuda, else float32; 
 
 seed = whole(0, MOST_SEED)
 steps = whole(1, MOST_STEPS)
-batch = whole(1, MOST_BATCH)
+batch = whole(1, 65_536)
 workers = whole(0, MOST_WORKERS)
 sampler_steps = whole(2, 10_000)
 guidance = number(0, 100, above=True, mend="; 1 switches it off, 2 is usual")
