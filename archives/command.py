@@ -1,7 +1,5 @@
 """`python data.py stats|check|clean`: look at a data set of films and reports, and clean its reports."""
 
-from __future__ import annotations
-
 import hashlib
 import sys
 import time

@@ -5,8 +5,6 @@ Whatever a config says is checked here before memory is taken: types (from the d
 what. Every check raises UserError in a line that names the file and the first field that cannot be meant.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Iterable, Iterator

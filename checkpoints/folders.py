@@ -8,8 +8,6 @@ flushed to the disk, and renamed. What a kill between two renames leaves is foun
 before them leaves is cleared by the next save.
 """
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import hashlib

@@ -4,8 +4,6 @@ As itself it reads films as published, a causal image at positions of its own in
 (`load_checkpoint(..., parity=True)`); nothing trains or draws with it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

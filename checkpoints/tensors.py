@@ -3,8 +3,6 @@
 Names and shapes are read at once, values when they are asked for. No code is ever unpickled.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import re

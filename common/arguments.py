@@ -5,8 +5,6 @@ flag before it: "--n 0: give a whole number from 1 to 10,000". A type can be cal
 imported: a mistyped flag does not wait for it.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import re

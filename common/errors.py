@@ -1,7 +1,5 @@
 """How every command ends: bad input is one line that says what is wrong and what to do, and so is the unforeseen."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import multiprocessing

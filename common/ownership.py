@@ -1,7 +1,5 @@
 """Who may write where: one run at a time in a folder, and nothing that is not ours is replaced."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -1,7 +1,5 @@
 """Processes that load data: how many, what they ignore, how they end, and what is said when one does not end well."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Iterable, Iterator

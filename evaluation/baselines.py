@@ -11,8 +11,6 @@ every film scores well, and nobody prints it. Here it stands in the same table a
     published                   R2Gen on the Indiana University set, where the words are counted in its way
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections import Counter

@@ -5,8 +5,6 @@ them; BioViL's agreement of picture and prompt; the Fréchet distance of every o
 pictures have been memorised. Without RadDino's weights the tiny model's ViT steps in.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -2,8 +2,6 @@
 pictures as sets of features, and of how far to trust a score. Knows no model, no file and no flag.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections import Counter

@@ -3,8 +3,6 @@
 Every text that is passed in is escaped. Nothing here knows of models or scores.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Iterable, Sequence

@@ -10,8 +10,6 @@ pictures, and a *control*, the same answers held against the truth of other phan
 scores no better than its control.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 

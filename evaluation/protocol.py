@@ -4,8 +4,6 @@ Each choice stands here once, with theirs beside ours; docs/protocol.md names th
 choice does to a number. A number may stand beside the paper's only under a heading that does not begin NOT_THEIRS.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The labels of both reports are compared (CheXbert F1), then their words (BLEU, R
 package is installed. Without CheXbert's weights the rule-based labeler judges.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -3,8 +3,6 @@
 print(text(Table(["class", "F1"], [["Edema", (0.912, 0.898, 0.925)]], "Reading")))
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real

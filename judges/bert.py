@@ -3,8 +3,6 @@
 The sizes come from a checkpoint's own tensors. `judges/chexbert.py` and `judges/biovil.py` load the published files.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Numbers compare only if they come from one extractor, and only RadDino's compare
 `name`, which stands beside every number, and says whether it is `comparable`.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """What the buttons do, with one model. Each says how to do the same in a terminal."""
 
-from __future__ import annotations
-
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The server: who is answered, what a browser may do with the answers, and that nothing is fetched."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import sys

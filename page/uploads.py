@@ -1,7 +1,5 @@
 """Films: how an upload is opened, and the example films."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

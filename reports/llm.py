@@ -5,8 +5,6 @@ answer is what `parse_answer` takes or it is malformed. Every answer is written 
 asks only for the rest.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import json

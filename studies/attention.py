@@ -9,8 +9,6 @@ without them is another question, and many layers mix every token's content long
     python -m studies.attention     the number; the page (`python demo.py`) and the first lesson show maps
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import re

@@ -6,8 +6,6 @@ it should be there in 7 of 10 phantoms. One greedy report says 0 or 1: it is alw
     python -m studies.calibration [--weights DIR] [--n 100] [--reports 10]
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

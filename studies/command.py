@@ -1,7 +1,5 @@
 """What the commands of the studies share: flags, and the model that they look at."""
 
-from __future__ import annotations
-
 import argparse
 
 from common import arguments
