@@ -1,7 +1,5 @@
 """Tables that others publish, read as rows of our own: CheXGenBench, ChestX-ray14, and Kaggle's copy of Open-i."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterator
 from pathlib import Path

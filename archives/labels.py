@@ -1,7 +1,5 @@
 """Everybody's labels under CheXpert's names: ChestX-ray14's, and the MeSH terms of Open-i."""
 
-from __future__ import annotations
-
 import ast
 import re
 

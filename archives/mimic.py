@@ -1,7 +1,5 @@
 """MIMIC-CXR-JPG (Johnson et al. 2019): its tables and MIMIC-CXR's reports; frontal views, official split."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

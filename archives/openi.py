@@ -1,7 +1,5 @@
 """Open-i, the Indiana University collection (Demner-Fushman et al. 2016): XML reports and PNGs."""
 
-from __future__ import annotations
-
 import posixpath
 import re
 import tarfile

@@ -4,8 +4,6 @@ KINDS has all that are known; what each is, its reader says, and docs/data.md. W
 Records.problems with the first names of its kind, when the set is opened, so that a training run does not meet it.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from pathlib import Path

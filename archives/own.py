@@ -1,7 +1,5 @@
 """Your own data set: metadata.csv or metadata.jsonl; and others' JSON, UniX's messages and R2Gen's splits."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Iterator

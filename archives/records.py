@@ -1,7 +1,5 @@
 """What every archive is read into: records, and a count of what could not be used."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field

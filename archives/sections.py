@@ -1,7 +1,5 @@
 """A report as one text -> its findings and its impression; every archive that has whole reports reads them here."""
 
-from __future__ import annotations
-
 import html
 import re
 from difflib import get_close_matches

@@ -1,7 +1,5 @@
 """CSV and JSON tables, and the paths in them, read with every fault counted by name."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

@@ -1,7 +1,5 @@
 """What a file of weights is and what loading it would do: `python weights.py inspect PATH`. Nothing is loaded."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

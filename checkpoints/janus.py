@@ -4,8 +4,6 @@ As itself it reads films as published, a causal image at positions of its own in
 (`load_checkpoint(..., parity=True)`); nothing trains or draws with it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 
@@ -61,9 +59,6 @@ def janus_chat(tokenizer: Tokenizer, config: UniXConfig, question: str) -> tuple
     )
     before = [config.bos, *ids(SYSTEM + "\n\n"), *user, *ids(": "), config.boi]
     return before, [config.eoi, *ids(f"\n{question}\n\n"), *assistant, *ids(":")]
-
-
-# ---- the start of a UniX -----------------------------------------------------------------------------------------
 
 
 def absent_in_janus(name: str, given: dict) -> str | None:

@@ -5,8 +5,6 @@ because it is multiplied together (Q, K, V; gate and up) is a slice: 0/3 is the 
 first axis. A row with - in place of our name is known and not needed. `checkpoints/plan.py` does the rest.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple

@@ -3,8 +3,6 @@
 `make_plan` decides, `load_tensors` copies one tensor at a time into place.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field

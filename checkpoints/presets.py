@@ -3,8 +3,6 @@
 python -m checkpoints.presets     the parameters of each size, without allocating anything
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Published weights: a UniX, a Janus-Pro, a ViT that is SigLIP or RadDino, and the autoencoder kl-f16."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

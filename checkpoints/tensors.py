@@ -3,8 +3,6 @@
 Names and shapes are read at once, values when they are asked for. No code is ever unpickled.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import re
@@ -27,7 +25,6 @@ PUBLISHED_FILES = [name + end for name in ("model.safetensors", "pytorch_model.b
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 # Kinds that hold a weight as it is: safetensors' names and torch's.
 COPIED = {"F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16"}
-
 
 # kl-f16's file names the callback class that saved it. An empty class stands for it, so that nothing of it can run.
 KNOWN_BYSTANDERS = [(type("Inert", (), {}), "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]

@@ -5,8 +5,6 @@ flag before it: "--n 0: give a whole number from 1 to 10,000". A type can be cal
 imported: a mistyped flag does not wait for it.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import re
@@ -22,9 +20,7 @@ from common.errors import UserError
 MOST_SEED = 2**63 - 1
 MOST_EXAMPLES = 10_000_000  # of a data set
 MOST_STEPS = 100_000_000  # of a training run
-MOST_BATCH = 65_536
 MOST_WORKERS = 256
-MOST_PX = 4096
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,9 +44,6 @@ def shown(text: str) -> str:
     return (text if len(text) <= 100 else f"{text[:80]}... ({len(text):,} characters)") or "''"
 
 
-# ---- numbers -----------------------------------------------------------------------------------------------------
-
-
 def number(least: float, most: float, above: bool = False, mend: str = "", kind: type = float) -> Callable:
     """A type of finite numbers from `least` to `most`. above: not `least` itself. mend: what else to say of another.
     kind: float, or int for whole numbers."""
@@ -72,8 +65,8 @@ whole = partial(number, kind=int)
 
 
 def size(text: str) -> int:
-    """Pixels a side: a multiple of 16 up to MOST_PX."""
-    value = whole(16, MOST_PX, mend="; 256 is usual")(text)
+    """Pixels a side: a multiple of 16 up to 4,096."""
+    value = whole(16, 4096, mend="; 256 is usual")(text)
     if value % 16:
         raise UserError(f"{text}: must be a multiple of 16; try {round(value / 16) * 16}")
     return value
@@ -86,7 +79,7 @@ SAMPLING_DTYPES_HELP = "to compute in; default: bfloat16 on cuda, else float32; 
 
 seed = whole(0, MOST_SEED)
 steps = whole(1, MOST_STEPS)
-batch = whole(1, MOST_BATCH)
+batch = whole(1, 65_536)
 workers = whole(0, MOST_WORKERS)
 sampler_steps = whole(2, 10_000)
 guidance = number(0, 100, above=True, mend="; 1 switches it off, 2 is usual")
@@ -102,9 +95,6 @@ def mask(word: str) -> tuple[int, int, int, int] | Path:
     if not (sides[0] < sides[2] and sides[1] < sides[3]):
         raise UserError(f"{shown(word)}: give a box as x0,y0,x1,y1 with x0 below x1 and y0 below y1, or a picture")
     return sides
-
-
-# ---- texts, files and folders ------------------------------------------------------------------------------------
 
 
 def text(word: str) -> str:

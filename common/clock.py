@@ -1,7 +1,5 @@
 """Seconds of the parts of a step, and the memory a process has used."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import time

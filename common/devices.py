@@ -1,7 +1,5 @@
 """Which device and dtype a command computes with."""
 
-from __future__ import annotations
-
 import torch
 
 from common.errors import UserError

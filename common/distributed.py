@@ -3,8 +3,6 @@
 `joined_team` gives every command the same `Team`, under torchrun and alone; nobody asks torch.distributed again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -1,7 +1,5 @@
 """How every command ends: bad input is one line that says what is wrong and what to do, and so is the unforeseen."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import multiprocessing
@@ -115,13 +113,11 @@ def keep_traceback(error: BaseException) -> str:
 def reader_left() -> bool:
     """Whether what this process prints is a pipe that nobody reads. Other pipes break for other reasons."""
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # no such stream, or a system without poll
             poll = select.poll()
             poll.register(stream.fileno(), 0)
             if any(event & select.POLLERR for _, event in poll.poll(0)):
                 return True
-        except (AttributeError, OSError, ValueError):  # no such stream, or a system without poll
-            continue
     return False
 
 
@@ -129,7 +125,5 @@ def discard_output() -> None:
     """Python writes its buffers once more when it leaves: into nothing, so that it does not complain a second time."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with contextlib.suppress(AttributeError, OSError, ValueError):
             os.dup2(nothing, stream.fileno())
-        except (AttributeError, OSError, ValueError):
-            continue

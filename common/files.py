@@ -1,7 +1,5 @@
 """Files that are whole or absent, JSON as every command reads it, and the hash that names a cache."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Image files -> grey pixels: opened, converted, padded to a square. Needs no torch."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -1,11 +1,4 @@
-"""Who may write where: one run at a time in a folder, and nothing that is not ours is replaced.
-
-with lock_folder(out): ...       another process that wants the same folder is refused; what a killed one left goes
-own_folder(out, "--out")         absent, empty, or made by us: anything else is refused
-own_file(path, "--out")          the same for one picture
-"""
-
-from __future__ import annotations
+"""Who may write where: one run at a time in a folder, and nothing that is not ours is replaced."""
 
 import contextlib
 import errno

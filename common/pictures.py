@@ -3,8 +3,6 @@
 Everything that writes a PNG comes through `save_png`, so a reader never opens half a picture.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path

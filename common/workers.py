@@ -1,7 +1,5 @@
 """Processes that load data: how many, what they ignore, how they end, and what is said when one does not end well."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Iterable, Iterator
@@ -49,15 +47,11 @@ def stop_workers(iterator: Iterator) -> None:
 
 def unbroken(batches: Iterator) -> Iterator:
     """The batches, with what goes wrong in a loading process said in one line."""
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except UserError as error:  # of a worker: torch puts a traceback into the message
-            raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from error
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise UserError("a data loading process died (out of memory?); give fewer --workers") from error
-        yield batch
+    try:
+        yield from batches
+    except UserError as error:  # of a worker: torch puts a traceback into the message
+        raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError("a data loading process died (out of memory?); give fewer --workers") from error

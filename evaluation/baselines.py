@@ -11,8 +11,6 @@ every film scores well, and nobody prints it. Here it stands in the same table a
     published                   R2Gen on the Indiana University set, where the words are counted in its way
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections import Counter
@@ -26,7 +24,7 @@ from archives.sections import split_report
 from evaluation import metrics
 from evaluation.metrics import Scored, derangement
 from evaluation.tables import Table
-from judges.features import features, load_feature_extractor, of_records
+from judges.features import features, load_feature_extractor
 from phantoms.dataset import Phantoms
 
 LabelReports = Callable[[Sequence[str]], np.ndarray]  # N texts -> (N, 14): 1, 0, -1 and nan
@@ -39,8 +37,6 @@ PUBLISHED = {  # BLEU-1, -2, -3, -4, ROUGE-L on the Indiana University set
 }
 MOST_EXAMPLES = 5000  # of the training split, spread evenly: enough to choose from
 LONGEST_COUNTED = 60  # words of a report that R2Gen keeps on this set; the rest of a reference is not asked for
-
-# ---- the measures ------------------------------------------------------------------------------------------------
 
 
 def literature_words(text: str) -> list[str]:
@@ -92,9 +88,6 @@ def macro_f1(truth: np.ndarray, claims: np.ndarray, less: np.ndarray | None = No
     return metrics.with_intervals(statistic, counts)[0]
 
 
-# ---- answers that cost nothing -----------------------------------------------------------------------------------
-
-
 def constant_text(reports: Sequence[str], words: Callable[[str], Sequence[str]], sentences: int = 500) -> str:
     """Sentences of `reports`, one after the other, each the one that raises corpus BLEU-4 against all of them most.
 
@@ -143,9 +136,6 @@ def training_films(args: argparse.Namespace, source: Records | Phantoms | None) 
     return train
 
 
-# ---- the table ---------------------------------------------------------------------------------------------------
-
-
 def compare(
     args: argparse.Namespace, rows: Sequence[dict], source: Records | Phantoms | None, label: LabelReports
 ) -> dict:
@@ -160,7 +150,7 @@ def compare(
     truth, answers = [row["truth"] for row in rows], {"this run": [row["generated"] for row in rows]}
     if isinstance(source, Records) and isinstance(train, Records):
         eye, train.size = load_feature_extractor(None, args.device, args.weights), source.size  # the model's own ViT
-        seen = [features(of_records(films), eye, 32, True, args.cache) for films in (source, train)]
+        seen = [features(films, eye, 32, True, args.cache) for films in (source, train)]
         neighbours = metrics.nearest(*seen)[1]
         answers["nearest training film"] = [examples[neighbours[row["index"]]] for row in rows]
     told, of = [k for k, text in enumerate(truth) if findings_of(text)], "findings"

@@ -5,8 +5,6 @@ already, and of a batch that lacks something everything is made again: a run tha
 one that was not, on any number of processes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

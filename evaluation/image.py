@@ -5,8 +5,6 @@ them; BioViL's agreement of picture and prompt; the Fréchet distance of every o
 pictures have been memorised. Without RadDino's weights the tiny model's ViT steps in.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from tqdm import tqdm
 
 import sample
 from archives.foreign import write_generated
+from archives.records import Record, Records
 from common.distributed import Team, joined_team
 from common.errors import UserError
 from common.files import SHIPPED
@@ -31,7 +30,7 @@ from evaluation.shown import score_shown
 from evaluation.tables import Paragraph, Table, value_of
 from judges import biovil
 from judges import features as judges
-from judges.features import Images, open_images, weights_hash
+from judges.features import labels_of, open_images, prompts_of, weights_hash
 from reports.labeler import label_reports
 
 NEIGHBOURS = 5  # k of precision, recall, density and coverage, as CheXGenBench has it
@@ -46,9 +45,7 @@ def image_command(args: argparse.Namespace) -> None:
     protocol = named(args.protocol)
     lacks = set_drawing_flags(protocol, args) if args.weights else []
     real = one_a_prompt(open_images(args.real, args.split))
-    if args.n:
-        real = real.only(range(min(args.n, len(real))))
-    weights = None
+    real.records, weights = real.records[: args.n], None
     if args.weights:
         with joined_team(torch.device(args.device)) as team:
             drawn, weights = draw_prompts(args, team, real)
@@ -57,27 +54,28 @@ def image_command(args: argparse.Namespace) -> None:
         fake = open_images(drawn)
     else:
         fake = open_images(args.fake)
-    of_text = {} if real.labels is None else dict(zip(real.texts, real.labels, strict=True))
-    if all(text and text in of_text for text in fake.texts):
+    prompts, labels, shown = prompts_of(fake), labels_of(real), labels_of(fake)
+    of_prompt = {} if labels is None else dict(zip(prompts_of(real), labels, strict=True))
+    if all(prompt and prompt in of_prompt for prompt in prompts):
         # As CheXGenBench: what a picture should show is what the real image with that prompt shows.
-        fake.labels = np.array([of_text[text] for text in fake.texts])
+        shown = np.array([of_prompt[prompt] for prompt in prompts])
     least = (NEIGHBOURS + 1) * protocol.shards
     for flag, images in (("--real", real), ("--fake", fake)):
         if len(images) < least:
-            raise UserError(f"{flag} {images.name}: {len(images)} images; at least {least} are needed")
+            raise UserError(f"{flag} {images.root}: {len(images)} images; at least {least} are needed")
     extractor = judges.load_feature_extractor(args.raddino, args.device, args.vit or SHIPPED)
 
-    def features(images: Images) -> np.ndarray:
+    def features(images: Records) -> np.ndarray:
         return judges.features(images, extractor, args.batch or 32, True, args.cache)
 
     sets = [features(real), features(fake)]
-    results = {"table_3": metrics.table_3(*sets), "per_class": per_class(*sets, real, fake)}
+    results = {"table_3": metrics.table_3(*sets), "per_class": per_class(*sets, labels, shown)}
     if protocol.shards > 1:
         results["shards"] = score_shards(*sets, protocol.shards)
-    results["alignment"], aligner = alignment(args, fake)
+    results["alignment"], aligner = alignment(args, fake, prompts)
     results["judge"] = f"features of {extractor.name}" + ("" if extractor.comparable else f"; {OURS_ONLY}")
     results["judge"] += f"; alignment by {aligner}" if aligner else ""
-    first = [(fake.load(i), fake.texts[i] or fake.files[i].name) for i in range(min(16, len(fake)))]
+    first = [(fake.image(i), prompts[i] or fake.records[i].image) for i in range(min(16, len(fake)))]
     cases = [page.heading("The first of them"), page.pictures(first)]
     train = open_images(args.train, "train") if args.train else None
     if train:
@@ -88,16 +86,16 @@ def image_command(args: argparse.Namespace) -> None:
         # As many real training films in the place of the drawings: no model of these films does better.
         chosen = np.random.default_rng(0).permutation(len(train))[: len(fake)]
         results["floor"] = metrics.table_3(sets[0], of_train[chosen])
-        if train.labels is not None and real.labels is not None and all(fake.texts):
-            prompted = label_reports(fake.texts) == 1  # a drawing should show what its prompt says
-            results["shown"] = score_shown((of_train, train.labels), (sets[0], real.labels), (sets[1], prompted))
+        if (trained := labels_of(train)) is not None and labels is not None and all(prompts):
+            prompted = label_reports(prompts) == 1  # a drawing should show what its prompt says
+            results["shown"] = score_shown((of_train, trained), (sets[0], labels), (sets[1], prompted))
     lacks += [] if extractor.comparable else ["the features are not RadDino's"]
     lacks += [] if real.kind == "chexgenbench" else ["--real is no table of CheXGenBench"]
     lacks += [] if aligner == protocol.aligner else [f"alignment by {aligner or 'nobody'}, not {protocol.aligner}"]
     results |= {
-        "real": f"{real.name} ({len(real)})",
-        "fake": f"{fake.name} ({len(fake)})",
-        "train": train and f"{train.name} ({len(train)})",
+        "real": f"{real.root} ({len(real)})",
+        "fake": f"{fake.root} ({len(fake)})",
+        "train": train and f"{train.root} ({len(train)})",
         "weights": weights,
         "protocol": heading(protocol, lacks),
     }
@@ -105,17 +103,19 @@ def image_command(args: argparse.Namespace) -> None:
     publish(args.out, "Drawing chest X-rays", summary, [*image_blocks(results), *cases], results, weights)
 
 
-def one_a_prompt(real: Images) -> Images:
+def one_a_prompt(real: Records) -> Records:
     """CheXGenBench keeps the first image of every prompt; so do we where every image has a prompt of its set's."""
-    if real.kind != "chexgenbench":
-        return real
-    first = dict(zip(reversed(real.texts), reversed(range(len(real))), strict=True))
-    return real.only(sorted(first.values()))
+    if real.kind == "chexgenbench":
+        first: dict[str, Record] = {}
+        for prompt, record in zip(prompts_of(real), real.records, strict=True):
+            first.setdefault(prompt, record)
+        real.records = [*first.values()]
+    return real
 
 
-def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Path | None, str | None]:
+def draw_prompts(args: argparse.Namespace, team: Team, real: Records) -> tuple[Path | None, str | None]:
     """A picture for every different text of `real`, each process its share: OUT/generated, as CheXGenBench reads it."""
-    prompts = list(dict.fromkeys(text for text in real.texts if text))
+    prompts = list(dict.fromkeys(filter(None, prompts_of(real))))
     if not prompts:
         raise UserError(f"--real {args.real}: has no texts to draw from; give a data set with reports, or --fake")
     checkpoint = sample.load_model(args.weights, team.device, getattr(torch, args.dtype), args.adapter)
@@ -135,13 +135,16 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Images) -> tuple[Pa
     return write_generated(folder, names, fitting), f"{args.weights} ({version})"
 
 
-def per_class(real: np.ndarray, fake: np.ndarray, real_set: Images, fake_set: Images) -> dict[str, dict]:
-    """Table 4, of features (N, width) and (M, width): observation -> how many of both sets, and their distance."""
-    if real_set.labels is None or fake_set.labels is None:
+def per_class(
+    real: np.ndarray, fake: np.ndarray, of_real: np.ndarray | None, of_fake: np.ndarray | None
+) -> dict[str, dict]:
+    """Table 4, of features (N, width) and (M, width) and labels (N, 14) and (M, 14) bool: observation -> how many of
+    both sets, and their distance."""
+    if of_real is None or of_fake is None:
         return {}
     found = {}
     for k, name in enumerate(OBSERVATIONS):
-        a, b = real[real_set.labels[:, k]], fake[fake_set.labels[:, k]]
+        a, b = real[of_real[:, k]], fake[of_fake[:, k]]
         distance = metrics.frechet_distance(a, b) if min(len(a), len(b)) >= 2 else None
         found[name] = {"real": len(a), "fake": len(b), "fd": distance}
     return found
@@ -157,14 +160,14 @@ def score_shards(real: np.ndarray, fake: np.ndarray, shards: int) -> dict[str, f
     return {name: float(np.mean([value_of(row[name]) for row in rows])) for name in rows[0]}
 
 
-def alignment(args: argparse.Namespace, fake: Images) -> tuple[Scored | None, str]:
+def alignment(args: argparse.Namespace, fake: Records, prompts: list[str]) -> tuple[Scored | None, str]:
     """BioViL's or BioViL-T's similarity of picture and prompt, and by whom; (None, "") without it."""
-    if args.aligner is None or not all(fake.texts):
+    if args.aligner is None or not all(prompts):
         return None, ""
     aligner, each, batch = biovil.load_aligner(args.aligner, args.device), [], args.batch or 32
     for start in tqdm(range(0, len(fake), batch), unit="batch", desc="alignment"):
         rows = range(start, min(start + batch, len(fake)))
-        each += aligner([Image.fromarray(fake.load(i)) for i in rows], [fake.texts[i] for i in rows]).tolist()
+        each += aligner([Image.fromarray(fake.image(i)) for i in rows], [prompts[i] for i in rows]).tolist()
     return metrics.mean_scores(np.array(each))[0], aligner.name
 
 
@@ -229,12 +232,12 @@ def table_4(per_class: dict[str, dict], judged: str) -> Table:
     )
 
 
-def memorisation_blocks(fake: Images, train: Images, closest: dict) -> list[Paragraph | str]:
+def memorisation_blocks(fake: Records, train: Records, closest: dict) -> list[Paragraph | str]:
     items = []
     for i in np.argsort(closest["drawn"])[:8].tolist():
         partner, distance = int(closest["index"][i]), closest["drawn"][i]
-        items.append((fake.load(i), f"generated ({fake.files[i].name})"))
-        items.append((train.load(partner), f"training image {train.files[partner].name}, at {distance:.3f}"))
+        items.append((fake.image(i), f"generated ({fake.records[i].image})"))
+        items.append((train.image(partner), f"training image {train.records[partner].image}, at {distance:.3f}"))
     said = "{share_nearer:.1%} of the drawn pictures are nearer to a training image than 99 % of the real ones, which"
     said += " were not trained on, are (median distance {median_drawn:.3f}, of real ones {median_unseen:.3f}). Well"
     said += " above 1 % would be a sign of memorisation; look at the closest pairs."

@@ -1,13 +1,6 @@
-"""Every measure of the evaluation, as plain functions of arrays and strings. Knows no model, no file and no flag.
-
-- labels: `f1_scores`, `chexbert_scores` for a half of Table 2, and `area_under_roc`
-- reports, word by word: `bleu_counts` and `bleu_from_counts`, `rouge_l` and `bootstrap_median`
-- pictures, as sets of features (RadDino's class token in Table 3): `frechet_distance`, `kernel_distance` and
-  `prdc_samples`, together `table_3`, and `nearest`, which finds out what has been memorised
-- what a score stands beside, and how far to trust it: `derangement`, `bootstrap_sums`, `with_intervals`
+"""Every measure of the evaluation, as plain functions of arrays and strings: of labels, of reports word by word, of
+pictures as sets of features, and of how far to trust a score. Knows no model, no file and no flag.
 """
-
-from __future__ import annotations
 
 import re
 import warnings
@@ -34,7 +27,7 @@ def f1_scores(truth: np.ndarray, prediction: np.ndarray, undefined: float = floa
 
     per class; macro: the mean over the classes; micro: of the counts of all classes pooled. A class that is neither
     true nor predicted anywhere has no F1 (0 / 0): it is `undefined`. nan leaves it out of the macro mean; 0.0 counts
-    it, as scikit-learn and the published CheXbert tables do. Raises ValueError if the shapes differ.
+    it, as scikit-learn and the published CheXbert tables do.
     """
     scores = f1_from_counts(f1_counts(truth, prediction).sum(axis=0), undefined)
     return F1(scores.per_class, float(scores.macro), float(scores.micro))
@@ -43,8 +36,6 @@ def f1_scores(truth: np.ndarray, prediction: np.ndarray, undefined: float = floa
 def f1_counts(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """What each example adds to F1: (N, 2, C) int64, TP and 2 TP + FP + FN. truth, prediction: (N, C) bool."""
     truth, prediction = np.asarray(truth, dtype=bool), np.asarray(prediction, dtype=bool)
-    if truth.shape != prediction.shape or truth.ndim != 2:
-        raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} must be (N, C) alike")
     return np.stack([truth & prediction, truth.astype(np.int64) + prediction], axis=1)
 
 
@@ -58,7 +49,6 @@ def f1_from_counts(counts: np.ndarray, undefined: float = float("nan")) -> F1:
 
 
 def _ratio(above: np.ndarray, below: np.ndarray, undefined: float) -> np.ndarray:
-    above, below = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
     return np.divide(above, below, out=np.full(above.shape, undefined), where=below > 0)
 
 
@@ -90,16 +80,15 @@ def chexbert_scores(
     """
     is_true = positives(truth, uncertain)
     counts = f1_counts(is_true, positives(prediction, uncertain))
-    each = with_intervals(table2_row, counts)
+
+    def table(sums: np.ndarray) -> np.ndarray:  # (..., 2, 14) -> (..., 18): the four columns, then each class
+        all14, five = f1_from_counts(sums, 0.0), f1_from_counts(sums[..., list(FIVE)], 0.0)
+        columns = np.stack([all14.micro, five.micro, all14.macro, five.macro], axis=-1)
+        return np.concatenate([columns, all14.per_class], axis=-1)
+
+    each = with_intervals(table, counts)
     columns = dict(zip(("micro14", "micro5", "macro14", "macro5"), each, strict=False))
     return columns, each[4:], is_true.sum(axis=0).tolist()
-
-
-def table2_row(sums: np.ndarray) -> np.ndarray:
-    """Summed counts (..., 2, 14) -> the four columns of one half of Table 2, then each class: (..., 18)."""
-    all14, five = f1_from_counts(sums, 0.0), f1_from_counts(sums[..., list(FIVE)], 0.0)
-    columns = np.stack([all14.micro, five.micro, all14.macro, five.macro], axis=-1)
-    return np.concatenate([columns, all14.per_class], axis=-1)
 
 
 def positives(labels: np.ndarray, uncertain: str) -> np.ndarray:
@@ -335,8 +324,6 @@ def bootstrap_sums(
     statistic: Callable[[np.ndarray], np.ndarray], counts: np.ndarray, repeats: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """The 95 % percentile interval (low, high) of a statistic of sums over the examples (Efron 1979), by one product.
-
-        bootstrap_sums(lambda sums: f1_from_counts(sums, 0.0).macro, f1_counts(truth, prediction))
 
     counts: (N, ...), what each example adds. statistic: takes the sums of all draws, (repeats, ...), gives
     (repeats, ...). The mean of scores (N,) is `lambda sums: sums / N`. Draws where the statistic is nan (a class that

@@ -1,12 +1,7 @@
 """One HTML page of tables and pictures in a single file: it loads nothing and runs no script.
 
-    blocks = [heading("Reading"), Table(["class", "F1"], [["Edema", (0.912, 0.898, 0.925)]])]
-    write_text("report.html", page("Scores", blocks))
-
 Every text that is passed in is escaped. Nothing here knows of models or scores.
 """
-
-from __future__ import annotations
 
 import base64
 import io

@@ -10,8 +10,6 @@ pictures, and a *control*, the same answers held against the truth of other phan
 scores no better than its control.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 
@@ -77,7 +75,7 @@ def phantom_command(args: argparse.Namespace) -> None:
     drawings = np.stack([np.asarray(load_image(folder / name)) for name in names])
 
     reading = score_reading(phantoms, reports, partner)
-    drawing = score_drawing(judge, phantoms, real, other_real, drawings, partner)
+    drawing = score_drawing(judge, phantoms, (drawings, real, other_real), partner)
     results = {
         "settings": {**settings, "device": args.device, "batch": args.batch, "classifier": str(classifier_file)},
         "reading": reading,
@@ -131,27 +129,23 @@ def score_reading(phantoms: Sequence[Phantom], reports: Sequence[str], partner: 
 
 
 def score_drawing(
-    judge: PhantomClassifier,
-    phantoms: Sequence[Phantom],
-    real: np.ndarray,
-    other_real: np.ndarray,
-    drawings: np.ndarray,
-    partner: np.ndarray,
+    judge: PhantomClassifier, phantoms: Sequence[Phantom], pictures: Sequence[np.ndarray], partner: np.ndarray
 ) -> dict:
-    """Generated pictures, the same ones held against other prompts (control), and the phantoms (ceiling)."""
+    """Generated pictures, the same ones held against other prompts (control), and the phantoms (ceiling).
+
+    pictures: generated, those of the phantoms, and of other phantoms; each (N, S, S) uint8.
+    """
     truth = classifier.truth_array(phantoms)
-    probabilities, features = classifier.judge(judge, drawings)
-    real_probabilities, real_features = classifier.judge(judge, real)
-    _, other_features = classifier.judge(judge, other_real)
-    seen = classifier.shown(judge, probabilities)
+    (generated, features), (real, real_features), (_, others) = (classifier.judge(judge, each) for each in pictures)
+    seen = classifier.shown(judge, generated)
     # The measures of Table 3: of the generated pictures, and of other real ones, which is as good as it gets.
-    sets, k = {"generated": features, "other real": other_features}, min(5, len(drawings) - 1)
+    sets, k = {"generated": features, "other real": others}, min(5, len(truth) - 1)
     return {
         "judge": "classifier (judges/classifier.py), a small CNN trained on phantoms of seed 2",
         "drawn": truth.sum(axis=0).tolist(),
         "generated": f1_with_intervals(truth, seen),
         "control": f1_with_intervals(truth, seen[partner]),
-        "ceiling": f1_with_intervals(truth, classifier.shown(judge, real_probabilities)),
+        "ceiling": f1_with_intervals(truth, classifier.shown(judge, real)),
         "table_3": {name: metrics.table_3(real_features, these, k) for name, these in sets.items()},
     }
 

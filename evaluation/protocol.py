@@ -4,18 +4,12 @@ Each choice stands here once, with theirs beside ours; docs/protocol.md names th
 choice does to a number. A number may stand beside the paper's only under a heading that does not begin NOT_THEIRS.
 """
 
-from __future__ import annotations
-
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from common import arguments
-
-if TYPE_CHECKING:
-    import argparse
-
-    from vit import ViTConfig
+from vit import ViTConfig
 
 NOT_THEIRS = "not the authors' protocol"
 

@@ -4,8 +4,6 @@ The labels of both reports are compared (CheXbert F1), then their words (BLEU, R
 package is installed. Without CheXbert's weights the rule-based labeler judges.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
@@ -120,7 +118,12 @@ def read_films(
     """
     checkpoint = sample.load_model(args.weights, team.device, getattr(torch, args.dtype), args.adapter)
     checkpoint.own_bos = protocol.own_bos
-    source, config = report_source(args, checkpoint), checkpoint.model.config
+    config = checkpoint.model.config
+    if arguments.names_phantoms(args.data):  # that no model was trained on
+        source = named_phantoms(args.data, 200, 256, seed=1, cache=args.cache)
+    else:
+        source = open_source(args.data, split=args.split, require=args.require)
+        source.size = None if args.protocol else config.vit.image_size  # their JPEGs are decoded in full
     weights, batch = weights_hash(args.weights, args.adapter), args.batch or 32
     settings = {name: str(getattr(args, name)) for name in ("data", "split", "require", "dtype")}
     squares = f"{config.vit.padding} {config.vit.scaling}"  # of the config: the weights' hash does not cover it
@@ -159,16 +162,6 @@ def question_of(protocol: Protocol, checkpoint: Checkpoint, source: Records | Ph
         wording = data.position_rng(0, 0, index).integers(len(questions.QUESTIONS))
         return questions.question_for(source.text(index)[0], int(wording))
     return questions.default_question(checkpoint.model.config.wording)
-
-
-def report_source(args: argparse.Namespace, checkpoint: Checkpoint) -> Records | Phantoms:
-    """What to read: a data set, or phantoms that no model was trained on."""
-    if not arguments.names_phantoms(args.data):
-        source = open_source(args.data, split=args.split, require=args.require)
-        if not args.protocol:  # their JPEGs are decoded in full
-            source.size = checkpoint.model.config.vit.image_size
-        return source
-    return named_phantoms(args.data, 200, 256, seed=1, cache=args.cache)
 
 
 def file_of(source: Records | Phantoms, index: int) -> str:

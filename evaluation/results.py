@@ -1,7 +1,5 @@
 """What all evaluations share: tables beside the paper's, and the files they leave behind."""
 
-from __future__ import annotations
-
 import json
 import platform
 import shlex

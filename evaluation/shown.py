@@ -5,8 +5,6 @@ labels, enough for a logistic regression on features. What it says of unseen rea
 holds each drawing against another one's prompt.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -3,8 +3,6 @@
 print(text(Table(["class", "F1"], [["Edema", (0.912, 0.898, 0.925)]], "Reading")))
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -17,8 +15,6 @@ LONGEST = 44  # characters of a first cell in the terminal
 
 class Paragraph(str):
     """Words that are printed and shown."""
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True)
@@ -41,8 +37,11 @@ class Table:
 
     def written(self, row: Sequence[Cell]) -> list[tuple[str, str]]:
         """Each cell of a row as words: (the value, its interval or "")."""
-        decimals = [self.decimals] * len(row) if isinstance(self.decimals, int) else self.decimals
-        return [written(cell, places) for cell, places in zip(row, decimals, strict=True)]
+        decimals, pairs = [self.decimals] * len(row) if isinstance(self.decimals, int) else self.decimals, []
+        for cell, places in zip(row, decimals, strict=True):
+            value, *ends = (digits(each, places) for each in (cell if isinstance(cell, tuple) else (cell,)))
+            pairs.append((value, "" if MISSING in ends else " to ".join(ends)))
+        return pairs
 
 
 def value_of(cell: Cell) -> Real | None:
@@ -51,18 +50,11 @@ def value_of(cell: Cell) -> Real | None:
     return None if number is None or isinstance(number, str) or number != number else number
 
 
-def written(cell: Cell, decimals: int) -> tuple[str, str]:
-    """(the value, its interval or ""), both as words."""
-    if isinstance(cell, str):
-        return cell, ""
-
-    def digits(number: float | None) -> str:
-        if value_of(number) is None:
-            return MISSING
-        return str(number) if isinstance(number, Integral) else f"{number:.{decimals}f}"
-
-    value, *ends = map(digits, cell if isinstance(cell, tuple) else (cell,))
-    return value, "" if MISSING in ends else " to ".join(ends)
+def digits(number: str | float | None, decimals: int) -> str:
+    """A number as words; words as they are."""
+    if isinstance(number, (str, Integral)):
+        return str(number)
+    return MISSING if value_of(number) is None else f"{number:.{decimals}f}"
 
 
 def text(block: Table | Paragraph) -> str:

@@ -4,8 +4,6 @@ It cuts a text into sentences (Punkt, Kiss and Strunk 2006), then each sentence 
 Treebank. A full stop is a word of its own only at the end of a sentence, so where Punkt sees one matters.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable
 

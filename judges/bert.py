@@ -3,8 +3,6 @@
 The sizes come from a checkpoint's own tensors. `judges/chexbert.py` and `judges/biovil.py` load the published files.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,17 +61,16 @@ class Bert(nn.Module):
 def read_wordpiece(folder: str | Path, vocab_size: int) -> BaseTokenizer:
     """BERT's tokenizer from a folder's vocab.txt (lower-cased English).
 
-    vocab_size: the model's. Raises UserError if the vocabulary has another.
+    vocab_size: the model's. Raises UserError for another vocabulary.
     """
     path = Path(folder) / "vocab.txt"
     try:
         words = path.read_bytes().decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: needs a vocab.txt (bert-base-uncased's) as well") from error
-    if not {"[UNK]", "[CLS]", "[SEP]"} <= set(words):
-        raise UserError(f"{path}: no vocabulary of BERT ([UNK], [CLS] and [SEP] are wanted)")
-    if len(words) != vocab_size:
-        raise UserError(f"{path}: has {len(words)} words, the model {vocab_size}; fetch that of these weights")
+    if len(words) != vocab_size or not {"[UNK]", "[CLS]", "[SEP]"} <= set(words):
+        has = f"has {len(words)} words, the model {vocab_size}, [UNK], [CLS] and [SEP] among them"
+        raise UserError(f"{path}: {has}; fetch that of these weights")
     return BertWordPieceTokenizer({word: i for i, word in enumerate(words)}, lowercase=True)
 
 

@@ -5,8 +5,6 @@ earlier one; where there is none, as here, a learned vector stands for the diffe
 published folder. UniX's evaluation takes the defaults of hi-ml-multimodal 0.2.2, and those are BioViL-T.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """CheXbert (Smit et al. 2020): a report -> the 14 labels that Table 2 compares. The folder is the published one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -4,10 +4,8 @@ Numbers compare only if they come from one extractor, and only RadDino's compare
 `name`, which stands beside every number, and says whether it is `comparable`.
 """
 
-from __future__ import annotations
-
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +17,11 @@ from tqdm import tqdm
 
 import lora
 from archives.opening import open_source, recognise
-from archives.records import SPLITS, Records
+from archives.records import Problems, Record, Records
 from checkpoints.folders import find_checkpoint, sha256
 from common.errors import UserError
 from common.files import SHIPPED, write_atomically
-from common.images import load_image, picture_files, to_square
+from common.images import picture_files, to_square
 from common.observations import OBSERVATIONS
 from common.workers import default_workers
 from judges.raddino import load_raddino
@@ -31,31 +29,9 @@ from reports.labeler import label_reports
 from weights import load_checkpoint
 
 
-@dataclass
-class Images:
-    """N images, their texts (the prompt or the report; "" where there is none), and what they show if that is known."""
-
-    name: str
-    kind: str  # "folder", or as archives/ calls the data set
-    files: list[Path]
-    texts: list[str]
-    labels: np.ndarray | None  # (N, 14) bool; None: nothing is known of any
-    load: Callable[[int], np.ndarray]  # index -> (height, width) uint8
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def only(self, rows: Sequence[int]) -> Images:
-        labels, rows = None if self.labels is None else self.labels[list(rows)], list(rows)
-        files, texts = [self.files[i] for i in rows], [self.texts[i] for i in rows]
-        return Images(self.name, self.kind, files, texts, labels, lambda i: self.load(rows[i]))
-
-
-def open_images(path: str | Path, split: str = "all") -> Images:
-    """Everything that `archives.opening` knows, and plain folders of images. Raises UserError if there are none.
-
-    Labels are the set's own; where it has only texts, what the rule-based labeler finds in them.
-    """
+def open_images(path: str | Path, split: str = "all") -> Records:
+    """Everything that `archives.opening` knows, and plain folders of images, which have no texts. Raises UserError if
+    there are none."""
     path = Path(path)
     try:
         recognise(path)
@@ -63,18 +39,22 @@ def open_images(path: str | Path, split: str = "all") -> Images:
         files = picture_files(path) if path.is_dir() else []
         if not files:
             raise
-        return Images(str(path), "folder", files, [""] * len(files), None, lambda i: np.asarray(load_image(files[i])))
-    return of_records(open_source(path, split=SPLITS.get(split, split)))
+        records = [Record(file.relative_to(path).as_posix(), "", "") for file in files]
+        return Records(path, "folder", records, Problems(), {})
+    return open_source(path, split=split)
 
 
-def of_records(source: Records) -> Images:
-    """The images of a data set. The text is the prompt they would have: the impression, or the findings."""
-    texts = [source.text(i)[1] for i in range(len(source))]
-    labels = label_reports(texts) == 1 if any(texts) else None
-    if any(record.labels for record in source.records):
-        labels = np.array([[record.labels.get(name) == 1 for name in OBSERVATIONS] for record in source.records])
-    files = [source.root / record.image for record in source.records]
-    return Images(str(source.root), source.kind, files, texts, labels, source.image)
+def prompts_of(images: Records) -> list[str]:
+    """The prompt that each would have: its impression, or its findings; "" where there is neither."""
+    return [images.text(i)[1] for i in range(len(images))]
+
+
+def labels_of(images: Records) -> np.ndarray | None:
+    """What they show, (N, 14) bool: the set's own labels, else what the labeler finds in its texts; or None."""
+    if any(record.labels for record in images.records):
+        return np.array([[record.labels.get(name) == 1 for name in OBSERVATIONS] for record in images.records])
+    prompts = prompts_of(images)
+    return label_reports(prompts) == 1 if any(prompts) else None
 
 
 @dataclass
@@ -115,22 +95,22 @@ def load_feature_extractor(
 
 
 def features(
-    images: Images, extractor: FeatureExtractor, batch: int = 32, progress: bool = False, cache: Path | None = None
+    images: Records, extractor: FeatureExtractor, batch: int = 32, progress: bool = False, cache: Path | None = None
 ) -> np.ndarray:
     """The features of N images, (N, width) float32, in their order. Raises UserError naming one that cannot be read.
 
     A file in `cache` keeps them, under a hash of every image's bytes and of the extractor.
     """
     if cache is not None:
-        parts = [extractor.name, extractor.version, *map(sha256, images.files)]
+        parts = [extractor.name, extractor.version, *(sha256(images.root / record.image) for record in images.records)]
         kept = cache / f"features-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:20]}.npy"
         if kept.is_file():
             return np.load(kept)
-    found, bar = [], tqdm(total=len(images), unit="image", desc=f"features of {images.name}", disable=not progress)
+    found, bar = [], tqdm(total=len(images), unit="image", desc=f"features of {images.root}", disable=not progress)
     with ThreadPoolExecutor(default_workers()) as pool, bar:  # Pillow lets other threads run
         for start in range(0, len(images), batch):
             rows = range(start, min(start + batch, len(images)))
-            pixels = list(pool.map(lambda row: extractor.prepare(images.load(row)), rows))
+            pixels = list(pool.map(lambda row: extractor.prepare(images.image(row)), rows))
             found.append(extractor.extract(torch.from_numpy(np.stack(pixels))).float().cpu().numpy())
             bar.update(len(rows))
     result = np.concatenate(found)

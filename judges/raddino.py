@@ -1,7 +1,5 @@
 """RadDino (Pérez-García et al. 2025): the target of REPA, and the features of the Fréchet distances in Table 3."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -6,8 +6,6 @@ A judge that knows other phantoms, or that was made by another network, would sc
 file says what it was made by, a hash of all code that has a part in the result, and that must be the code at hand.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import inspect

@@ -1,11 +1,8 @@
 """What the buttons do, with one model. Each says how to do the same in a terminal."""
 
-from __future__ import annotations
-
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +18,8 @@ from common.files import SHIPPED
 from common.images import to_square
 from common.pictures import difference
 from evaluation.metrics import derangement
+from evaluation.page import html_of
+from evaluation.tables import Table
 from page.uploads import example_film
 from page.work import finished, follow, said, status
 from reports.agreement import agreement_lines
@@ -168,8 +167,6 @@ def loop_table(prompts: Sequence[str], reports: Sequence[str], seed: int) -> str
     asked, found = list(map(affirmed, prompts)), list(map(affirmed, reports))
     others = [found[k] for k in derangement(len(prompts), seed % 2**32)]
     back, control = (sum(len(a & f) for a, f in zip(asked, each, strict=True)) for each in (found, others))
-    rows = [("prompt", "report of the drawing", "asked for", "read back")]
-    rows += zip(prompts, reports, *(map(", ".join, map(sorted, each)) for each in (asked, found)), strict=True)
+    rows = [*zip(prompts, reports, *(map(", ".join, map(sorted, each)) for each in (asked, found)), strict=True)]
     summary = f"{back} of {sum(map(len, asked))} labels came back; control, the reports exchanged: {control}."
-    html = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<p><strong>{summary}</strong></p><div class="results"><table>{html}</table></div>'
+    return html_of(Table(["prompt", "report of the drawing", "asked for", "read back"], rows, note=summary))

@@ -1,7 +1,5 @@
 """The server: who is answered, what a browser may do with the answers, and that nothing is fetched."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import sys
@@ -12,7 +10,6 @@ import gradio as gr
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 
-from common.devices import pick_device
 from common.errors import UserError, explain
 from common.sampling import DISCLAIMER
 from page.tabs import build
@@ -30,7 +27,7 @@ STYLE = """
 .gradio-container { max-width: 75rem !important; margin: 0 auto !important }
 .disclaimer { border-left: 4px solid #d55e00; padding: .3rem .8rem; font-weight: 600 }
 .status progress { width: 100%; height: .8rem }
-.results { overflow-x: auto }
+.scroll { overflow-x: auto }
 .tab-wrapper { overflow-x: clip }
 @media (max-width: 40rem) { .tab-container button { padding-left: .3rem !important; padding-right: .3rem !important } }
 """
@@ -38,7 +35,7 @@ STYLE = """
 
 def serve(args: argparse.Namespace) -> None:
     """Answer on 127.0.0.1 until a signal ends the process. Raises UserError."""
-    checkpoint = load_unix(args, pick_device(args.device))
+    checkpoint = load_unix(args)
 
     @contextlib.asynccontextmanager
     async def guarded(app: object) -> AsyncIterator[None]:

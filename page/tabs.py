@@ -1,7 +1,5 @@
 """How the page looks: five tabs, each with its inputs, a button that starts, Cancel, and what comes of it."""
 
-from __future__ import annotations
-
 from functools import partial
 from html import escape
 from pathlib import Path

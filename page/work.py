@@ -1,7 +1,5 @@
 """Work that can be watched and stopped, and what goes wrong in it: one line, for the caller and in the terminal."""
 
-from __future__ import annotations
-
 import queue
 import textwrap
 import threading

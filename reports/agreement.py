@@ -6,8 +6,6 @@ Sampled reports are draws from what the model believes; the share that affirms a
 `studies/calibration.py` measures, on phantoms, how often it is right.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -11,8 +11,6 @@ sides before and after. Where an LLM's answer fails that, the rules' text is kep
 `python data.py clean DATA --out FILE` is the command.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

@@ -22,8 +22,6 @@ How good it is can be measured against the terms by which people indexed the rep
     python -m reports.labeler measure NLMCXR_reports.tgz
 """
 
-from __future__ import annotations
-
 import re
 import textwrap
 from collections.abc import Iterable, Sequence

@@ -5,8 +5,6 @@ answer is what `parse_answer` takes or it is malformed. Every answer is written 
 asks only for the rest.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import json
@@ -165,9 +163,6 @@ def parse_answer(content: str) -> Sections | None:
     return found
 
 
-# ---- many reports -----------------------------------------------------------------------------------------------
-
-
 def answer_key(server: ChatServer, report: Sections) -> str:
     """Under which an answer is kept: it changes with the prompt, the model and the report."""
     parts = [PROMPT_VERSION, server.prompt, server.model, *report]
@@ -196,10 +191,7 @@ def ask_all(
     keys = {report: answer_key(server, report) for report in reports if any(text.strip() for text in report)}
     answers = {report: kept[key] for report, key in keys.items() if key in kept}
     todo = [report for report in keys if report not in answers]
-    written = sum(len(text) for report in todo for text in report)
-    tokens = (written + len(todo) * (len(server.prompt) + 40)) / 4, (written + len(todo) * 35) / 4
-    size = "about {:,.0f} tokens in, {:,.0f} out".format(*tokens)
-    print(f"{len(todo)} reports to ask, {len(answers)} answered before: {size}")
+    print(f"{len(todo)} reports to ask, {len(answers)} answered before")
     refusals: list[RefusedError] = []
     gate = asyncio.Semaphore(concurrency)
 
@@ -219,8 +211,8 @@ def ask_all(
             if answer:
                 answers[report] = answer
                 record = {"key": keys[report], "findings": answer[0], "impression": answer[1]}
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-                file.flush()
+                with open(path, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
                 continue
             useless += 1
             if not answers and useless in (HOPELESS, len(todo)):
@@ -228,14 +220,10 @@ def ask_all(
                 problem = f"{server.shown}: {useless} of {useless} answers are not the JSON that was asked for; {mend}"
                 raise refusals[-1] if refusals else UserError(problem)
 
-    torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write("\n" if torn else "")
-            asyncio.run(ask_each())
-    finally:
-        if path.exists() and not path.stat().st_size:
-            path.unlink()
+    if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n"):  # a kill cut the last line short
+        with open(path, "a") as file:
+            file.write("\n")
+    asyncio.run(ask_each())
     if refusals:
         print(f"{len(refusals)} reports were refused and are cleaned by rules. The first: {refusals[0]}")
     return answers

@@ -1,7 +1,5 @@
 """What a report says that a ViT could see: the targets of stage vit."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """What a model is asked about a film, and the names of observations that may stand before its report."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from functools import lru_cache

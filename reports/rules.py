@@ -5,8 +5,6 @@ through the tables in this order: ADVICE, DROPPED, EXAMINATION, COMPARISONS, REP
 sentences that say nothing any more. UniX's own references keep words of comparison: `keep_comparisons` does too.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from functools import lru_cache

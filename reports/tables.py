@@ -5,8 +5,6 @@ a line that begins with a bar continues the line above. `<NAME>` stands for an e
 which a later one may name earlier ones. ` =>` parts a pattern from what replaces it; ~ is a space at its end.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import NamedTuple

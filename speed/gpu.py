@@ -6,8 +6,6 @@
 Weights are random; nothing is downloaded.
 """
 
-from __future__ import annotations
-
 import datetime
 import gc
 from collections.abc import Callable, Iterator

@@ -9,8 +9,6 @@ without them is another question, and many layers mix every token's content long
     python -m studies.attention     the number; the page (`python demo.py`) and the first lesson show maps
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import re
@@ -43,9 +41,6 @@ NOUNS = {  # kind of finding -> the words that name it in phantoms/wording.py
     "pleural effusion": "effusions?",
     "pleural thickening": "thickening",
 }
-
-
-# ---- the maps ----------------------------------------------------------------------------------------------------
 
 
 def attention_weights(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -116,9 +111,6 @@ def over(film: np.ndarray, word_map: np.ndarray) -> np.ndarray:
     strength = 0.65 * np.asarray(small.resize(film.shape[::-1], Image.Resampling.BILINEAR))[..., None]
     mixed = (1 - strength) * film[..., None].astype(np.float32) + strength * np.array([255, 120, 0], dtype=np.float32)
     return mixed.round().astype(np.uint8)
-
-
-# ---- the number --------------------------------------------------------------------------------------------------
 
 
 def place(seed: int, index: int, kind: str, cells: int) -> np.ndarray | None:

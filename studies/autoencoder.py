@@ -7,8 +7,6 @@ where nobody knows these pixels, there is the peak signal-to-noise ratio.
     python -m studies.autoencoder [--weights DIR] [--data SRC --split validate --n 64]
 """
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 

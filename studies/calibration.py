@@ -6,8 +6,6 @@ it should be there in 7 of 10 phantoms. One greedy report says 0 or 1: it is alw
     python -m studies.calibration [--weights DIR] [--n 100] [--reports 10]
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,10 +43,10 @@ def scores(truth: np.ndarray, affirmed: np.ndarray, count: int) -> dict:
     true|, a bin for each confidence. brier: the mean of (confidence - truth)^2. f1: macro F1 of the majority. dots: of
     each confidence (it, how often it was true, in how many answers), the reliability diagram.
     """
-    per_phantom = np.zeros((len(truth), count + 1, 2))  # of each confidence: how many, how many true
-    for k in range(count + 1):
-        per_phantom[:, k, 0] = (affirmed == k).sum(axis=1)
-        per_phantom[:, k, 1] = ((affirmed == k) & truth).sum(axis=1)
+    sure = affirmed[..., None] == np.arange(count + 1)  # (N, 14, count + 1)
+    per_phantom = np.stack(
+        [sure.sum(axis=1), (sure & truth[..., None]).sum(axis=1)], axis=-1
+    )  # how many, how many true
 
     def ece(sums: np.ndarray) -> np.ndarray:
         gaps = np.abs(sums[..., 1] - sums[..., 0] * np.arange(count + 1) / count)

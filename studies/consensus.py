@@ -13,8 +13,6 @@ TOP_P of sample.py), which gives plain wordings but short reports; half as the m
 reports are, what else they mention, and how often.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from PIL import Image

@@ -7,8 +7,6 @@ same edit with the unchanged prompt: what going towards noise and back does by i
     python -m studies.editing [--weights DIR] [--n 2]
 """
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -5,8 +5,6 @@
 Eq. 2's loss hides it, so a run logs it while it trains (`exchanged_prompts`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

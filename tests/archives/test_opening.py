@@ -80,7 +80,7 @@ def test_only_tables_of_data_sets_count_and_no_hidden_ones(tmp_path):
     (root / "table.csv").unlink()
     with pytest.raises(UserError, match=r"no data set known here.*\(there is args\.json, log\.csv, log\.jsonl\)"):
         open_source(root)
-    assert open_images(root).files == [root / "a.png"]
+    assert [each.image for each in open_images(root).records] == ["a.png"]
 
 
 def test_two_tables_of_ones_own_are_one_too_many(tmp_path):

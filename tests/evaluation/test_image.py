@@ -146,8 +146,8 @@ def test_real_images_with_one_prompt_count_once(tmp_path):
         rows = [("0.png", "same"), ("1.png", "other"), ("2.png", "same")]
         csv.writer(file).writerows([("path", "annotated_prompt"), *rows])
     images = one_a_prompt(features.open_images(tmp_path / "test.csv", "all"))
-    assert [path.name for path in images.files] == ["0.png", "1.png"] and images.texts == ["same", "other"]
-    np.testing.assert_array_equal(images.load(1), picture(1))
+    assert [(each.image, each.impression) for each in images.records] == [("0.png", "same"), ("1.png", "other")]
+    np.testing.assert_array_equal(images.image(1), picture(1))
 
 
 def test_raddino_sees_what_chexgenbench_shows_it(monkeypatch, tmp_path):

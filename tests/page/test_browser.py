@@ -171,7 +171,7 @@ def test_the_closed_loop_reads_back_what_was_drawn(open_page):
     panel.get_by_label("Prompts").fill("Small left pleural effusion.\nSevere cardiomegaly.")
     click(panel, "Closed loop")
     done(panel)
-    text = panel.locator(".results").inner_text()
+    text = panel.locator(".scroll").inner_text()
     assert "Pleural Effusion left" in text and "Cardiomegaly" in text
     assert "control, the reports exchanged" in panel.inner_text()
 
@@ -277,7 +277,7 @@ def test_html_stays_text_in_prompts_reports_and_errors(open_page):
     panel.get_by_label("Prompts").fill(f"{HTML}\n{HTML}")
     click(panel, "Closed loop")
     done(panel)
-    assert HTML in panel.locator(".results").inner_text()
+    assert HTML in panel.locator(".scroll").inner_text()
     panel.get_by_label("Prompts").fill(HTML * 20)
     click(panel, "Closed loop")
     page.get_by_text("give 2 to 4 prompts").wait_for()
