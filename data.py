@@ -14,8 +14,6 @@ workers share it, and continues anywhere. And a command, which archives/command.
     python data.py clean DATA --out cleaned.jsonl   reports without what a picture cannot show
 """
 
-from __future__ import annotations
-
 from common.errors import UserError, run  # first: what follows takes seconds, and Ctrl-C may end it
 
 # isort: split

@@ -6,8 +6,6 @@ It answers to this machine alone (127.0.0.1), loads nothing from the net and sen
 it. A research and teaching tool, not a medical device.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import signal

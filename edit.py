@@ -7,8 +7,6 @@
 A research and teaching tool, not a medical device.
 """
 
-from __future__ import annotations
-
 from common.errors import UserError, run
 from common.sampling import DISCLAIMER, DOWNSAMPLING, STRENGTH, check_size, edit_flags
 

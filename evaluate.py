@@ -10,8 +10,6 @@ Each leaves results.json and report.html in --out. Where the published judges' w
 and every heading says so: such numbers compare with nothing outside this repository.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path

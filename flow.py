@@ -4,8 +4,6 @@ This file knows no model. A velocity is any callable `velocity(x, t)` with x: (B
 where t = 0 is data and t = 1 is noise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -7,8 +7,6 @@ answers from keys and values that each layer keeps, for a batch of questions; `s
 How a token is chosen from its logits is a function: `greedy`, or what `nucleus` makes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 import torch

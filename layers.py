@@ -6,8 +6,6 @@ dtype the cast costs nothing. On a CPU the commands compute Linear, RMSNorm and 
 speed/cpu.py, which a reader of the paper can leave alone.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn

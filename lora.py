@@ -10,8 +10,6 @@ A (r, in) and B (out, r) train. B begins at zero, so that the model begins as it
 Names in the file are those of PEFT, which reads it as adapter_model.safetensors (tests/test_lora.py).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

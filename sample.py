@@ -7,8 +7,6 @@
 A research and teaching tool, not a medical device.
 """
 
-from __future__ import annotations
-
 from common.errors import UserError, run
 from common.sampling import DISCLAIMER, SOLVER, STEPS, TEMPERATURE, TOP_P, check_size, sample_flags
 

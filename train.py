@@ -9,8 +9,6 @@ The recipes, the loop, what trains. What surrounds them is in training/: flags.p
 batches.py (examples), run.py (what follows a step), state.py (what a run goes on with).
 """
 
-from __future__ import annotations
-
 from common.errors import UserError
 from common.errors import run as run_command
 from training.flags import parse_args

@@ -3,8 +3,6 @@
 Layer names are the latent-diffusion checkpoint's own, so that the published file needs no translation.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

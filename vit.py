@@ -5,8 +5,6 @@ SigLIP (Zhai et al. 2023) is the understanding branch's eye: every patch's featu
 pre-norm, with learned positions and a final norm. Parameters are named as in Janus-Pro's files, which follow `timm`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

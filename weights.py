@@ -11,8 +11,6 @@ of each, which a load compares; the config travels with the weights. How publish
     checkpoints/plan.py      every tensor of theirs and of ours is accounted for, then copied one by one into place
 """
 
-from __future__ import annotations
-
 from common.errors import UserError, run  # first: what follows takes seconds, and Ctrl-C may end it
 
 # isort: split

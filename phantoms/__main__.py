@@ -3,8 +3,6 @@
 python -m phantoms --n 64 --out out/phantoms
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 

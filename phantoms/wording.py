@@ -1,7 +1,5 @@
 """The report of a phantom, in the words of radiologists, written from its truth."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from phantoms.truth import Finding, Patient, labels_of, pick

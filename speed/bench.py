@@ -9,8 +9,6 @@ they take turns for `--repeat` rounds and medians are printed, so that a machine
 Columns: ours and the alternative in the row's unit; how many times better ours is.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import itertools

@@ -5,8 +5,6 @@
 tests/speed/test_cost.py checks them against torch's own counter and the tensors that autograd really keeps.
 """
 
-from __future__ import annotations
-
 from checkpoints.presets import count_parameters, preset
 from common import arguments
 from common.clock import Clock

@@ -8,8 +8,6 @@ bfloat16 is two plain products. The process also keeps the memory that torch fre
 each is worth.
 """
 
-from __future__ import annotations
-
 import ctypes
 
 import torch

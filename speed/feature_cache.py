@@ -1,7 +1,5 @@
 """Frozen encoders run once an image: their results are kept in memory, up to a limit."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """The exponential moving average of a run's weights (Polyak & Juditsky 1992)."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """The examples of a run: which data set they come from, what is asked for, and how a batch is divided."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from archives.opening import open_source

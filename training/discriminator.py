@@ -1,12 +1,11 @@
 """Sharp pictures: the autoencoder against a discriminator of patches, as kl-f16 was trained (Esser et al. 2021, section
-3.1; Isola et al. 2017, section 3.2). No part of the paper; `--stage vae --train decoder --adversarial 0.5` ends the tiny
-model's autoencoder with it.
+3.1; Isola et al. 2017, section 3.2). No part of the paper: `--stage vae --train decoder --adversarial 0.5`.
 
 An L1 is least at the mean of what a picture may be, and the mean of grain is smooth. The discriminator knows grain from
 smoothness, and the decoder learns to draw some.
 """
 
-from __future__ import annotations
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +21,7 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, width: int = 32) -> None:
         super().__init__()
         widths = (1, width, 2 * width, 4 * width)
-        self.layers = nn.ModuleList(
-            nn.Sequential(Conv2d(a, b, 4, 2, 1), GroupNorm(4, b)) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(nn.Sequential(Conv2d(a, b, 4, 2, 1), GroupNorm(4, b)) for a, b in pairwise(widths))
         self.answer = Conv2d(widths[-1], 1, 4, 1, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,5 @@
 """The flags of train.py. Those of the recipe are made from its fields (recipe.py); the others stand here."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from dataclasses import replace

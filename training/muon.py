@@ -2,8 +2,6 @@
 alike. The tiny recipe alone takes it: half the steps to the same score (docs/speedrun.md). The paper has AdamW.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 
@@ -45,8 +43,8 @@ class Muon(torch.optim.AdamW):
 
 
 def matrices_of_layers(trained: dict[str, nn.Parameter]) -> list[nn.Parameter]:
-    """The weights of layers among what trains, the autoencoder's convolutions too; what comes before the first layer and
-    after the last is AdamW's. An adapter's two make one matrix, and stay out."""
+    """The weights of layers among what trains, the autoencoder's convolutions too. What comes before the first layer or
+    after the last stays AdamW's, and so does an adapter, whose two make one matrix."""
     places = ("/layers.", ".blocks.", ".mid.", ".down.", ".up.")
     inside = {name: p for name, p in trained.items() if any(place in name for place in places)}
     return [parameter for name, parameter in inside.items() if parameter.dim() > 1 and ".lora_" not in name]

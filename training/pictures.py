@@ -1,7 +1,5 @@
 """What a run of train.py shows: its loss curve, and what the model makes of the same few examples each time."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

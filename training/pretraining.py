@@ -4,8 +4,6 @@ The paper starts from kl-f16, SigLIP and a language model. Where nothing can be 
 autoencoder, an eye and a language from nothing.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

@@ -1,7 +1,5 @@
 """The recipe of a run: every knob that changes what is learnt, described once. flags.py makes the flags from it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields

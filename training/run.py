@@ -1,7 +1,5 @@
 """What follows a step of a run, in its folder: the log, validation, pictures, saving, stopping."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

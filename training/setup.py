@@ -1,7 +1,5 @@
 """What a stage starts from: weights, or a fresh model with its tokenizer; how it computes; and what no step changes."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from dataclasses import replace

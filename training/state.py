@@ -4,8 +4,6 @@ What a run does follows from its settings, its seed and the number of the step a
 generator of its own). So the state is small: the step, and the optimizer's moments.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """A tokenizer for a model that starts from nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

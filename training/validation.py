@@ -1,7 +1,5 @@
 """How the model of a run does while it trains: on examples that no step trains on, and whether it heeds its prompts."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from PIL import Image
