@@ -98,7 +98,6 @@ def test_edits_and_strips_are_written_as_sheets(micro_folder, tmp_path):
         (("good.png", "Edema.", "--mask", "9,9,9,20"), ["--mask 9,9,9,20", "x0,y0,x1,y1"]),
         (("film.png", "Edema.", "--mask", "0,0,2,2"), ["--mask 0,0,2,2", "nothing"]),
         (("film.png", "Edema.", "--mask", "good.png"), ["--mask good.png", "does not fit", "640 x 640"]),
-        (("good.png", "Edema.", "--n", 2), ["--n", "--seed"]),
         (("good.png", "Edema.", "--out", "x.jpg"), ["--out x.jpg", "x.png"]),
         (("good.png", "Edema.", "--out", "good.png"), ["--out good.png", "no command here made it"]),
         (("--between", 1, "A.", "B."), ["--between 1"]),
