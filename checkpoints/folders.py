@@ -32,7 +32,8 @@ CHECKPOINT = "checkpoint"  # inside the folder of a training run; the one before
 PLACES = (CHECKPOINT, CHECKPOINT + ".old", CHECKPOINT + ".older")
 # All that a checkpoint of ours may hold. A folder with anything else in it is somebody's.
 ADAPTER = "adapter.safetensors"  # of a run of --lora
-OUR_FILES = {*FILES, ADAPTER, MANIFEST, "training.json", "training.safetensors"}
+CARD = "README.md"  # a model card of the user's; a new checkpoint keeps it
+OUR_FILES = {*FILES, ADAPTER, CARD, MANIFEST, "training.json", "training.safetensors"}
 
 
 def sha256(file: Path) -> str:
@@ -44,8 +45,8 @@ def sha256(file: Path) -> str:
 
 
 def write_manifest(folder: Path, **belongs: object) -> None:
-    """Describe every file that lies in `folder`. belongs: the run and step that they are of."""
-    described = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
+    """Describe every file that lies in `folder`, but the card. belongs: the run and step that they are of."""
+    described = sorted(file for file in folder.iterdir() if file.name not in (MANIFEST, CARD))
     files = {file.name: {"sha256": sha256(file)} for file in described}
     (folder / MANIFEST).write_text(json.dumps(belongs | {"files": files}, indent=1) + "\n")
 
@@ -115,6 +116,8 @@ def replacing(folder: Path, keep_last: bool = False) -> Iterator[Path]:
     new = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     try:
         new.mkdir(parents=True)
+        if (folder / CARD).is_file():
+            shutil.copy(folder / CARD, new)
         yield new
         for file in new.iterdir():
             with open(file, "rb+") as written:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 import torch.nn.functional as F
@@ -124,7 +125,6 @@ def test_what_is_no_adapter_of_these_weights_is_refused_in_a_line(model, micro, 
 
 
 def test_peft_reads_our_file_and_we_read_its(model, micro, tmp_path):
-    peft = pytest.importorskip("peft")
     lora.put_on(model, "gen", 4, scale=0.5)
     lora.save_adapter(stirred(model), tmp_path / "ours.safetensors")
     config = peft.LoraConfig(r=4, lora_alpha=2, target_modules=[*lora.adapted(micro.model, "gen")])

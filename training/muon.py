@@ -19,24 +19,22 @@ class Muon(torch.optim.AdamW):
     ) -> None:
         """dtype: to make orthogonal in; bfloat16 is enough."""
         super().__init__(parameters, **adamw)
-        self.dtype, self.alike = dtype, {}
-        for matrix in matrices:
-            self.alike.setdefault(matrix.shape, []).append(matrix)
+        self.dtype, self.matrices = dtype, matrices
 
     @torch.no_grad()
     def step(self) -> None:
-        gradients = {shape: [matrix.grad for matrix in same] for shape, same in self.alike.items()}
-        for same in self.alike.values():
-            for matrix in same:
-                matrix.grad = None  # AdamW passes it over
+        gradients = {matrix: matrix.grad for matrix in self.matrices if matrix.grad is not None}
+        for matrix in gradients:
+            matrix.grad = None  # AdamW passes it over
+            if matrix not in self.state:  # AdamW asks for "step" when a state is loaded
+                self.state[matrix] = {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(matrix)}
         super().step()
-        for shape, same in self.alike.items():
-            for matrix in same:
-                if matrix not in self.state:  # AdamW asks for "step" when a state is loaded
-                    self.state[matrix] = {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(matrix)}
+        for shape in dict.fromkeys(matrix.shape for matrix in gradients):  # those of a shape together
+            same = [matrix for matrix in gradients if matrix.shape == shape]
+            given = [gradients[matrix] for matrix in same]
             momenta = [self.state[matrix]["exp_avg"] for matrix in same]
-            torch._foreach_lerp_(momenta, gradients[shape], 1 - MOMENTUM)
-            ahead = torch._foreach_lerp(gradients[shape], momenta, MOMENTUM)  # Nesterov's
+            torch._foreach_lerp_(momenta, given, 1 - MOMENTUM)
+            ahead = torch._foreach_lerp(given, momenta, MOMENTUM)  # Nesterov's
             steps = orthogonal(torch.stack(ahead).flatten(2).to(self.dtype))  # a convolution is (out, in * 3 * 3)
             length = self.param_groups[0]["lr"] * 0.2 * max(steps.shape[1:]) ** 0.5
             torch._foreach_add_(same, [step.view(shape) for step in steps.float()], alpha=-length)

@@ -38,6 +38,14 @@ def test_a_manifest_describes_every_file(folder):
     load_checkpoint(folder)
 
 
+def test_a_model_card_stays_and_may_be_changed(micro, folder):
+    (folder / "README.md").write_text("What it is.")
+    save_checkpoint(folder, micro)
+    (folder / "README.md").write_text((folder / "README.md").read_text() + " What it must not be used for.")
+    load_checkpoint(folder)
+    assert "README.md" not in json.loads((folder / "manifest.json").read_text())["files"]
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_one_flipped_bit_is_refused_by_the_files_name(folder, name):
     flip_bit(folder / name, at=-3)

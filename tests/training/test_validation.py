@@ -65,7 +65,6 @@ def test_a_stopped_run_measures_and_keeps_the_same(micro_folder, tmp_path, stage
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--validate-every", "2"], ["--validate-every", "--look-every"]),
         (["--validate", "films"], ["--validate films", "no validation split", "--hold-out"]),
         (["--validate", "nowhere"], ["--validate nowhere"]),
     ],
