@@ -41,7 +41,7 @@ def put_on(model: UniX, branch: str, rank: int, scale: float = 1.0) -> dict[str,
     A is drawn from torch's global generator. Raises UserError if the model has an adapter already.
     """
     if model.adapter:
-        raise UserError("these weights carry an adapter already; make others of both first: weights.py merge")
+        raise UserError("these weights carry an adapter already; merge it first (weights.py merge)")
     trained = {}
     for name, layer in adapted(model, branch).items():
         like = {"device": layer.weight.device, "dtype": torch.float32}
@@ -90,20 +90,22 @@ def load_adapter(model: UniX, path: Path) -> None:
         with safe_open(file, "pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             about = json.loads(opened.metadata()["adapter"])
-        branch, rank, scale, weights = (about[name] for name in ("branch", "rank", "scale", "weights"))
+        branch, rank, scale, weights = about["branch"], int(about["rank"]), float(about["scale"]), about["weights"]
     except FileNotFoundError:
         raise UserError(f"--adapter {file}: no such file") from None
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"--adapter {file}: not an adapter that train.py --lora wrote ({error})") from error
     if weights != fingerprint(model, branch):
         raise UserError(f"--adapter {file}: was trained on other weights; name those it began with by --weights")
-    wanted = {f"{PREFIX}{name}": parameter for name, parameter in put_on(model, branch, rank, scale).items()}
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if shapes != {name: tuple(parameter.shape) for name, parameter in wanted.items()}:
+    shapes = {}
+    for name, layer in adapted(model, branch).items():
+        shapes[f"{PREFIX}{name}.lora_A.weight"] = (rank, layer.in_features)
+        shapes[f"{PREFIX}{name}.lora_B.weight"] = (layer.out_features, rank)
+    if shapes != {name: tuple(tensor.shape) for name, tensor in tensors.items()}:
         raise UserError(f"--adapter {file}: its tensors are not those of rank {rank}; it is damaged")
     with torch.no_grad():
-        for name, parameter in wanted.items():
-            parameter.requires_grad_(False).copy_(tensors[name])
+        for name, parameter in put_on(model, branch, rank, scale).items():
+            parameter.requires_grad_(False).copy_(tensors[f"{PREFIX}{name}"])
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@
 #   HOURS=2.5 bash runs/tiny.sh   every stage 2.5 times as long
 #   STEPS=20 bash runs/tiny.sh    a look at all of it in a few minutes, which leaves the shipped weights alone
 # DEVICE=cuda is worth having; DTYPE is bfloat16 where the machine multiplies it fast. On a CPU two processes share the
-# cores: the tiny model's matrices are too small for more than a few threads (docs/speedrun.md).
+# cores, since the tiny model's matrices are too small for many threads: docs/speedrun.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${DEVICE:=cpu}" "${OUT:=out${STEPS:+/look}}"
@@ -20,7 +20,9 @@ fi
 stage() { # name, what it starts from, more flags
     local steps=${STEPS:-} times="import train; print(round(train.RECIPES['tiny']['$1'].steps * ${HOURS:-1}))"
     [ -z "${HOURS:-}" ] || steps=$(python -c "$times")
-    "${train[@]}" train.py --stage "$1" --init "$2" --out "$OUT/stage-$1" --device "$DEVICE" --dtype "${DTYPE:-fast}" \
+    local processes=("${train[@]}")
+    [ "$1" != vae ] || processes=(python) # four small pictures a step are too few to share
+    "${processes[@]}" train.py --stage "$1" --init "$2" --out "$OUT/stage-$1" --device "$DEVICE" --dtype "${DTYPE:-fast}" \
         --resume ${steps:+--steps "$steps"} "${@:3}"
 }
 stage vae scratch

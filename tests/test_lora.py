@@ -112,6 +112,8 @@ def test_what_is_no_adapter_of_these_weights_is_refused_in_a_line(model, micro, 
         (said(), other, "other weights"),
         (said(branch="neither"), micro.model, "other weights"),
         (said(rank=3), micro.model, "not those of rank 3"),
+        (said(rank=10**12), micro.model, "not those of rank"),  # and nothing of that size is made
+        (said(scale="much"), micro.model, "not an adapter"),
         (said(dict([*tensors.items()][1:])), micro.model, "not those of rank 2"),
         (lambda: save_file(tensors, file), micro.model, "not an adapter"),
         (lambda: save_file(tensors, file, {"adapter": "3"}), micro.model, "not an adapter"),
