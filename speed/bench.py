@@ -1,7 +1,7 @@
 """How fast: ours beside the plain way of the paper's files. For a GPU: speed/gpu.py.
 
     python -m speed.bench                      every row
-    python -m speed.bench reading drawing      some
+    python -m speed.bench training             some
     python -m speed.bench --quick              tiny models, two rounds: does it run? its numbers mean nothing
 
 The ways of a row run in one process, on the same weights, inputs and threads. Their outputs are compared first; then
@@ -33,7 +33,7 @@ from generate import generate, naive_generate
 from losses import IGNORE, Batch, RepaProjector, StageLoss, repa_loss
 from model import DecoderLayer, UniX
 from phantoms.dataset import Phantoms
-from sample import GUIDED_ABOVE, prompted_velocities, question_of, split_times
+from sample import question_of
 from speed import cpu
 from vae import sample_posterior
 from weights import load_checkpoint
@@ -234,52 +234,14 @@ def obvious_read(losses: StageLoss, batch: Batch) -> torch.Tensor:
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
-# ---- drawing -----------------------------------------------------------------------------------------------------
-
-
-def drawing(args: argparse.Namespace) -> Iterator[Row]:
-    """a 256 px picture at 50 times under guidance, without its decoding, beside the whole sequence at each step"""
-    checkpoint = load_checkpoint(SHIPPED)
-    prompt = checkpoint.encode("Moderate cardiomegaly. Small left pleural effusion.")
-    yield drawing_row(checkpoint.model, prompt, 1, "tiny", args.repeat)
-    if not args.quick:
-        yield drawing_row(checkpoint.model, prompt, 4, "tiny", args.repeat)
-        yield drawing_row(wide_unix().eval(), prompt, 1, "12 x 768", min(3, args.repeat))
-
-
-def drawing_row(model: UniX, prompt: list[int], batch: int, name: str, repeat: int) -> Row:
-    """12 of the 50 times have the same shares of guided and unguided steps, so that a round does not take minutes."""
-    fast, prompts = copy.deepcopy(model), [prompt] * batch
-    cpu.speed_up(fast)
-    noise = torch.randn(batch, 16, 16, 16, generator=torch.Generator().manual_seed(0))
-    early, late = split_times(flow.timesteps(12), GUIDED_ABOVE)
-
-    def ours() -> torch.Tensor:
-        guided, conditional = prompted_velocities(fast, prompts, 2.0)
-        return flow.euler(conditional, flow.euler(guided, noise, early), late)
-
-    def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        conditional = model(x, t, prompts)
-        return flow.guide(conditional, model(x, t, [None] * batch), 2.0) if t[0] > GUIDED_ABOVE else conditional
-
-    def instead() -> torch.Tensor:
-        return flow.euler(velocity, noise, flow.timesteps(12))
-
-    passes, passes_of_50 = 2 * (len(early) - 1) + len(late) - 1, 2 * 41 + 8
-    with torch.inference_mode():
-        agree(ours(), instead())
-        amount = batch * passes / passes_of_50
-        return compare(f"drawing, {name}, batch {batch}", "s a picture", amount, ours, instead, repeat)
-
-
 # ---- the command -------------------------------------------------------------------------------------------------
 
-ROWS = {"reading": reading, "training": training, "drawing": drawing}
+ROWS = {"reading": reading, "training": training}
 
 
 def main() -> None:
     parser = arguments.Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="reading, training, drawing; default: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="reading or training; default: both")
     parser.add_argument("--repeat", type=arguments.whole(1, 10_000), default=7, help="rounds (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="tiny models and two rounds, to see it run")
     args = parser.parse_args()

@@ -35,11 +35,6 @@ def test_training_rows(quick):
 
 
 @pytest.mark.slow
-def test_drawing_rows(quick):
-    check(list(bench.drawing(quick)), 1)
-
-
-@pytest.mark.slow
 def test_a_way_that_computes_something_else_is_refused(quick, monkeypatch):
     packed = bench.packed_draw
     monkeypatch.setattr(bench, "packed_draw", lambda losses, batch: 1.01 * packed(losses, batch))
@@ -57,7 +52,7 @@ def test_two_ways_take_turns_and_a_row_says_how_many_times_better_ours_is(monkey
 
 def test_bad_input_is_refused_in_one_line(monkeypatch):
     for words, message in (
-        (["speed"], "speed: choose from reading, training, drawing"),
+        (["speed"], "speed: choose from reading, training"),
         (["--repeat", "0"], "--repeat 0: .*at least 1"),
     ):
         monkeypatch.setattr("sys.argv", ["bench.py", *words])
