@@ -61,7 +61,7 @@ RECIPES = {
         "2": Recipe(2e-4, 256, 256, 2_000, 75_000, repa_weight=0.5, micro_batch=32),
         "3": Recipe(1e-4, 512, 256, 0, 5_000),
     },
-    # What made the shipped weights: runs/tiny.sh. In stage 1, mix 1:3 is one text alone for every three films.
+    # Beyond the paper: runs/tiny.sh, docs/speedrun.md. In stage 1, mix 1:3 is one text alone for every three films.
     "tiny": {
         "vae": Recipe(3e-3, 128, 4, 50, 6_000, EVEN, decay=0.4, ema=0.998, **MUON),
         "vit": Recipe(3e-3, 128, 32, 100, 3_000, EVEN, decay=0.4, **MUON),

@@ -47,8 +47,8 @@ def knob(*about: object, **more: object) -> Field:
 class Recipe:
     """A column of Table 1, and what else a run computes with, or chooses its best by, beside the weights.
 
-    The same everywhere: AdamW (0.9, 0.95), eps 1e-15, no weight decay, gradients clipped to norm 1. Muon is of the tiny
-    recipe alone, and takes the matrices of the layers.
+    The same everywhere: AdamW (0.9, 0.95), eps 1e-15, no weight decay, gradients clipped to norm 1; but the matrices of
+    the layers are Muon's where `optimizer` says so.
     """
 
     learning_rate: float = knob("--lr", number(0, 10, above=True), "learning rate after the warm-up")
