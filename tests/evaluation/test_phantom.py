@@ -130,8 +130,6 @@ def test_resume_generates_nothing_again_unless_a_setting_changed(fake):
         (["--out", "/dev/null/out"], "--out /dev/null/out"),
         (["--device", "abacus"], "--device abacus"),
         (["--size", "100"], "--size 100"),
-        (["--reports", "3"], "--reports: is a study of its own now: python -m studies.calibration"),
-        (["--edit=2"], "--edit: is a study of its own now: python -m studies.editing"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(fake, flags, named, capsys, monkeypatch):
