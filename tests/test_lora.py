@@ -7,10 +7,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import peft
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import lora
@@ -37,6 +39,7 @@ def stirred(model):
 
 @pytest.fixture
 def model(micro):
+    torch.manual_seed(0)  # A is drawn from the global generator: no test depends on those before it
     return copy.deepcopy(micro.model)
 
 
@@ -196,7 +199,7 @@ def test_sample_takes_an_adapter_and_merge_makes_weights_of_it(model, micro_fold
     for words, out in ((with_it, "a.png"), (("--weights", "merged"), "b.png"), (with_it[:2], "c.png")):
         ran = command("sample.py", *draw, *words, "--out", out, cwd=tmp_path)
         assert ran.returncode == 0, ran.stderr
-    a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
-    assert a == b != c
+    a, b, c = (np.asarray(Image.open(tmp_path / f"{name}.png").convert("L"), dtype=int) for name in "abc")
+    assert abs(a - b).max() <= 1 < abs(a - c).max()  # W + BA and W, then BA, round otherwise
     ran = command("sample.py", *draw, "--weights", "merged", "--adapter", "a.safetensors", cwd=tmp_path)
     assert ran.returncode == 2 and "other weights" in ran.stderr
