@@ -16,11 +16,11 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from checkpoints.folders import ADAPTER, find_checkpoint
+from checkpoints.tensors import open_safetensors
 from common.errors import UserError
 from layers import Linear
 from model import UniX
@@ -86,14 +86,13 @@ def load_adapter(model: UniX, path: Path) -> None:
     Raises UserError if the file is damaged or no adapter, or belongs to other weights.
     """
     file = file_of(path)
+    if not file.is_file():
+        raise UserError(f"--adapter {file}: no such file")
     try:
-        with safe_open(file, "pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            about = json.loads(opened.metadata()["adapter"])
+        opened = open_safetensors(file)
+        about = json.loads(opened.metadata()["adapter"])
         branch, rank, scale, weights = about["branch"], int(about["rank"]), float(about["scale"]), about["weights"]
-    except FileNotFoundError:
-        raise UserError(f"--adapter {file}: no such file") from None
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (UserError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"--adapter {file}: not an adapter that train.py --lora wrote ({error})") from error
     if weights != fingerprint(model, branch):
         raise UserError(f"--adapter {file}: was trained on other weights; name those it began with by --weights")
@@ -101,11 +100,11 @@ def load_adapter(model: UniX, path: Path) -> None:
     for name, layer in adapted(model, branch).items():
         shapes[f"{PREFIX}{name}.lora_A.weight"] = (rank, layer.in_features)
         shapes[f"{PREFIX}{name}.lora_B.weight"] = (layer.out_features, rank)
-    if shapes != {name: tuple(tensor.shape) for name, tensor in tensors.items()}:
+    if shapes != {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}:  # noqa: SIM118
         raise UserError(f"--adapter {file}: its tensors are not those of rank {rank}; it is damaged")
     with torch.no_grad():
         for name, parameter in put_on(model, branch, rank, scale).items():
-            parameter.requires_grad_(False).copy_(tensors[f"{PREFIX}{name}"])
+            parameter.requires_grad_(False).copy_(opened.get_tensor(f"{PREFIX}{name}"))
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from tokenizers import Tokenizer
 import lora
 from checkpoints import folders
 from checkpoints.configs import read_ours, read_tokenizer
+from checkpoints.download import HUB, download
 from checkpoints.inspection import inspect
 from checkpoints.layouts import translate_ours
 from checkpoints.plan import filled
@@ -162,14 +163,12 @@ def main() -> None:
     add("destination", type=arguments.output_folder, help="the folder to write; replaced if it is there")
     add("--dtype", choices=dtypes, default="float32", help="of the new file (default float32, which is exact)")
     add = commands.add_parser("download", help="published weights by name, from the Hub").add_argument
-    add("name", choices=("unix", "janus-pro-1b", "kl-f16", "raddino", "bert", "biovil-t"))
+    add("name", choices=HUB)
     add("folder", nargs="?", type=arguments.output_folder, help="default: weights/NAME")
     args = parser.parse_args()
     if args.command == "inspect":
         inspect(args.path)
     elif args.command == "download":
-        from checkpoints.download import download  # nothing else asks the net
-
         download(args.name, args.folder or Path("weights", args.name))
     elif args.command == "merge":
         convert(args.source, args.destination, getattr(torch, args.dtype), None, args.adapter)

@@ -139,6 +139,8 @@ def main() -> None:
     source = open_source(args.source, split=args.split, need_images=needed, require=args.require)
     if args.command == "stats":
         own_file(args.out)
+        if args.out.resolve() in {(source.root / record.image).resolve() for record in source.records}:
+            raise UserError(f"--out {args.out}: is a picture of the set; name another file")
         stats(source, args.out)
     elif args.command == "check":
         sys.exit(2 if check(source, args.workers) else 0)

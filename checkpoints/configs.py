@@ -285,8 +285,10 @@ def read_tokenizer(path: str | Path, vocab_size: int | None = None) -> Tokenizer
     """A tokenizer that cuts and pads nothing, whatever its file says. vocab_size: how many ids the model knows."""
     try:
         tokenizer = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); a weights folder needs its tokenizer") from error
     except Exception as error:  # `tokenizers` raises bare Exception
-        raise UserError(f"{path}: cannot be read as a tokenizer ({error}); a weights folder needs its own") from error
+        raise UserError(f"{path}: not a tokenizer ({error})") from error
     tokens = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if vocab_size is not None and tokens > vocab_size:
         raise UserError(f"{path}: has {tokens} tokens, the model {vocab_size}; is it this model's tokenizer?")

@@ -47,7 +47,7 @@ def sha256(file: Path) -> str:
 def write_manifest(folder: Path, **belongs: object) -> None:
     """Describe every file that lies in `folder`, but the card. belongs: the run and step that they are of."""
     described = sorted(file for file in folder.iterdir() if file.name not in (MANIFEST, CARD))
-    files = {file.name: {"sha256": sha256(file)} for file in described}
+    files = {file.name: {"sha256": sha256(file), "size": file.stat().st_size} for file in described}
     (folder / MANIFEST).write_text(json.dumps(belongs | {"files": files}, indent=1) + "\n")
 
 
@@ -59,14 +59,17 @@ def check_folder(folder: Path) -> dict:
     path = folder / MANIFEST
     manifest = read_json(path, absent={"files": {}})
     try:
-        saved = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
+        saved = {name: (int(entry["size"]), entry["sha256"]) for name, entry in manifest["files"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a manifest of ours ({error!r}); {MEND}") from error
-    for name, checksum in saved.items():
+    for name, (size, checksum) in saved.items():
         file = folder / name
         if file.parent != folder:
             raise UserError(f"{path}: names {name!r}, which is no file beside it; {MEND}")
         try:
+            found = file.stat().st_size
+            if found != size:
+                raise UserError(f"{file}: has {found:,} bytes, {size:,} were saved; {MEND}")
             if sha256(file) != checksum:
                 mend = f"{MEND}, or, if that was you, delete {MANIFEST}"
                 raise UserError(f"{file}: is not what was saved, {MANIFEST} has another checksum; {mend}")

@@ -1,6 +1,5 @@
 """Every measure of the evaluation, as plain functions of arrays and strings: of labels, of reports word by word, of
-pictures as sets of features, and of how far to trust a score. Knows no model, no file and no flag.
-"""
+pictures as sets of features, and of how far to trust a score. Knows no model, no file and no flag."""
 
 import re
 import warnings
@@ -27,7 +26,7 @@ def f1_scores(truth: np.ndarray, prediction: np.ndarray, undefined: float = floa
 
     per class; macro: the mean over the classes; micro: of the counts of all classes pooled. A class that is neither
     true nor predicted anywhere has no F1 (0 / 0): it is `undefined`. nan leaves it out of the macro mean; 0.0 counts
-    it, as scikit-learn and the published CheXbert tables do.
+    it, as scikit-learn and the published CheXbert tables do. Raises ValueError if the shapes differ.
     """
     scores = f1_from_counts(f1_counts(truth, prediction).sum(axis=0), undefined)
     return F1(scores.per_class, float(scores.macro), float(scores.micro))
@@ -36,6 +35,8 @@ def f1_scores(truth: np.ndarray, prediction: np.ndarray, undefined: float = floa
 def f1_counts(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """What each example adds to F1: (N, 2, C) int64, TP and 2 TP + FP + FN. truth, prediction: (N, C) bool."""
     truth, prediction = np.asarray(truth, dtype=bool), np.asarray(prediction, dtype=bool)
+    if truth.shape != prediction.shape or truth.ndim != 2:
+        raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} must be (N, C) alike")
     return np.stack([truth & prediction, truth.astype(np.int64) + prediction], axis=1)
 
 

@@ -68,9 +68,10 @@ def read_wordpiece(folder: str | Path, vocab_size: int) -> BaseTokenizer:
         words = path.read_bytes().decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: needs a vocab.txt (bert-base-uncased's) as well") from error
-    if len(words) != vocab_size or not {"[UNK]", "[CLS]", "[SEP]"} <= set(words):
-        has = f"has {len(words)} words, the model {vocab_size}, [UNK], [CLS] and [SEP] among them"
-        raise UserError(f"{path}: {has}; fetch that of these weights")
+    if not {"[UNK]", "[CLS]", "[SEP]"} <= set(words):
+        raise UserError(f"{path}: no vocabulary of BERT ([UNK], [CLS] and [SEP] are wanted)")
+    if len(words) != vocab_size:
+        raise UserError(f"{path}: has {len(words)} words, the model {vocab_size}; fetch that of these weights")
     return BertWordPieceTokenizer({word: i for i, word in enumerate(words)}, lowercase=True)
 
 

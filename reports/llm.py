@@ -211,8 +211,8 @@ def ask_all(
             if answer:
                 answers[report] = answer
                 record = {"key": keys[report], "findings": answer[0], "impression": answer[1]}
-                with open(path, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                file.flush()
                 continue
             useless += 1
             if not answers and useless in (HOPELESS, len(todo)):
@@ -220,10 +220,14 @@ def ask_all(
                 problem = f"{server.shown}: {useless} of {useless} answers are not the JSON that was asked for; {mend}"
                 raise refusals[-1] if refusals else UserError(problem)
 
-    if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n"):  # a kill cut the last line short
-        with open(path, "a") as file:
-            file.write("\n")
-    asyncio.run(ask_each())
+    torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write("\n" if torn else "")
+            asyncio.run(ask_each())
+    finally:
+        if path.exists() and not path.stat().st_size:
+            path.unlink()
     if refusals:
         print(f"{len(refusals)} reports were refused and are cleaned by rules. The first: {refusals[0]}")
     return answers

@@ -43,10 +43,10 @@ def scores(truth: np.ndarray, affirmed: np.ndarray, count: int) -> dict:
     true|, a bin for each confidence. brier: the mean of (confidence - truth)^2. f1: macro F1 of the majority. dots: of
     each confidence (it, how often it was true, in how many answers), the reliability diagram.
     """
-    sure = affirmed[..., None] == np.arange(count + 1)  # (N, 14, count + 1)
-    per_phantom = np.stack(
-        [sure.sum(axis=1), (sure & truth[..., None]).sum(axis=1)], axis=-1
-    )  # how many, how many true
+    per_phantom = np.zeros((len(truth), count + 1, 2))  # of each confidence: how many, how many true
+    for k in range(count + 1):
+        per_phantom[:, k, 0] = (affirmed == k).sum(axis=1)
+        per_phantom[:, k, 1] = ((affirmed == k) & truth).sum(axis=1)
 
     def ece(sums: np.ndarray) -> np.ndarray:
         gaps = np.abs(sums[..., 1] - sums[..., 0] * np.arange(count + 1) / count)

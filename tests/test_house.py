@@ -27,7 +27,7 @@ OPTIONAL = {  # file -> packages that a user may lack, or whose import costs som
     "evaluation/words.py": {"nltk", "punkt"},
     "common/errors.py": {"tempfile", "traceback"},  # start-up: only what nobody foresaw needs them
     "train.py": {"torch"},  # torch.distributed.optim
-    "weights.py": {"checkpoints.download"},  # huggingface_hub, which nothing else asks
+    "checkpoints/download.py": {"huggingface_hub"},  # which nothing else asks
 }
 
 

@@ -35,6 +35,7 @@ def weights(*arguments):
 def test_a_manifest_describes_every_file(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert sorted(manifest["files"]) == FILES and "run" not in manifest
+    assert all(entry["size"] == (folder / name).stat().st_size for name, entry in manifest["files"].items())
     load_checkpoint(folder)
 
 
@@ -56,7 +57,7 @@ def test_one_flipped_bit_is_refused_by_the_files_name(folder, name):
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_is_shorter_or_gone_is_refused_by_its_name(folder, name):
     (folder / name).write_bytes((folder / name).read_bytes()[:-1])
-    with pytest.raises(UserError, match=rf"{name}: is not what was saved"):
+    with pytest.raises(UserError, match=rf"{name}: has [\d,]+ bytes, [\d,]+ were saved"):
         load_checkpoint(folder)
     (folder / name).unlink()
     with pytest.raises(UserError, match=rf"{name}: (cannot be read|missing)"):
@@ -70,7 +71,7 @@ def test_a_file_that_is_shorter_or_gone_is_refused_by_its_name(folder, name):
         ("[]", "a JSON object is expected"),
         ("{}", "not a manifest of ours"),
         ('{"files": {"config.json": 3}}', "not a manifest of ours"),
-        ('{"files": {"../x": {"sha256": ""}}}', "names '../x', which is no file beside it"),
+        ('{"files": {"../x": {"sha256": "", "size": 0}}}', "names '../x', which is no file beside it"),
         ("[" * 100_000, "not readable JSON"),
     ],
 )

@@ -59,6 +59,8 @@ def test_f1_of_nothing():
     nothing = np.zeros((3, 2), dtype=bool)
     assert np.isnan([f1_scores(nothing, nothing).macro, f1_scores(nothing, nothing).micro]).all()
     assert f1_scores(nothing, nothing, undefined=0.0)[1:] == (0.0, 0.0)
+    with pytest.raises(ValueError, match="alike"):
+        f1_scores(nothing, nothing[:2])
 
 
 def test_the_five_classes_are_the_papers():

@@ -107,7 +107,7 @@ def test_a_file_of_another_step_or_run_is_refused(micro, out, tmp_path, name, ot
     if name in ("model.safetensors", "vae.safetensors"):  # these two do not train here
         edit(tmp_path / "other/checkpoint" / name, lambda tensors: next(iter(tensors.values())).add_(1))
     shutil.copy(tmp_path / "other/checkpoint" / name, out / "checkpoint" / name)
-    with pytest.raises(UserError, match="is not what was saved"):
+    with pytest.raises(UserError, match=r"is not what was saved|bytes, .* were saved"):
         read_state(out)
 
 
