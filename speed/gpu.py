@@ -1,4 +1,4 @@
-"""How fast this code is on one GPU at full size, and how much memory it takes: about ten minutes.
+"""How fast this code is on one GPU at full size, and how much memory it takes.
 
     bash runs/gpu.sh             prints a page of Markdown
     python -m speed.gpu --tiny   the tiny model, also on a CPU: does it run? its numbers mean nothing
