@@ -63,11 +63,11 @@ RECIPES = {
     },
     # Beyond the paper: runs/tiny.sh, docs/speedrun.md. In stage 1, mix 1:3 is one text alone for every three films.
     "tiny": {
-        "vae": Recipe(3e-3, 128, 4, 50, 6_000, EVEN, decay=0.4, ema=0.998, **MUON),
+        "vae": Recipe(3e-3, 128, 4, 50, 8_000, EVEN, decay=0.4, ema=0.998, **MUON),
         "vit": Recipe(3e-3, 128, 32, 100, 3_000, EVEN, decay=0.4, **MUON),
-        "1": Recipe(3e-3, 128, 32, 80, 800, EVEN, mix="1:3", decay=0.5, ema=0.99, **MUON),
+        "1": Recipe(3e-3, 128, 32, 80, 1_100, EVEN, mix="1:3", decay=0.5, ema=0.99, **MUON),
         "2": Recipe(3e-3, 128, 32, 100, 2_000, EVEN, repa_weight=0.5, ema=0.999, **MUON),
-        "3": Recipe(3e-3, 256, 16, 100, 4_000, EVEN, time_shift=2.0, decay=0.8, ema=0.998, **MUON),
+        "3": Recipe(3e-3, 256, 16, 100, 3_000, EVEN, time_shift=2.0, decay=0.8, ema=0.998, **MUON),
     },
     # For some thousand real films. Reports are uneven, so stage 1 is cut into small micro-batches of like length.
     "small": {

@@ -16,25 +16,39 @@ if [ "$DEVICE" = cpu ]; then
     export OMP_NUM_THREADS OMP_WAIT_POLICY=PASSIVE
     train=(torchrun --standalone --nproc_per_node=2)
 fi
+mkdir -p "$OUT"
 
 stage() { # name, what it starts from, more flags
     local steps=${STEPS:-} times="import train; print(round(train.RECIPES['tiny']['$1'].steps * ${HOURS:-1}))"
     [ -z "${HOURS:-}" ] || steps=$(python -c "$times")
     local processes=("${train[@]}")
-    [ "$1" != vae ] || processes=(python) # four small pictures a step are too few to share
+    case $1 in vae | vit | 1) processes=(python) ;; esac # two of them run side by side
     "${processes[@]}" train.py --stage "$1" --init "$2" --out "$OUT/stage-$1" --device "$DEVICE" --dtype "${DTYPE:-fast}" \
         --resume ${steps:+--steps "$steps"} "${@:3}"
 }
-stage vae scratch
-stage vit "$OUT/stage-vae"
+# Reading needs no autoencoder: it trains beside the ViT and stage 1, and both meet before stage 2.
+stage vae scratch > "$OUT/stage-vae.txt" 2>&1 &
+vae=$!
+trap 'pkill -P $vae || true' EXIT # Ctrl-C does not reach what runs in the background; it saves and stops
+stage vit scratch
 stage 1 "$OUT/stage-vit"
-stage 2 "$OUT/stage-1" --compile
+wait $vae || { tail -5 "$OUT/stage-vae.txt" >&2; exit 1; }
+python - "$OUT" <<'END'
+import sys
+from weights import load_checkpoint, save_checkpoint
+
+checkpoint, drawn = (load_checkpoint(f"{sys.argv[1]}/stage-{name}") for name in ("1", "vae"))
+checkpoint.vae, checkpoint.history = drawn.vae, drawn.history + checkpoint.history
+save_checkpoint(f"{sys.argv[1]}/read", checkpoint)
+END
+stage 2 "$OUT/read" --compile
 stage 3 "$OUT/stage-2" --compile
 python weights.py convert "$OUT/stage-3" "$TO" --dtype bfloat16
 python - "$TO/config.json" <<'END'
 import json, sys
 
 history = json.load(open(sys.argv[1]))["history"]
-for stage in [*history, {"stage": "all", "steps": sum(s["steps"] for s in history), "seconds": sum(s["seconds"] for s in history)}]:
-    print(f"stage {stage['stage']:5}{stage['steps']:8,} steps{stage['seconds'] / 60:8.1f} min")
+for entry in history:
+    print(f"stage {entry['stage']:5}{entry['steps']:8,} steps{entry['seconds'] / 60:8.1f} min")
+print(f"one after another but for the autoencoder: {sum(e['seconds'] for e in history if e['stage'] != 'vae') / 60:.1f} min")
 END
