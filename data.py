@@ -278,7 +278,7 @@ class Collate:
         if "answer" in columns:
             batch.text_ids, batch.targets = pack_answers(columns["question"], columns["answer"], self.config)
         batch.prompts = columns.get("prompt")
-        for key in ("image", "phrases", "posterior_noise", "noise", "t_normal"):
+        for key in ("image", "phrases", "posterior_noise", "noise", "t_normal", "latents", "t"):
             if key in columns:
                 setattr(batch, key, torch.from_numpy(np.stack(columns[key])))
         return batch

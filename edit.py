@@ -105,21 +105,21 @@ def between(
     checkpoint: Checkpoint,
     prompts: tuple[str, str],
     seed: int,
-    count: int,
+    shares: Sequence[float],
     size: int | None = None,
     guidance: float | None = None,
     **how: object,
 ) -> np.ndarray:
-    """A strip from one prompt to another, all from the same noise: (count, size, size) grey uint8.
+    """Pictures between two prompts, all from the same noise: (len(shares), size, size) grey uint8.
 
-    The velocities of the two prompts are mixed, v = (1 - w) v_A + w v_B with w from 0 to 1, before guidance: this is
-    defined for prompts of any lengths, and its ends are what `sample.draw` draws from either.
+    The velocities of the two prompts are mixed, v = (1 - w) v_A + w v_B for each share w in [0, 1], before guidance:
+    this is defined for prompts of any lengths, and its ends are what `sample.draw` draws from either.
     """
     model, config = checkpoint.model, checkpoint.model.config
     size, guidance = size or config.image_size, guidance or config.guidance
     check_size(size, config.max_latent_size)
     first, second = (prompt_ids(checkpoint, prompt) for prompt in prompts)
-    weights = torch.linspace(0, 1, count, device=model.vae2llm.weight.device).view(-1, 1, 1, 1)
+    weights = torch.tensor(shares, dtype=torch.float32, device=model.vae2llm.weight.device).view(-1, 1, 1, 1)
 
     def begin(rows: slice) -> tuple:
         w = weights[rows]
@@ -134,7 +134,7 @@ def between(
 
         return conditional if guidance == 1.0 else guided, conditional, noise_of(config, [seed] * len(w), size)
 
-    return solve(checkpoint, begin, count, **how)
+    return solve(checkpoint, begin, len(shares), **how)
 
 
 def main() -> None:
@@ -146,9 +146,9 @@ def main() -> None:
     how = {"guidance": args.guidance, "steps": args.steps, "solver": args.solver, "progress": True}
     if args.between:
         prompts = args.film, args.prompt
-        pictures = between(checkpoint, prompts, args.seed, args.between, args.size, **how)
-        shares = [f"{k / (args.between - 1):.0%}" for k in range(1, args.between - 1)]
-        captions = [prompts[0], *shares, prompts[1]]
+        shares = np.linspace(0, 1, args.between).tolist()
+        pictures = between(checkpoint, prompts, args.seed, shares, args.size, **how)
+        captions = [prompts[0], *map("{:.0%}".format, shares[1:-1]), prompts[1]]
     else:
         size = args.size or checkpoint.model.config.image_size
         check_size(size, checkpoint.model.config.max_latent_size)

@@ -205,30 +205,26 @@ def read_often(
     batch: int = 32,
     progress: bool = False,
 ) -> list[list[str]]:
-    """Image to sampled reports (`nucleus`; greedy ones at temperature 0): one for each seed of each image.
+    """Image to sampled reports (`nucleus`): one for each seed of each image.
 
     A report belongs to its image and its seed; it depends on no other report and not on the batch, reports at a time.
     """
     pairs = [(image, seed) for image, row in zip(images, seeds, strict=True) for seed in row]
 
     def chooser(rows: slice) -> Choose:
-        return nucleus(temperature, top_p, [seed for _, seed in pairs[rows]]) if temperature else greedy
+        return nucleus(temperature, top_p, [seed for _, seed in pairs[rows]])
 
     texts = iter(read(checkpoint, [image for image, _ in pairs], question, max_new_tokens, batch, progress, chooser))
     return [[next(texts) for _ in row] for row in seeds]
 
 
 def read_aloud(
-    checkpoint: Checkpoint,
-    image: Image.Image,
-    question: str | None = None,
-    max_new_tokens: int = 256,
-    choose: Choose = greedy,
+    checkpoint: Checkpoint, image: Image.Image, question: str | None = None, max_new_tokens: int = 256
 ) -> Iterator[str]:
     """One image's report as it is written: yields it piece by piece."""
     model, pixels = checkpoint.model, pixels_of(checkpoint, [image])
     text, written, said = model.asked(question_of(checkpoint, question)), [], ""
-    for ids, _ in stream(model, pixels, [text], max_new_tokens, choose):
+    for ids, _ in stream(model, pixels, [text], max_new_tokens):
         written += [token for token in ids.tolist() if token != model.config.eos]
         text = checkpoint.decode(written)
         if not text.endswith("\ufffd"):  # the rest of this character is in the next token
@@ -278,20 +274,20 @@ def read_command(
     """Print each image's report, or several of it and what they agree on."""
     question_of(checkpoint, args.question)  # a bad one is refused before anything is printed
     if len(images) == len(seeds) == 1:
-        choose = nucleus(args.temperature, TOP_P, seeds) if args.temperature else greedy
         print(args.image[0])
-        for piece in read_aloud(checkpoint, images[0], args.question, choose=choose):
+        for piece in read_aloud(checkpoint, images[0], args.question):
             print(piece, end="", flush=True)
         print("\n")
         return
     how = {"question": args.question, "progress": True}
-    several = read_often(checkpoint, images, [seeds] * len(images), args.temperature, **how)
-    for path, reports in zip(args.image, several, strict=True):
-        if args.temperature:
-            reports = [f"[seed {seed}] {report}" for seed, report in zip(seeds, reports, strict=True)]
-        if len(seeds) > 1:
-            reports += [f"{len(seeds)} reports affirm:", *(f"  {line}" for line in agreement_lines(reports))]
-        print(path, *reports, "", sep="\n")
+    if len(seeds) == 1:
+        for path, report in zip(args.image, read(checkpoint, images, **how), strict=True):
+            print(path, report, "", sep="\n")
+        return
+    for path, reports in zip(args.image, read_often(checkpoint, images, [seeds] * len(images), **how), strict=True):
+        shown = [f"[seed {seed}] {report}" for seed, report in zip(seeds, reports, strict=True)]
+        lines = [f"{len(seeds)} reports affirm:", *(f"  {line}" for line in agreement_lines(reports))]
+        print(path, *shown, *lines, "", sep="\n")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from training.discriminator import PatchDiscriminator
 from training.muon import Muon, matrices_of_layers
 from training.pretraining import EveryStageLoss
 from training.recipe import DRAWING, FILMS, Recipe, check_recipe, check_same
+from training.reflow import walks_of
 from training.run import Run, check_finite
 from training.state import State, Trained, begin, read_state, restore
 from training.validation import Validation
@@ -60,6 +61,7 @@ RECIPES = {
         "1": Recipe(1e-4, 384, 256, 80, 3_840),
         "2": Recipe(2e-4, 256, 256, 2_000, 75_000, repa_weight=0.5, micro_batch=32),
         "3": Recipe(1e-4, 512, 256, 0, 5_000),
+        "reflow": Recipe(1e-4, 512, 64, 100, 5_000, lora=16),
     },
     # Beyond the paper: runs/tiny.sh, docs/speedrun.md. In stage 1, mix 1:3 is one text alone for every three films.
     "tiny": {
@@ -68,6 +70,7 @@ RECIPES = {
         "1": Recipe(3e-3, 128, 32, 80, 1_100, EVEN, mix="1:3", decay=0.5, ema=0.99, **MUON),
         "2": Recipe(3e-3, 128, 32, 100, 2_000, EVEN, repa_weight=0.5, ema=0.999, **MUON),
         "3": Recipe(3e-3, 256, 16, 100, 3_000, EVEN, time_shift=2.0, decay=0.8, ema=0.998, **MUON),
+        "reflow": Recipe(2e-3, 256, 16, 50, 1_500, "phantom:4000:even", decay=0.5, lora=16, micro_batch=16),
     },
     # For some thousand real films. Reports are uneven, so stage 1 is cut into small micro-batches of like length.
     "small": {
@@ -76,6 +79,7 @@ RECIPES = {
         "1": Recipe(5e-4, 224, 32, 100, 2_000, augment=True),
         "2": Recipe(1e-3, 128, 32, 100, 6_000, repa_weight=0.5, micro_batch=32),
         "3": Recipe(8e-4, 256, 16, 0, 3_000, micro_batch=16),
+        "reflow": Recipe(1e-3, 256, 16, 100, 3_000, lora=16, micro_batch=16),
     },
 }
 
@@ -91,8 +95,7 @@ def choose_recipe(stage: str, asked: dict[str, object], config: UniXConfig, earl
     """That of the run that goes on, else the one for a model of this size; and what the flags ask for."""
     seen, most = config.vit.image_size, 16 * config.max_latent_size
     recipe = RECIPES[config.recipe][stage]
-    if stage in FILMS:
-        recipe = replace(recipe, size=seen)
+    recipe = replace(recipe, size={"vit": seen, "1": seen, "reflow": config.image_size}.get(stage, recipe.size))
     if earlier:
         recipe = Recipe(**earlier.recipe)
         check_same(recipe, asked, earlier.folder.parent)
@@ -173,8 +176,7 @@ def what_trains(
         named = model.named_parameters() if recipe.train == "both" else model.gen_parameters()
         trained = {f"model/{name}": parameter for name, parameter in named}
     if recipe.repa_weight:
-        width = model.config.hidden_size
-        heads["repa"] = RepaProjector(width, repa_width, hidden=min(2048, 2 * width))
+        heads["repa"] = RepaProjector(width := model.config.hidden_size, repa_width, hidden=min(2048, 2 * width))
     heads.to(model.vae2llm.weight.device)
     return trained | {f"heads/{name}": parameter for name, parameter in heads.named_parameters()}, heads
 
@@ -258,6 +260,8 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
         losses = DistributedDataParallel(losses, find_unused_parameters=both, gradient_as_bucket_view=True)
 
     examples = batches.examples_of(stage, recipe, source, checkpoint, phrases, training=True)
+    if stage == "reflow":
+        examples = walks_of(examples, checkpoint, out, recipe.data, state.step > 0, team)
     validation = None
     if recipe.validate and team.is_main and not args.profile:  # the others wait at their next sum
         features = FeatureCache(encode, len(held_out))

@@ -83,7 +83,6 @@ batch = whole(1, 65_536)
 workers = whole(0, MOST_WORKERS)
 sampler_steps = whole(2, 10_000)
 guidance = number(0, 100, above=True, mend="; 1 switches it off, 2 is usual")
-temperature = number(0, 100, mend="; 0 always takes the likeliest token")
 strength = number(0, 1, above=True, mend="; at 1 nothing is left of the picture")
 
 

@@ -17,6 +17,7 @@ from common.errors import UserError
 from common.files import SHIPPED
 from common.images import to_square
 from common.pictures import difference
+from common.sampling import FAST
 from evaluation.metrics import derangement
 from evaluation.page import html_of
 from evaluation.tables import Table
@@ -29,6 +30,7 @@ from weights import Checkpoint
 
 MOST_PICTURES = 4  # of one click: others wait
 LONGEST_TEXT = 2000  # characters
+PAUSE = 0.15  # seconds from a keystroke to its picture: the next ones may come at once
 AT_A_TIME = 5  # sampled reports; Cancel waits for them
 
 
@@ -36,8 +38,9 @@ class Actions:
     """draw ... inside are generators of what a tab shows, again and again, and of how far it is. They are given its
     inputs by their names, and add the commands that do the same. Cancel closes them where they yield."""
 
-    def __init__(self, checkpoint: Checkpoint, weights: Path) -> None:
+    def __init__(self, checkpoint: Checkpoint, weights: Path, quick: Checkpoint | None) -> None:
         self.checkpoint, self.weights, self.config = checkpoint, weights, checkpoint.model.config
+        self.quick = quick  # the same model with the adapter of `sample.py --fast`
 
     def clicked(self, fields: dict[str, gr.components.Component], action: Callable) -> Callable:
         """What a click on the tab's button calls with the values of its fields."""
@@ -62,20 +65,43 @@ class Actions:
         sampler = ["--steps", given.steps, "--guidance", f"{given.guidance:g}", "--size", given.size]
         given.commands = [["sample.py", given.prompt, "--seed", given.seed, *sampler, "--n", given.number]]
         seeds = range(given.seed, given.seed + given.number)
+        if between := given.second.strip() and given.share:
+            strip = ["edit.py", "--between", 11, given.prompt, given.second, "--seed", given.seed, *sampler]
+            given.commands, seeds = [strip], [given.seed]
 
         def work(watch: sample.Watch) -> np.ndarray:
-            how = {"steps": given.steps, "guidance": given.guidance, "batch": given.number, "watch": watch}
-            return sample.draw(self.checkpoint, [given.prompt] * given.number, seeds, given.size, **how)
+            how = {"steps": given.steps, "guidance": given.guidance, "batch": len(seeds), "watch": watch}
+            return self.drawn(self.checkpoint, given, seeds, size=given.size, **how)
 
         for pictures, doing in follow(work, self.checkpoint, given.steps - 1):
-            shown = pictures is not None and [*zip(pictures, (f"seed {each}" for each in seeds), strict=True)]
-            yield shown or gr.skip(), doing
+            named = [f"seed {each}" + f", {given.share:.0%} towards the second" * bool(between) for each in seeds]
+            yield gr.skip() if pictures is None else [*zip(pictures, named, strict=True)], doing
+
+    def drawn(self, checkpoint: Checkpoint, given: SimpleNamespace, seeds: Sequence[int], **how: object) -> np.ndarray:
+        """Pictures of the prompt; or one at the slider's place on the way to the second prompt."""
+        if given.second.strip() and given.share:
+            return edit.between(checkpoint, (given.prompt, given.second), seeds[0], [given.share], **how)
+        return sample.draw(checkpoint, [given.prompt] * len(seeds), seeds, **how)
+
+    def live(self, fields: dict[str, gr.components.Component]) -> Callable:
+        """What is called while somebody types: a picture in four passes; none of what is no prompt yet."""
+
+        def follow_typing(*values: object) -> object:
+            time.sleep(PAUSE)  # of the values that came meanwhile the browser sends the last, when this one is drawn
+            try:
+                named = zip(fields.items(), values, strict=True)
+                given = SimpleNamespace(**{name: checked(name, field, value) for (name, field), value in named})
+                return self.drawn(self.quick, given, [given.seed], **FAST)[0]
+            except UserError:
+                return gr.skip()
+
+        return follow_typing
 
     def read(self, given: SimpleNamespace) -> Iterator:
         """-> report, what the sampled ones agree on, those"""
         question = given.question.strip() or None
         words = ["sample.py", "--image", "FILE", *(["--question", question] if question else [])]
-        sampling = ["--n", given.reports, "--temperature", f"{given.temperature:g}", "--seed", given.seed]
+        sampling = ["--n", given.reports, "--seed", given.seed]
         given.commands = [words, [*words, *sampling]] if given.reports > 1 else [words]
         text, sampled, shown = "", [], ("", "")
         for piece in sample.read_aloud(self.checkpoint, given.film, question):
@@ -85,7 +111,7 @@ class Actions:
         for first in range(0, given.reports, AT_A_TIME):
             yield text, *shown, status(first, given.reports, "Sampling")
             some = seeds[first : first + AT_A_TIME]
-            sampled += sample.read_often(self.checkpoint, [given.film], [some], given.temperature, question=question)[0]
+            sampled += sample.read_often(self.checkpoint, [given.film], [some], question=question)[0]
             shown = "\n".join(agreement_lines(sampled)), "\n".join(map("[seed {}] {}".format, seeds, sampled))
         yield text, *shown, finished(given.began, self.checkpoint)
 

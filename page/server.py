@@ -10,6 +10,7 @@ import gradio as gr
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 
+from checkpoints.folders import FAST_ADAPTER
 from common.errors import UserError, explain
 from common.sampling import DISCLAIMER
 from page.tabs import build
@@ -43,7 +44,10 @@ def serve(args: argparse.Namespace) -> None:
         app.middleware_stack = Guard(app.middleware_stack)
         yield
 
-    blocks = build(checkpoint, args.weights).queue(max_size=32)
+    fast, quick = args.weights / FAST_ADAPTER, None
+    if fast.is_file() and not args.adapter:
+        quick = load_unix(argparse.Namespace(**{**vars(args), "adapter": fast}))
+    blocks = build(checkpoint, args.weights, quick).queue(max_size=32)
     try:
         _, address, _ = blocks.launch(
             server_name=HOSTS[0],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from common.sampling import DISCLAIMER, DOWNSAMPLING, STEPS, STRENGTH, TEMPERATURE
+from common.sampling import DISCLAIMER, DOWNSAMPLING, STEPS, STRENGTH
 from model import UniXConfig
 from page.actions import LONGEST_TEXT, MOST_PICTURES, Actions
 from page.uploads import EXAMPLES, example_film, open_upload
@@ -34,12 +34,14 @@ whole = partial(gr.Number, precision=0, minimum=0, min_width=80)
 written = partial(gr.Textbox, interactive=False)
 
 
-def build(checkpoint: Checkpoint, weights: Path) -> Page:
+def build(checkpoint: Checkpoint, weights: Path, quick: Checkpoint | None = None) -> Page:
     """The page of one model. Everything that computes waits in one queue, so two users share it one after the other.
 
-    Each tab: inputs beside outputs, and below them the same in a terminal. Cancel takes at most one step.
+    Each tab: inputs beside outputs, and below them the same in a terminal. Cancel takes at most one step. quick: the
+    model with the adapter of `sample.py --fast`, by which the first tab draws while one types.
     """
-    actions = Actions(checkpoint, weights)
+    actions = Actions(checkpoint, weights, quick)
+    model = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
     with Page(title="UniX from scratch", analytics_enabled=False, delete_cache=KEPT) as blocks:
         gr.Markdown("# UniX from scratch\nOne model that draws chest X-rays and reads them.")
         disclaimer(KNOWS)
@@ -60,11 +62,16 @@ def build(checkpoint: Checkpoint, weights: Path) -> Page:
                             progress = html(elem_classes="progress")
                         with gr.Column():
                             disclaimer()
+                            if title == "Draw" and quick:
+                                picture = gr.Image(label="While you type: four passes", interactive=False, **PICTURE)
+                                asked = {name: fields[name] for name in ("prompt", "seed", "second", "share")}
+                                changed = [field.change for field in asked.values()]
+                                more = {"trigger_mode": "always_last", "api_visibility": "private", **model}
+                                gr.on([blocks.load, *changed], actions.live(asked), [*asked.values()], picture, **more)
                             shown = outputs()
                     shown += [html()] if title == "Closed loop" else []  # its table needs the width of the page
                     shown += [progress, written(label="Command line: the same in a terminal", lines=2)]
                 click, given = actions.clicked(fields, action), [*fields.values()]
-                model = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
                 work = start.click(click, given, shown, api_name=action.__name__, **model)
                 stopped = cancel.click(None, cancels=[work], api_visibility="private")
                 stopped.then(lambda: said("Cancelled."), outputs=progress, queue=False, **HIDDEN)
@@ -83,12 +90,15 @@ def draw_tab(config: UniXConfig) -> tuple:
     gr.Examples([[each] for each in PROMPTS], prompt, label="Examples")
     with gr.Row():
         seed, number = whole(0, label="Seed"), gr.Slider(1, MOST_PICTURES, 1, step=1, label="Pictures")
+    second = text(PROMPTS[1], label="Towards: what a second X-ray shall show")
+    share = gr.Slider(0, 1, 0, step=0.1, label="From the first (0) to the second (1)")
     with gr.Accordion("Sampler", open=False):
         steps = gr.Slider(2, 100, STEPS, step=1, label="Steps")
         guidance = gr.Slider(1, 8, config.guidance, step=0.1, label="Guidance: how hard to follow the prompt")
         largest = min(config.max_latent_size * DOWNSAMPLING, 512)
         size = gr.Slider(64, largest, config.image_size, step=DOWNSAMPLING, label="Size, pixels a side")
     fields = {"prompt": prompt, "seed": seed, "steps": steps, "guidance": guidance, "size": size, "number": number}
+    fields |= {"second": second, "share": share}
     return fields, lambda: [gallery(label="Drawings", columns=2)]
 
 
@@ -96,9 +106,7 @@ def read_tab(config: UniXConfig) -> tuple:
     film, example = film_and_example()
     question = text(label="Question (empty: its findings and impression)")
     reports = gr.Slider(0, 20, 10, step=1, label="How sure? Reports to sample (0: none)")
-    with gr.Row():
-        temperature = gr.Slider(0.1, 2, TEMPERATURE, step=0.1, label="Temperature of the samples")
-        sampling = {"reports": reports, "temperature": temperature, "seed": whole(0, label="Seed")}
+    sampling = {"reports": reports, "seed": whole(0, label="Seed")}
     labels = ("Report", "What the samples agree on", "Sampled reports")
     fields = {"film": film, "question": question, **sampling, "example": example}
     return fields, lambda: [written(label=label, lines=6) for label in labels]

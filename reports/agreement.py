@@ -3,7 +3,6 @@
     effusion left: 9 of 10
 
 Sampled reports are draws from what the model believes; the share that affirms an observation is its confidence.
-`studies/calibration.py` measures, on phantoms, how often it is right.
 """
 
 from collections import Counter

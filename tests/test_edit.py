@@ -54,7 +54,7 @@ def test_an_edit_keeps_what_lies_outside_the_mask_to_the_byte(micro):
 def test_a_strip_ends_at_the_pictures_of_either_prompt(micro):
     a, b = "Small effusion.", "A much longer prompt: large right pneumothorax."
     for guidance in (1.0, 2.0):
-        strip = edit.between(micro, (a, b), 5, 5, steps=4, guidance=guidance, batch=2).astype(int)
+        strip = edit.between(micro, (a, b), 5, [0, 0.25, 0.5, 0.75, 1], steps=4, guidance=guidance, batch=2).astype(int)
         ends = sample.draw(micro, [a, b], [5, 5], steps=4, guidance=guidance)
         assert np.abs(strip[[0, -1]] - ends).max() <= 1
         steps = np.abs(np.diff(strip, axis=0)).mean(axis=(1, 2))

@@ -158,12 +158,13 @@ def command(script, *words, cwd, processes=1):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["1", "3"])
+@pytest.mark.parametrize("stage", ["1", "3", "reflow"])
 def test_a_run_trains_the_adapter_alone_resumes_and_shares_its_work(stage, micro, tmp_path):
     drawn = tmp_path / "drawn"  # a gen branch that is no copy of und any more
     save_checkpoint(drawn, replace(micro, history=[{"stage": "2", "steps": 1, "seconds": 1}]))
     flags = ["--stage", stage, "--init", drawn, "--lora", 2, "--batch", 4, "--size", 64, "--device", "cpu"]
-    flags += ["--data", "phantom:12", "--workers", 0, "--lr", 0.01, "--decay", 0, "--mix", "0:1"]
+    flags += ["--data", "phantom:12", "--workers", 0, "--lr", 0.01, "--decay", 0]
+    flags += ["--mix", "0:1"] * (stage != "reflow")
 
     def train(out, steps, *more, processes=1):
         ran = command("train.py", *flags, "--steps", steps, "--out", out, *more, cwd=tmp_path, processes=processes)

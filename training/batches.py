@@ -63,7 +63,7 @@ def examples_of(
         checkpoint.vae.config.downsampling,
         recipe.batch,
         phrases,
-        prompt_dropout=0.1 if training else 0.0,
+        prompt_dropout=0.1 if training and stage != "reflow" else 0.0,
         mix=recipe.ratio,
         augmented=recipe.augment and varied,
         repeats=repeat_factors(source, recipe.balance) if recipe.balance > 1 and varied else None,

@@ -32,8 +32,8 @@ def parse_args() -> argparse.Namespace:
     parser = arguments.Parser(
         description="Train one stage of UniX: vae (autoencoder), vit (the eye, in place of SigLIP's pretraining), 1"
         " (reading: ViT, connector, und branch), 2 (drawing at low resolution with REPA), 3 (drawing at high"
-        " resolution). 2 and 3 leave the und branch bit for bit as it was. Under torchrun every process takes its share"
-        " of each batch.",
+        " resolution), reflow (an adapter that draws in four passes). 2 and 3 leave the und branch bit for bit as it"
+        " was. Under torchrun every process takes its share of each batch.",
         epilog="--stage STAGE --help explains the flags that only some stages have as well.",
     )
     add = parser.add_argument_group("what to train").add_argument
@@ -66,6 +66,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.compile and args.stage == "vae":
         raise UserError("--compile: not for stage vae; leave it out")
+    if args.profile and args.stage == "reflow":
+        raise UserError("--profile: writes nothing, and stage reflow has walks to keep; profile stage 3")
     if args.less_memory == "optimizer" and os.environ.get("WORLD_SIZE", "1") == "1":
         raise UserError("--less-memory optimizer: shares its state among processes, and this is one; leave it out")
     if args.profile and (idle := [name for name in ("out", "save_every", "look_every") if getattr(args, name)]):

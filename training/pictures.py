@@ -8,6 +8,7 @@ from PIL import Image
 
 from archives.records import squares
 from common.pictures import curves, grid, save_png
+from common.sampling import FAST
 from data import Examples
 from sample import draw, read
 from weights import Checkpoint
@@ -36,7 +37,7 @@ def show(checkpoint: Checkpoint, examples: Examples, log: list[dict], out: Path)
     else:
         room = checkpoint.model.config.context_length - 2
         prompts = {i: text for i, text in zip(chosen, texts, strict=True) if len(checkpoint.encode(text)) <= room}
-        texts = [*prompts.values()]
-        pictures = draw(checkpoint, texts, [*prompts], size=examples.size, steps=25) if texts else []
+        texts, how = [*prompts.values()], FAST if stage == "reflow" else {"steps": 25}
+        pictures = draw(checkpoint, texts, [*prompts], examples.size, **how) if texts else []
     if len(pictures):
         save_png(grid(pictures, texts, columns), out / "samples" / f"step-{log[-1]['step']:06d}.png")

@@ -7,6 +7,7 @@ autoencoder, an eye and a language from nothing.
 import torch
 import torch.nn.functional as F
 
+import flow
 from losses import Batch, StageLoss, token_loss
 from training.discriminator import adversarial_loss
 from vae import VAE, sample_posterior
@@ -19,7 +20,7 @@ class EveryStageLoss(StageLoss):
     def __init__(self, *args: object, adversarial: float = 0.0, **options: object) -> None:
         super().__init__(*args, **options)
         self.adversarial = adversarial
-        self.loss_of |= {"rebuild": self.rebuild, "see": self.see, "recite": self.recite}
+        self.loss_of |= {"rebuild": self.rebuild, "see": self.see, "recite": self.recite, "walk": self.walk}
 
     def rebuild(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         images = self.vae.preprocess(batch.image).to(self.model.compute_dtype)
@@ -55,6 +56,14 @@ class EveryStageLoss(StageLoss):
         position_ids = torch.arange(T, device=batch.text_ids.device)[None]
         hidden, _, _ = self.model.run_layers(self.model.embed(batch.text_ids), None, position_ids, mask)
         return token_loss(self.model, hidden, batch.targets).mean(), {}
+
+    def walk(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Eq. 2 on lines of the model's own (training/reflow.py)."""
+        with torch.no_grad():
+            prompt = self.model.read_prompt(batch.prompts)
+        x_t = flow.interpolate(batch.latents, batch.noise, batch.t)
+        v = self.model.velocity(x_t, batch.t, prompt)
+        return flow.velocity_error(v, batch.latents, batch.noise).mean(), {}
 
 
 def vae_loss(

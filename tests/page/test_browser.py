@@ -1,6 +1,7 @@
 """demo.py as a user meets it: a server, a headless Chromium, and what they make of good and bad input."""
 
 import contextlib
+import copy
 import http.client
 import io
 import json
@@ -18,9 +19,13 @@ import torch
 from PIL import Image
 from served import call, served
 
+import edit
+import lora
 import sample
 from common.files import SHIPPED
+from common.sampling import FAST
 from phantoms.dataset import phantom
+from weights import save_checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -131,6 +136,49 @@ def test_draws_the_very_picture_of_the_command_and_asks_nobody_else(open_page, m
     assert command.startswith("python sample.py 'Small left pleural effusion.' --seed 3 ")
     assert re.search(r"Done in [\d.]+ s on cpu", panel.inner_text())
     assert page.asked_elsewhere == []
+
+
+def test_it_draws_while_one_types_and_only_what_was_typed_last(open_page, micro, tmp_path):
+    quick = copy.deepcopy(micro)
+    save_checkpoint(tmp_path / "weights", quick)
+    torch.manual_seed(0)
+    for parameter in lora.put_on(quick.model, "gen", 2).values():
+        torch.nn.init.normal_(parameter, std=0.1)
+    lora.save_adapter(quick.model, tmp_path / "weights" / "fast.safetensors")
+    with served(tmp_path / "weights") as (line, _):
+        page, asked = open_page(at=line), []
+        page.on("request", lambda request: asked.append(request) if "queue/join" in request.url else None)
+        panel = shown(page)
+        prompt = "Severe pulmonary edema."
+        panel.get_by_label("Prompt").fill("")
+        panel.get_by_label("Prompt").press_sequentially(prompt, delay=20)
+
+        def settled(expected):
+            """Whether the picture comes to be the expected one; it is asked for again and again for ten seconds."""
+            for _ in range(100):
+                page.wait_for_timeout(100)
+                drawn = pictures(page, panel)
+                if drawn and abs(np.asarray(Image.fromarray(drawn[0]).convert("L")).astype(int) - expected).max() <= 1:
+                    return True
+            return False
+
+        assert settled(sample.draw(quick, [prompt], [0], **FAST)[0])
+        assert 1 <= len(asked) < len(prompt)
+        set_number(panel, "Seed", 7)
+        assert settled(sample.draw(quick, [prompt], [7], **FAST)[0])
+        panel.get_by_label("Towards").fill("Large right pneumothorax.")
+        set_number(panel, "From the first", 0.4)
+        halfway = (prompt, "Large right pneumothorax."), 7, [0.4]
+        assert settled(edit.between(quick, *halfway, **FAST)[0])
+        panel.get_by_label("Prompt").fill(" ")  # no prompt: the last picture stays
+        page.wait_for_timeout(500)
+        assert page.get_by_role("alert").count() == 0 and settled(edit.between(quick, *halfway, **FAST)[0])
+        panel.get_by_label("Prompt").fill(prompt)
+        click(panel, "Draw")  # and the button draws it with the full sampler
+        done(panel)
+        whole = edit.between(micro, *halfway)[0].astype(int)
+        assert min(abs(np.asarray(Image.fromarray(p).convert("L")) - whole).max() for p in pictures(page, panel)) <= 1
+        assert "edit.py --between 11" in panel.get_by_label("Command line").input_value()
 
 
 def test_reads_an_upload_and_says_how_sure_it_is(open_page, micro, film):
@@ -335,13 +383,13 @@ def test_every_tab_fits_and_names_its_fields(open_page, width, tmp_path):
 
 
 def test_the_api_draws_and_reads(address, micro):
-    kind, data = call(address, "draw", ["Edema.", 5, 4, 2, 64, 1])
+    kind, data = call(address, "draw", ["Edema.", 5, 4, 2, 64, 1, "", 0])
     assert kind == "complete"
     url = json.loads(data)[0][0]["image"]["url"]
     with urllib.request.urlopen(url) as answer:
         drawn = np.asarray(Image.open(io.BytesIO(answer.read())).convert("L"))
     assert np.abs(drawn.astype(int) - sample.draw(micro, ["Edema."], [5], 64, steps=4)[0]).max() <= 1
-    kind, data = call(address, "read", [None, "", 0, 1, 0, "1"])
+    kind, data = call(address, "read", [None, "", 0, 0, "1"])
     assert kind == "complete"
     assert json.loads(data)[0] == sample.read(micro, [Image.fromarray(phantom(1, 0, 256).image)])[0]
 
@@ -349,12 +397,12 @@ def test_the_api_draws_and_reads(address, micro):
 @pytest.mark.parametrize(
     "data",
     [
-        ["Edema.", 5, 10**9, 2, 64, 1],
-        ["Edema.", 5, 4, 2, 64, 10**6],
-        ["Edema.", -5, 4, 2, 64, 1],
-        ["Edema.", 5, 4, "nan", 64, 1],
-        ["Edema.", 5, 4, 2, 100_000, 1],
-        ["Edema. " * 10_000, 5, 4, 2, 64, 1],
+        ["Edema.", 5, 10**9, 2, 64, 1, "", 0],
+        ["Edema.", 5, 4, 2, 64, 10**6, "", 0],
+        ["Edema.", -5, 4, 2, 64, 1, "", 0],
+        ["Edema.", 5, 4, "nan", 64, 1, "", 0],
+        ["Edema.", 5, 4, 2, 100_000, 1, "", 0],
+        ["Edema. " * 10_000, 5, 4, 2, 64, 1, "", 0],
     ],
 )
 def test_the_api_refuses_what_the_page_would_not_let_one_type(address, data):
@@ -364,7 +412,7 @@ def test_the_api_refuses_what_the_page_would_not_let_one_type(address, data):
 
 @pytest.mark.parametrize("path", ["/etc/passwd", str(ROOT / "assets" / "drawn.png"), "http://127.0.0.1:1/x.png"])
 def test_no_file_of_the_machine_and_no_address_can_be_read(address, path):
-    kind, message = call(address, "read", [{"path": path, "meta": {"_type": "gradio.FileData"}}, "", 0, 1, 0, ""])
+    kind, message = call(address, "read", [{"path": path, "meta": {"_type": "gradio.FileData"}}, "", 0, 0, ""])
     assert kind == "error" and "root:" not in message
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{address}gradio_api/file={path}", timeout=20)

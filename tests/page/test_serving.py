@@ -48,7 +48,7 @@ def test_its_uploads_go_with_it_however_it_ends(micro_folder, tmp_path, number, 
         with served(SHIPPED if busy else micro_folder, stderr=terminal, TMPDIR=str(tmp_path)) as (line, server):
             [folder] = tmp_path.glob("open-unix-*")
             if busy:
-                body = json.dumps({"data": ["Edema.", 0, 100, 2, 256, 4]}).encode()
+                body = json.dumps({"data": ["Edema.", 0, 100, 2, 256, 4, "", 0]}).encode()
                 headers = {"Content-Type": "application/json"}
                 urllib.request.urlopen(urllib.request.Request(f"{line}gradio_api/call/draw", body, headers)).read()
                 time.sleep(2)
@@ -88,13 +88,13 @@ def test_others_settings_of_gradio_and_a_proxy_change_nothing(micro_folder, tmp_
     with served(micro_folder, **others) as (line, _):
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         page = opener.open(line).read().decode()
-        assert "elsewhere" not in page and call(line, "draw", ["Edema.", 5, 4, 2, 64, 1])[0] == "complete"
+        assert "elsewhere" not in page and call(line, "draw", ["Edema.", 5, 4, 2, 64, 1, "", 0])[0] == "complete"
         with pytest.raises(urllib.error.HTTPError):
             opener.open(f"{line}gradio_api/file=/etc/passwd")
     assert not (tmp_path / "theirs").exists()
 
 
-DRAW, READ = ["Edema.", 5, 4, 2, 64, 1], [None, "", 0, 1, 0, "1"]
+DRAW, READ = ["Edema.", 5, 4, 2, 64, 1, "", 0], [None, "", 0, 0, "1"]
 
 
 def bad_calls():

@@ -42,7 +42,7 @@ def mine(address, film):
 
 
 # The two that take a film and answer at once; {} is where the payload goes.
-READ, EDIT = ["read", [{}, "", 0, 1, 0, ""]], ["edit", [{}, "Normal.", 0.05, 0, 0, 0, 0, 0, ""]]
+READ, EDIT = ["read", [{}, "", 0, 0, ""]], ["edit", [{}, "Normal.", 0.05, 0, 0, 0, 0, 0, ""]]
 INSIDE = ["inside", [{}, 0, ""]]
 
 

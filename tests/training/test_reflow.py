@@ -1,0 +1,127 @@
+"""Stage reflow: its lines are Eq. 2's, its walks are the sampler's, drawing them goes on, and four steps come to do."""
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import data
+import flow
+import lora
+import sample
+from common.distributed import Team
+from common.errors import UserError
+from common.sampling import FAST
+from guided import guided_velocity
+from losses import Batch
+from phantoms.dataset import Phantoms
+from training.pretraining import EveryStageLoss
+from training.reflow import KNOTS, Walks, walks_of
+
+ALONE = Team(0, 1, torch.device("cpu"))
+
+
+def examples(micro, count):
+    return data.Examples(
+        Phantoms(count), "reflow", 64, 0, micro.encode, micro.model.config, 16, batch=4, prompt_dropout=0.0
+    )
+
+
+def test_a_piece_of_a_walk_is_a_line_of_eq_2_through_both_its_knots(micro, tmp_path):
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((3, len(KNOTS), 16, 4, 4)).astype(np.float16)
+    (tmp_path / "walks").write_bytes(points.tobytes())
+    walks = Walks(**{**vars_of(examples(micro, 3)), "file": tmp_path / "walks"})
+    pieces = set()
+    for position in range(30):
+        one = walks[position]
+        piece = next(k for k in range(len(KNOTS) - 1) if KNOTS[k + 1] <= one["t"] <= KNOTS[k])
+        pieces.add(piece)
+        for k in (piece, piece + 1):
+            there = (1 - KNOTS[k]) * one["latents"] + KNOTS[k] * one["noise"]
+            assert np.allclose(there, points[one["index"], k], atol=1e-4)
+    assert pieces == set(range(len(KNOTS) - 1))
+    batch = data.Collate(micro.model.config)([walks[0], walks[1]])["walk"]
+    assert batch.t.shape == (2,) and batch.latents.shape == batch.noise.shape == (2, 16, 4, 4)
+
+
+def vars_of(one):
+    return {name: getattr(one, name) for name in one.__dataclass_fields__}
+
+
+def test_walks_are_those_of_the_guided_sampler(micro, tmp_path):
+    """Beside them: Heun's method in ten times as many steps, guided as one would write it first."""
+    walks = walks_of(examples(micro, 2), micro, tmp_path, "phantom:2", False, ALONE)
+    noise = sample.noise_of(micro.model.config, range(2), 64)
+    assert np.array_equal(walks.points[:, 0], noise.half())
+    prompt, nothing = (micro.model.read_prompt(ids) for ids in ([walks.prompt_ids(0)], [None]))
+
+    def conditional(x, t):
+        return micro.model.velocity(x, t, prompt)
+
+    def both(x, t):
+        return conditional(x, t), micro.model.velocity(x, t, nothing)
+
+    guided = guided_velocity(conditional, both, micro.model.config.guidance)
+    with torch.inference_mode():
+        x = noise[:1]
+        for k, (begin, end) in enumerate(itertools.pairwise(KNOTS)):
+            x = flow.heun(guided, x, torch.linspace(begin, end, 61))
+            error = (x[0] - torch.tensor(walks.points[0, k + 1].astype(np.float32))).norm() / (x - noise[:1]).norm()
+            assert error < 0.05, (k, error)
+
+
+def test_drawing_goes_on_where_it_was_stopped_and_a_run_that_trains_draws_no_more(micro, tmp_path, monkeypatch):
+    whole = walks_of(examples(micro, 10), micro, tmp_path / "..", "phantom:10", False, ALONE).points
+    drawn = []
+
+    def dies(config, rows, size, real=sample.noise_of):
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        drawn.append(rows)
+        return real(config, rows, size)
+
+    monkeypatch.setattr("training.reflow.noise_of", dies)
+    with pytest.raises(KeyboardInterrupt):
+        walks_of(examples(micro, 10), micro, tmp_path, "phantom:10", False, ALONE)
+    with pytest.raises(UserError, match="lost walks"):
+        walks_of(examples(micro, 10), micro, tmp_path, "phantom:10", True, ALONE)
+    drawn.clear()
+    parts = walks_of(examples(micro, 10), micro, tmp_path, "phantom:10", False, ALONE)
+    assert drawn == [range(8, 10)] and np.array_equal(parts.points, whole)
+    assert np.array_equal(walks_of(examples(micro, 10), micro, tmp_path, "phantom:10", True, ALONE).points, whole)
+    other = copy.deepcopy(micro)
+    other.model.layers[0].attn.gen.qkv.weight.data += 0.1
+    monkeypatch.undo()
+    assert walks_of(examples(other, 10), other, tmp_path, "phantom:10", False, ALONE).file != parts.file
+
+
+def test_an_adapter_learns_to_arrive_in_four_steps_without_guidance(micro, tmp_path):
+    checkpoint = copy.deepcopy(micro)
+    walks = walks_of(examples(checkpoint, 4), checkpoint, tmp_path, "phantom:4", False, ALONE)
+    ids = [walks.prompt_ids(index) for index in range(4)]
+
+    @torch.no_grad()
+    def error():
+        _, conditional = sample.prompted_velocities(checkpoint.model, ids, FAST["guidance"])
+        times = sample.schedule(FAST["solver"], FAST["steps"])
+        assert times.tolist() == KNOTS
+        x = flow.euler(conditional, torch.tensor(walks.points[:, 0].astype(np.float32)), times)
+        return (x - torch.tensor(walks.points[:, -1].astype(np.float32))).square().mean().item()
+
+    before = error()
+    torch.manual_seed(0)
+    checkpoint.model.requires_grad_(False)
+    trained = [*lora.put_on(checkpoint.model, "gen", 32).values()]
+    losses = EveryStageLoss(checkpoint.model, checkpoint.vae, nn.ModuleDict(), None, 0.0)
+    optimizer, collate = torch.optim.Adam(trained, 3e-3), data.Collate(checkpoint.model.config)
+    for step in range(150):
+        batch: dict[str, Batch] = collate([walks[position] for position in range(8 * step, 8 * step + 8)])
+        loss, _ = losses(batch, {"walk": 8})
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert error() < 0.5 * before, (before, error())

@@ -1,0 +1,119 @@
+"""Stage reflow: straighten the model's own walk from noise to picture, so that few steps without guidance suffice.
+
+Beyond the paper. Rectified flow is named for this procedure (Liu et al. 2022, section 2.2): draw pairs of noise and
+picture with the model as it is, join each pair by a straight line, and train Eq. 2 on those lines. Here a walk is cut
+at KNOTS and each piece made straight by itself (PeRFlow, Yan et al. 2024): a piece is nearly straight already, so an
+adapter of few parameters learns it. The guidance of the walk is learnt with it.
+
+    python train.py --stage reflow                                          an adapter: out/stage-reflow/checkpoint
+    python sample.py "..." --adapter out/stage-reflow --steps euler:5 --guidance 1        four passes of the model
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import flow
+import lora
+from common.distributed import Team
+from common.errors import UserError
+from common.sampling import SOLVER, STEPS, pictures_at_a_time
+from data import Examples, position_rng
+from losses import KINDS
+from sample import GUIDED_ABOVE, noise_of, prompted_velocities, schedule, split_times
+from weights import Checkpoint
+
+KNOTS = flow.timesteps(5).tolist()  # what `sample.py --steps euler:5` visits
+
+
+@dataclass(eq=False)
+class Walks(Examples):
+    """Examples of stage reflow: a piece of a walk as a straight line from data (t = 0) to noise (t = 1)."""
+
+    file: Path | None = None  # the walks, one a film: x at KNOTS, (KNOTS, C, S / 16, S / 16) float16, noise first
+
+    @property
+    def points(self) -> np.memmap:
+        """(films, KNOTS, C, S / 16, S / 16) float16."""
+        return np.memmap(self.file, np.float16, "r", shape=(len(self.source), len(KNOTS), *self.latent_shape))
+
+    def __getitem__(self, position: int) -> dict:
+        rng, index = position_rng(self.seed, 0, position), self.index(position)
+        piece = int(rng.integers(len(KNOTS) - 1))
+        begin, end = KNOTS[piece : piece + 2]
+        x_begin, x_end = self.points[index, piece : piece + 2].astype(np.float32)
+        velocity = (x_begin - x_end) / (begin - end)
+        latents = x_end - end * velocity  # where the piece would end, were it longer
+        line = {"latents": latents, "noise": latents + velocity, "t": np.float32(rng.uniform(end, begin))}
+        return {"kind": KINDS[self.stage], "index": index, "prompt": self.prompt_ids(index), **line}
+
+    def prompt_ids(self, index: int) -> list[int]:
+        """What film `index` is drawn from, in all its examples."""
+        return self.fitting(self.encode(self.prompt(index, position_rng(self.seed, 2, index))))
+
+
+def walks_of(examples: Examples, checkpoint: Checkpoint, out: Path, data: str, started: bool, team: Team) -> Walks:
+    """The examples of stage reflow, of the prompts of `examples`. Walks that are not in OUT yet are drawn, each process
+    some of them; drawing goes on where it was stopped.
+
+    data: what --data says. started: whether the run has trained already, and so is no longer what draws. Raises
+    UserError if it then lacks walks, and if the disk is full.
+    """
+    model = checkpoint.model
+    prints = [lora.fingerprint(model, branch) for branch in ("und", "gen")]
+    what = json.dumps([prints, model.config.guidance, data, examples.size, examples.seed, KNOTS, STEPS])
+    file = out / f"walks-{hashlib.sha256(what.encode()).hexdigest()[:12]}.f16"
+    walks = Walks(**{each.name: getattr(examples, each.name) for each in fields(Examples)}, file=file)
+    count, rows = len(walks.source), pictures_at_a_time(team.device)
+    bytes_of_noise = 2 * int(np.prod(walks.latent_shape))
+    if team.is_main and not file.exists():
+        file.touch()
+        os.truncate(file, count * len(KNOTS) * bytes_of_noise)  # sparse: what is not drawn yet is zero
+    team.sum([0.0])  # the others wait for it
+    batches = [range(first, min(first + rows, count)) for first in range(0, count, rows)]
+    missing = [batch for batch in batches if not walks.points[batch, 0].any(axis=(1, 2, 3)).all()]
+    team.sum([0.0])  # nobody draws before all have looked
+    if missing and started:
+        raise UserError(f"{file}: has lost walks that this run trains on; start it anew, with another --out")
+    if missing:
+        team.say(f"{count:,} walks from noise to picture, {file.stat().st_size / 1e6:,.0f} MB, into {file}")
+    bar = tqdm(desc="drawing", unit="walk", total=count, initial=count - sum(map(len, missing)), dynamic_ncols=True)
+    bar.disable |= not team.is_main or not missing
+    with open(file, "r+b", buffering=0) as opened, bar:
+        for batch in missing[team.rank :: team.size]:
+            for index, (noise, *points) in zip(batch, walk(walks, checkpoint, batch), strict=True):
+                start = index * len(KNOTS) * bytes_of_noise
+                for offset, written in ((bytes_of_noise, points), (0, [noise])):  # the noise last: its walk is whole
+                    opened.seek(start + offset)
+                    if opened.write(np.stack(written).tobytes()) != len(written) * bytes_of_noise:
+                        raise UserError(f"{file}: not written whole; make room on the disk and start again")
+            bar.update(len(batch) * team.size)
+    team.sum([0.0])
+    return walks
+
+
+@torch.inference_mode()
+def walk(walks: Walks, checkpoint: Checkpoint, rows: range) -> np.ndarray:
+    """Where the sampler is at KNOTS, on its way from the noise of seed i to film i's prompt: (rows, KNOTS, C, h, w)
+    float16."""
+    model, points = checkpoint.model, []
+    x = noise_of(model.config, rows, walks.size).to(model.vae2llm.weight.device)
+    times = schedule(SOLVER, STEPS)
+    for knot in KNOTS[1:-1]:
+        times[(times - knot).abs().argmin()] = knot
+    velocities = prompted_velocities(model, [walks.prompt_ids(index) for index in rows], None)
+    for velocity, part in zip(velocities, split_times(times, GUIDED_ABOVE), strict=True):
+
+        def kept(x: torch.Tensor, t: torch.Tensor, velocity: flow.Velocity = velocity) -> torch.Tensor:
+            if t[0].item() in KNOTS:
+                points.append(x)
+            return velocity(x, t)
+
+        x = getattr(flow, SOLVER)(kept, x, part)
+    return torch.stack([*points, x], dim=1).half().cpu().numpy()
