@@ -20,7 +20,8 @@ from vae import VAE, sample_posterior
 
 IGNORE = -100  # a target that carries no loss, as in torch's cross entropy
 # Stage of train.py -> the kind of example it trains on. The losses of "read" and "draw" are below, as in the paper. The
-# others (training/pretraining.py) make what the paper takes from published weights; "text" is mixed into stage 1.
+# others (training/pretraining.py) make what the paper takes from published weights, but for "walk", which goes beyond
+# it (training/reflow.py); "text" is mixed into stage 1.
 KINDS = {"1": "read", "2": "draw", "3": "draw", "vae": "rebuild", "vit": "see", "text": "recite", "reflow": "walk"}
 
 
@@ -37,8 +38,8 @@ class Batch:
     posterior_noise: torch.Tensor | None = None  # (B, C, S / 16, S / 16), as is `noise`
     noise: torch.Tensor | None = None
     t_normal: torch.Tensor | None = None  # (B,)
-    latents: torch.Tensor | None = None  # stage reflow: (B, C, S / 16, S / 16), where a line of its own ends,
-    t: torch.Tensor | None = None  # (B,) and the time on it
+    latents: torch.Tensor | None = None  # stage reflow: (B, C, S / 16, S / 16), the line's end at t = 0
+    t: torch.Tensor | None = None  # stage reflow: (B,), in place of t_normal
 
     def to(self, device: torch.device) -> Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))

@@ -261,7 +261,7 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
 
     examples = batches.examples_of(stage, recipe, source, checkpoint, phrases, training=True)
     if stage == "reflow":
-        examples = walks_of(examples, checkpoint, out, recipe.data, state.step > 0, team)
+        examples = walks_of(examples, checkpoint, out, state.step > 0, team)
     validation = None
     if recipe.validate and team.is_main and not args.profile:  # the others wait at their next sum
         features = FeatureCache(encode, len(held_out))

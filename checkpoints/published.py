@@ -21,9 +21,10 @@ from vit import VisionTransformer
 
 def load_published(
     folder: Path, given: dict, device: str | torch.device, dtype: torch.dtype, parity: bool, vae: str | Path | None
-) -> tuple[UniX, VAE | None, Tokenizer]:
-    """A UniX, or the UniX that starts from a Janus-Pro (with `parity`, Janus-Pro itself, without autoencoder). It says
-    what it read. given: the folder's config.json. vae: kl-f16's file; default: the one in the folder vae/."""
+) -> tuple[UniX, VAE | None, Tokenizer, list[dict]]:
+    """A UniX, or the UniX that starts from a Janus-Pro (with `parity`, Janus-Pro itself, without autoencoder), and its
+    history: a published UniX has learnt to draw, and a stage that goes on must not begin with a copy of und again. It
+    says what it read. given: the folder's config.json. vae: kl-f16's file; default: the one in the folder vae/."""
     tensors = Tensors(folder)
     layout = recognise(tensors)
     if layout not in (PUBLISHED, JANUS, HF_JANUS):
@@ -43,7 +44,8 @@ def load_published(
         model.before, _ = janus_chat(tokenizer, config, "")
     fill = partial(start_from_janus, given=given) if janus else load_tensors
     print(f"{folder}: {layout.holds}: {fill(model, tensors, layout.translate)}")
-    return model.eval(), autoencoder, tokenizer
+    history = [] if janus else [{"stage": stage, "by": "the authors"} for stage in "123"]
+    return model.eval(), autoencoder, tokenizer, history
 
 
 def load_vit(folder: str | Path, device: str | torch.device = "cpu") -> VisionTransformer:

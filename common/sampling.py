@@ -59,7 +59,7 @@ def sample_flags() -> argparse.Namespace:
         args.adapter, args.guidance = args.weights / "fast.safetensors", FAST["guidance"]
         args.steps = FAST["solver"], FAST["steps"]
         if not args.adapter.is_file():
-            mend = f"python train.py --stage reflow --init {args.weights} makes it"
+            mend = f"python train.py --stage reflow --init {args.weights} makes an adapter to copy there"
             raise UserError(f"--fast: {args.adapter} is not there; {mend}")
     settle(args, taken, useless, mend)
     args.solver, args.steps = args.steps or (None, None)

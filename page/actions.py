@@ -84,7 +84,7 @@ class Actions:
         return sample.draw(checkpoint, [given.prompt] * len(seeds), seeds, **how)
 
     def live(self, fields: dict[str, gr.components.Component]) -> Callable:
-        """What is called while somebody types: a picture in four passes; none of what is no prompt yet."""
+        """What is called while somebody types: a picture in four passes, or None of what is no prompt yet."""
 
         def follow_typing(*values: object) -> object:
             time.sleep(PAUSE)  # of the values that came meanwhile the browser sends the last, when this one is drawn
@@ -93,7 +93,7 @@ class Actions:
                 given = SimpleNamespace(**{name: checked(name, field, value) for (name, field), value in named})
                 return self.drawn(self.quick, given, [given.seed], **FAST)[0]
             except UserError:
-                return gr.skip()
+                return None
 
         return follow_typing
 

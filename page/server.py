@@ -46,7 +46,10 @@ def serve(args: argparse.Namespace) -> None:
 
     fast, quick = args.weights / FAST_ADAPTER, None
     if fast.is_file() and not args.adapter:
-        quick = load_unix(argparse.Namespace(**{**vars(args), "adapter": fast}))
+        try:
+            quick = load_unix(argparse.Namespace(**{**vars(args), "adapter": fast}))
+        except UserError as error:
+            print(f"nothing is drawn while you type: {error}", file=sys.stderr)
     blocks = build(checkpoint, args.weights, quick).queue(max_size=32)
     try:
         _, address, _ = blocks.launch(

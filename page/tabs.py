@@ -91,7 +91,7 @@ def draw_tab(config: UniXConfig) -> tuple:
     with gr.Row():
         seed, number = whole(0, label="Seed"), gr.Slider(1, MOST_PICTURES, 1, step=1, label="Pictures")
     second = text(PROMPTS[1], label="Towards: what a second X-ray shall show")
-    share = gr.Slider(0, 1, 0, step=0.1, label="From the first (0) to the second (1)")
+    share = gr.Slider(0, 1, 0, step=0.1, label="From the first (0) to the second (1): one picture")
     with gr.Accordion("Sampler", open=False):
         steps = gr.Slider(2, 100, STEPS, step=1, label="Steps")
         guidance = gr.Slider(1, 8, config.guidance, step=0.1, label="Guidance: how hard to follow the prompt")

@@ -11,6 +11,7 @@ cd "$(dirname "$0")/.."
 : "${DEVICE:=cpu}" "${OUT:=out${STEPS:+/look}}"
 : "${TO:=${STEPS:+$OUT/tiny}}" "${TO:=assets/tiny}"
 train=(python)
+[ -z "${STEPS:-}" ] || [ -z "${HOURS:-}" ] || { echo "error: STEPS or HOURS: give one of them" >&2; exit 2; }
 if [ "$DEVICE" = cpu ]; then
     : "${OMP_NUM_THREADS:=$(python -c 'import os; print(max(1, os.cpu_count() // 2))')}"
     export OMP_NUM_THREADS OMP_WAIT_POLICY=PASSIVE
@@ -29,10 +30,13 @@ stage() { # name, what it starts from, more flags
 # Reading needs no autoencoder: it trains beside the ViT and stage 1, and both meet before stage 2.
 stage vae scratch > "$OUT/stage-vae.txt" 2>&1 &
 vae=$!
-trap 'pkill -P $vae || true' EXIT # Ctrl-C does not reach what runs in the background; it saves and stops
+trap 'pkill -P $vae; wait $vae || true' EXIT # what runs in the background saves and stops too
+or_say() { "$@" || { tail -3 "$OUT/stage-vae.txt" >&2; exit 1; } }
 stage vit scratch
+kill -0 $vae 2> /dev/null || or_say wait $vae
 stage 1 "$OUT/stage-vit"
-wait $vae || { tail -5 "$OUT/stage-vae.txt" >&2; exit 1; }
+or_say wait $vae
+trap - EXIT
 python - "$OUT" <<'END'
 import sys
 from weights import load_checkpoint, save_checkpoint
@@ -44,6 +48,8 @@ END
 stage 2 "$OUT/read" --compile
 stage 3 "$OUT/stage-2" --compile
 python weights.py convert "$OUT/stage-3" "$TO" --dtype bfloat16
+stage reflow "$TO" ${STEPS:+--data phantom:16} # beyond the paper: what sample.py --fast draws with
+cp "$OUT/stage-reflow/checkpoint/adapter.safetensors" "$TO/fast.safetensors"
 python - "$TO/config.json" <<'END'
 import json, sys
 

@@ -24,7 +24,7 @@ init_weights(checkpoint.model, torch.Generator().manual_seed(0))
 save_checkpoint(Path(sys.argv[1]), checkpoint)
 END
 flags=(--data "$DATA" --validate "$DATA" --dtype "${DTYPE:-fast}" --seed "${SEED:-0}" --resume)
-flags+=(--augment --decay 0.4 --ema 0)
+flags+=(--augment --decay 0.4 --ema 0 --optimizer adamw --lr 1e-3)
 for start in shipped untrained; do
     init=assets/tiny
     [ $start = shipped ] || init=$OUT/untrained

@@ -22,7 +22,7 @@ from common.pictures import grid, save_png
 from evaluation.tables import Table, text
 from phantoms.dataset import phantom
 from phantoms.drawing import draw
-from phantoms.truth import KINDS, Patient, streams, truth
+from phantoms.truth import KINDS, streams, truth
 from studies.command import load_unix, study
 from vae import VAE
 
@@ -30,10 +30,11 @@ NORMAL_RATIO = 0.45  # the cardiothoracic ratio of a chest without cardiomegaly
 OWN = 8  # grey levels: a pixel that a finding changes by more is its own
 
 
-def patients(seed: int, index: int, kind: str) -> tuple[Patient, Patient] | None:
-    """The patient of phantom `index`, with and without the finding of this kind; None if there is none.
+def with_and_without(seed: int, index: int, kind: str, size: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Phantom `index` as it is and without its finding of this kind, two (size, size) uint8; None if it has none.
 
-    Devices share a random stream, so a phantom with two of them counts as having none.
+    All else is the same to the pixel: a finding has a random stream of its own. Devices share one, so a phantom with
+    two of them counts as having none.
     """
     patient = truth(seed, index)
     own = [finding for finding in patient.findings if finding.kind == kind]
@@ -41,16 +42,8 @@ def patients(seed: int, index: int, kind: str) -> tuple[Patient, Patient] | None
         return None
     ratio = NORMAL_RATIO if kind == "cardiomegaly" else patient.cardiothoracic_ratio
     others = tuple(finding for finding in patient.findings if finding.kind != kind)
-    return patient, replace(patient, findings=others, cardiothoracic_ratio=ratio)
-
-
-def with_and_without(seed: int, index: int, kind: str, size: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Phantom `index` as it is and without its finding of this kind, two (size, size) uint8; None if it has none.
-
-    All else is the same to the pixel: a finding has a random stream of its own.
-    """
-    pair = patients(seed, index, kind)
-    return pair and tuple(draw(patient, streams(seed, index)[1], size) for patient in pair)
+    pair = patient, replace(patient, findings=others, cardiothoracic_ratio=ratio)
+    return tuple(draw(each, streams(seed, index)[1], size) for each in pair)
 
 
 @torch.inference_mode()

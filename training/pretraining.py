@@ -1,7 +1,7 @@
 """What stands in for published weights: the losses of stages vae and vit, and of texts alone in stage 1.
 
 The paper starts from kl-f16, SigLIP and a language model. Where nothing can be downloaded, these losses make an
-autoencoder, an eye and a language from nothing.
+autoencoder, an eye and a language from nothing. `walk` alone goes beyond the paper (training/reflow.py).
 """
 
 import torch

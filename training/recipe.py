@@ -70,9 +70,7 @@ class Recipe:
     )
     mix: str = knob("--mix", other_to_own, "OTHER:OWN; OTHER: impressions (1), reading (2, 3)", "0:1", ("1", *DRAWING))
     optimizer: str = knob("--optimizer", ("adamw", "muon"), "muon: of the layers' matrices (training/muon.py)", "adamw")
-    lora: int = knob(
-        "--lora", arguments.whole(1, 4096), "train an adapter of this RANK alone", 0, ("1", *DRAWING, "reflow")
-    )
+    lora: int = knob("--lora", arguments.whole(1, 4096), "train an adapter of this RANK", 0, ("1", *DRAWING, "reflow"))
     train: str = knob(
         "--train", ("gen", "both", "decoder"), "und too (2, 3); decoder: alone (vae)", "gen", ("vae", *DRAWING)
     )
@@ -113,9 +111,7 @@ def check_recipe(recipe: Recipe, stage: str, asked: dict[str, object]) -> None:
     if recipe.ratio[0] and stage in DRAWING and recipe.train != "both":
         raise UserError(f"--mix {recipe.mix}: reading teaches the und branch, which stands still; add --train both")
     if recipe.validate and stage == "reflow":
-        raise UserError(
-            f"--validate {recipe.validate}: not for stage reflow, which learns from the model; leave it out"
-        )
+        raise UserError(f"--validate {recipe.validate}: not for stage reflow: it learns from the model; leave it out")
     if recipe.lora and recipe.train != "gen":
         raise UserError(f"--lora {recipe.lora}: is for one branch; leave --train {recipe.train} out")
     if recipe.repa and not recipe.repa_weight:

@@ -1,9 +1,9 @@
-"""Stage reflow: straighten the model's own walk from noise to picture, so that few steps without guidance suffice.
+"""Stage reflow: straighten the model's own way from noise to picture, so that few steps without guidance suffice.
 
-Beyond the paper. Rectified flow is named for this procedure (Liu et al. 2022, section 2.2): draw pairs of noise and
-picture with the model as it is, join each pair by a straight line, and train Eq. 2 on those lines. Here a walk is cut
-at KNOTS and each piece made straight by itself (PeRFlow, Yan et al. 2024): a piece is nearly straight already, so an
-adapter of few parameters learns it. The guidance of the walk is learnt with it.
+Beyond the paper. Reflow (Liu et al. 2022): let the model draw, join each picture to its noise by a straight line, and
+train Eq. 2 on those lines. Here a walk, the sampler's trajectory, is cut at KNOTS into pieces (the time windows of
+PeRFlow, Yan et al. 2024) and each piece made straight by itself: it nearly is, so an adapter of few parameters learns
+it. The walks were guided, and guidance is learnt with them (distilled, Meng et al. 2023).
 
     python train.py --stage reflow                                          an adapter: out/stage-reflow/checkpoint
     python sample.py "..." --adapter out/stage-reflow --steps euler:5 --guidance 1        four passes of the model
@@ -53,38 +53,41 @@ class Walks(Examples):
         line = {"latents": latents, "noise": latents + velocity, "t": np.float32(rng.uniform(end, begin))}
         return {"kind": KINDS[self.stage], "index": index, "prompt": self.prompt_ids(index), **line}
 
+    def length(self, position: int) -> int:
+        return len(self.prompt_ids(self.index(position)))
+
     def prompt_ids(self, index: int) -> list[int]:
         """What film `index` is drawn from, in all its examples."""
         return self.fitting(self.encode(self.prompt(index, position_rng(self.seed, 2, index))))
 
 
-def walks_of(examples: Examples, checkpoint: Checkpoint, out: Path, data: str, started: bool, team: Team) -> Walks:
+def walks_of(examples: Examples, checkpoint: Checkpoint, out: Path, started: bool, team: Team) -> Walks:
     """The examples of stage reflow, of the prompts of `examples`. Walks that are not in OUT yet are drawn, each process
     some of them; drawing goes on where it was stopped.
 
-    data: what --data says. started: whether the run has trained already, and so is no longer what draws. Raises
-    UserError if it then lacks walks, and if the disk is full.
+    started: whether the run has trained already, and so is no longer what draws. Raises UserError if it then lacks
+    walks, and if the disk is full.
     """
     model = checkpoint.model
-    prints = [lora.fingerprint(model, branch) for branch in ("und", "gen")]
-    what = json.dumps([prints, model.config.guidance, data, examples.size, examples.seed, KNOTS, STEPS])
-    file = out / f"walks-{hashlib.sha256(what.encode()).hexdigest()[:12]}.f16"
-    walks = Walks(**{each.name: getattr(examples, each.name) for each in fields(Examples)}, file=file)
+    walks = Walks(**{each.name: getattr(examples, each.name) for each in fields(Examples)}, file=out)
     count, rows = len(walks.source), pictures_at_a_time(team.device)
+    prints = [lora.fingerprint(model, branch) for branch in ("und", "gen")]
+    what = [prints, model.config.guidance, walks.size, walks.seed, KNOTS, STEPS, *map(walks.prompt_ids, range(count))]
+    walks.file = file = out / f"walks-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]}.f16"
     bytes_of_noise = 2 * int(np.prod(walks.latent_shape))
     if team.is_main and not file.exists():
         file.touch()
         os.truncate(file, count * len(KNOTS) * bytes_of_noise)  # sparse: what is not drawn yet is zero
     team.sum([0.0])  # the others wait for it
     batches = [range(first, min(first + rows, count)) for first in range(0, count, rows)]
-    missing = [batch for batch in batches if not walks.points[batch, 0].any(axis=(1, 2, 3)).all()]
+    missing = [batch for batch in batches if not walks.points[batch, 0, -1, -1].any(axis=1).all()]
     team.sum([0.0])  # nobody draws before all have looked
     if missing and started:
         raise UserError(f"{file}: has lost walks that this run trains on; start it anew, with another --out")
     if missing:
         team.say(f"{count:,} walks from noise to picture, {file.stat().st_size / 1e6:,.0f} MB, into {file}")
-    bar = tqdm(desc="drawing", unit="walk", total=count, initial=count - sum(map(len, missing)), dynamic_ncols=True)
-    bar.disable |= not team.is_main or not missing
+    how = {"unit": "walk", "dynamic_ncols": True, "disable": not team.is_main or not missing}
+    bar = tqdm(desc="drawing", total=count, initial=count - sum(map(len, missing)), **how)
     with open(file, "r+b", buffering=0) as opened, bar:
         for batch in missing[team.rank :: team.size]:
             for index, (noise, *points) in zip(batch, walk(walks, checkpoint, batch), strict=True):
@@ -100,10 +103,11 @@ def walks_of(examples: Examples, checkpoint: Checkpoint, out: Path, data: str, s
 
 @torch.inference_mode()
 def walk(walks: Walks, checkpoint: Checkpoint, rows: range) -> np.ndarray:
-    """Where the sampler is at KNOTS, on its way from the noise of seed i to film i's prompt: (rows, KNOTS, C, h, w)
-    float16."""
+    """Where the sampler is at KNOTS, on its way from noise to each film's prompt: (rows, KNOTS, C, h, w) float16."""
     model, points = checkpoint.model, []
-    x = noise_of(model.config, rows, walks.size).to(model.vae2llm.weight.device)
+    # Seeds that no user types: what the adapter is judged by must not be what it was trained on.
+    seeds = [int(position_rng(walks.seed, 3, index).integers(2**62)) for index in rows]
+    x = noise_of(model.config, seeds, walks.size).to(model.vae2llm.weight.device)
     times = schedule(SOLVER, STEPS)
     for knot in KNOTS[1:-1]:
         times[(times - knot).abs().argmin()] = knot

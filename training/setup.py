@@ -36,6 +36,7 @@ def start_from(
         checkpoint.history.pop()  # this run's own entry, written anew with every save
         team.say(f"going on with {earlier.folder}")
         return checkpoint
+    folder = init
     if isinstance(init, str):
         checkpoint = from_scratch(init, asked.get("data", "phantom"), asked.get("seed", 0), team)
     else:
@@ -46,6 +47,9 @@ def start_from(
         checkpoint = load_checkpoint(folder, team.device)
     gen_from, model = asked.get("gen_from"), checkpoint.model
     drawn = any(entry["stage"] in DRAWING for entry in checkpoint.history)
+    if stage == "reflow" and (model.adapter or not drawn):
+        what = "carry an adapter (weights.py merge)" if drawn else "have not learnt to draw"
+        raise UserError(f"--init {folder}: stage reflow learns from what weights draw; these {what}")
     if gen_from and drawn:
         raise UserError(f"--gen-from {gen_from}: the gen branch of these weights is trained already; leave it out")
     if stage in DRAWING and not drawn:

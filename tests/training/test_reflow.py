@@ -54,9 +54,10 @@ def vars_of(one):
 
 def test_walks_are_those_of_the_guided_sampler(micro, tmp_path):
     """Beside them: Heun's method in ten times as many steps, guided as one would write it first."""
-    walks = walks_of(examples(micro, 2), micro, tmp_path, "phantom:2", False, ALONE)
-    noise = sample.noise_of(micro.model.config, range(2), 64)
-    assert np.array_equal(walks.points[:, 0], noise.half())
+    walks = walks_of(examples(micro, 2), micro, tmp_path, False, ALONE)
+    noise = torch.tensor(walks.points[:, 0].astype(np.float32))
+    asked = sample.noise_of(micro.model.config, range(2), 64)
+    assert abs(noise.std() - 1) < 0.1 and (noise - asked).abs().max() > 1  # nobody is shown what it was trained on
     prompt, nothing = (micro.model.read_prompt(ids) for ids in ([walks.prompt_ids(0)], [None]))
 
     def conditional(x, t):
@@ -67,41 +68,51 @@ def test_walks_are_those_of_the_guided_sampler(micro, tmp_path):
 
     guided = guided_velocity(conditional, both, micro.model.config.guidance)
     with torch.inference_mode():
+        alone = flow.heun(conditional, noise[:1], torch.linspace(1, 0, 241))[0]
         x = noise[:1]
         for k, (begin, end) in enumerate(itertools.pairwise(KNOTS)):
             x = flow.heun(guided, x, torch.linspace(begin, end, 61))
             error = (x[0] - torch.tensor(walks.points[0, k + 1].astype(np.float32))).norm() / (x - noise[:1]).norm()
             assert error < 0.05, (k, error)
+        assert (alone - x[0]).norm() > 0.1 * (x - noise[:1]).norm()  # guidance leads elsewhere
 
 
 def test_drawing_goes_on_where_it_was_stopped_and_a_run_that_trains_draws_no_more(micro, tmp_path, monkeypatch):
-    whole = walks_of(examples(micro, 10), micro, tmp_path / "..", "phantom:10", False, ALONE).points
+    (tmp_path / "whole").mkdir()
+    whole = walks_of(examples(micro, 10), micro, tmp_path / "whole", False, ALONE).points
     drawn = []
 
-    def dies(config, rows, size, real=sample.noise_of):
+    def dies(config, seeds, size, real=sample.noise_of):
         if len(drawn) == 2:
             raise KeyboardInterrupt
-        drawn.append(rows)
-        return real(config, rows, size)
+        drawn.append(len(seeds))
+        return real(config, seeds, size)
 
     monkeypatch.setattr("training.reflow.noise_of", dies)
     with pytest.raises(KeyboardInterrupt):
-        walks_of(examples(micro, 10), micro, tmp_path, "phantom:10", False, ALONE)
+        walks_of(examples(micro, 10), micro, tmp_path, False, ALONE)
     with pytest.raises(UserError, match="lost walks"):
-        walks_of(examples(micro, 10), micro, tmp_path, "phantom:10", True, ALONE)
+        walks_of(examples(micro, 10), micro, tmp_path, True, ALONE)
     drawn.clear()
-    parts = walks_of(examples(micro, 10), micro, tmp_path, "phantom:10", False, ALONE)
-    assert drawn == [range(8, 10)] and np.array_equal(parts.points, whole)
-    assert np.array_equal(walks_of(examples(micro, 10), micro, tmp_path, "phantom:10", True, ALONE).points, whole)
+    parts = walks_of(examples(micro, 10), micro, tmp_path, False, ALONE)
+    assert drawn == [2] and np.array_equal(parts.points, whole)
+    assert np.array_equal(walks_of(examples(micro, 10), micro, tmp_path, True, ALONE).points, whole)
+    with open(parts.file, "r+b") as file:  # killed before the noise of the fourth walk, or within it
+        file.seek(int(3 * whole[0].nbytes + whole[0, 0].nbytes / 2))
+        file.write(bytes(whole[0, 0].nbytes // 2))
+    drawn.clear()
+    mended = walks_of(examples(micro, 10), micro, tmp_path, False, ALONE)
+    assert drawn == [4] and np.array_equal(mended.points, whole)
     other = copy.deepcopy(micro)
     other.model.layers[0].attn.gen.qkv.weight.data += 0.1
     monkeypatch.undo()
-    assert walks_of(examples(other, 10), other, tmp_path, "phantom:10", False, ALONE).file != parts.file
+    for changed in ((examples(other, 10), other), (examples(micro, 9), micro)):
+        assert walks_of(*changed, tmp_path, False, ALONE).file != parts.file
 
 
 def test_an_adapter_learns_to_arrive_in_four_steps_without_guidance(micro, tmp_path):
     checkpoint = copy.deepcopy(micro)
-    walks = walks_of(examples(checkpoint, 4), checkpoint, tmp_path, "phantom:4", False, ALONE)
+    walks = walks_of(examples(checkpoint, 4), checkpoint, tmp_path, False, ALONE)
     ids = [walks.prompt_ids(index) for index in range(4)]
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import lora
 import train
 from archives.records import squares
 from checkpoints.presets import SIZES, count_parameters, preset
@@ -21,6 +22,7 @@ from common.distributed import Team
 from common.errors import UserError
 from common.files import SHIPPED
 from phantoms.dataset import Phantoms
+from published import golden_folder
 from speed.feature_cache import FeatureCache
 from training import setup
 from training.flags import parse_args
@@ -63,6 +65,34 @@ def test_each_stage_trains_its_own_branch_and_leaves_the_other_bit_for_bit(train
             assert torch.equal(parameter, after.get_parameter(name)), name
         changed = [name for name, p in before.gen_parameters() if not torch.equal(p, after.get_parameter(name))]
         assert {name.split(".")[0] for name in changed} == {"layers", "norm", "time_embedder", "vae2llm", "llm2vae"}
+
+
+def test_a_published_unix_goes_on_drawing_and_a_janus_pro_begins(micro, tmp_path):
+    """Its gen branch is no copy of und any more, and must not become one."""
+    alone = Team(0, 1, torch.device("cpu"))
+    unix = golden_folder(tmp_path / "UniX", "unix_tiny", micro)
+    for stage in ("3", "reflow"):
+        started = setup.start_from(stage, unix, {}, None, alone).model
+        published = dict(load_checkpoint(unix).model.gen_parameters())
+        assert all(torch.equal(parameter, published[name]) for name, parameter in started.gen_parameters())
+    attention = started.layers[0].attn
+    assert not torch.equal(attention.gen.qkv.weight, attention.und.qkv.weight)
+    save_checkpoint(tmp_path / "ours", load_checkpoint(unix))  # nor after weights.py convert
+    kept = setup.start_from("3", tmp_path / "ours", {}, None, alone).model.layers[0].attn.gen.qkv.weight
+    assert torch.equal(kept, attention.gen.qkv.weight)
+    janus = golden_folder(tmp_path / "Janus", "janus_tiny", micro)
+    attention = setup.start_from("2", janus, {}, None, alone).model.layers[0].attn
+    assert torch.equal(attention.gen.qkv.weight, attention.und.qkv.weight)
+
+
+def test_stage_reflow_refuses_weights_that_do_not_draw_or_carry_an_adapter(micro, micro_folder, tmp_path):
+    alone, drawn = Team(0, 1, torch.device("cpu")), replace(copy.deepcopy(micro), history=[{"stage": "2"}])
+    with pytest.raises(UserError, match="have not learnt to draw"):
+        setup.start_from("reflow", micro_folder, {}, None, alone)
+    lora.put_on(drawn.model, "gen", 2)
+    save_checkpoint(tmp_path / "adapted", drawn)
+    with pytest.raises(UserError, match="carry an adapter"):
+        setup.start_from("reflow", tmp_path / "adapted", {}, None, alone)
 
 
 @pytest.mark.slow
@@ -160,8 +190,8 @@ def test_a_run_leaves_metrics_pictures_and_its_history(trained):
         assert sorted(p.name for p in (run_folder / "samples").iterdir()) == pictures
     checkpoint = load_checkpoint(run_folder)
     assert [entry["stage"] for entry in checkpoint.history] == list(STAGES)
-    assert [entry.get("repa_weight") for entry in checkpoint.history] == [None, None, None, 0.5, None]
-    assert [entry.get("mix") for entry in checkpoint.history] == [None, None, "1:3", "0:1", "0:1"]
+    assert [entry.get("repa_weight") for entry in checkpoint.history] == [None, None, None, 0.5, None, None]
+    assert [entry.get("mix") for entry in checkpoint.history] == [None, None, "1:3", "0:1", "0:1", None]
     assert checkpoint.model.config.image_size == 128
 
 
