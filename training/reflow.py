@@ -53,9 +53,6 @@ class Walks(Examples):
         line = {"latents": latents, "noise": latents + velocity, "t": np.float32(rng.uniform(end, begin))}
         return {"kind": KINDS[self.stage], "index": index, "prompt": self.prompt_ids(index), **line}
 
-    def length(self, position: int) -> int:
-        return len(self.prompt_ids(self.index(position)))
-
     def prompt_ids(self, index: int) -> list[int]:
         """What film `index` is drawn from, in all its examples."""
         return self.fitting(self.encode(self.prompt(index, position_rng(self.seed, 2, index))))

@@ -268,9 +268,26 @@ def test_kept_posteriors_are_the_computed_ones(micro):
     images = torch.tensor(np.stack(squares(Phantoms(12), 4, 64)[1]))
     index = torch.tensor([7, 3, 11, 0])
     computed, kept = features(index, images), features(index.flip(0), images * 0)
-    assert calls == [4]
+    assert calls == [1, 4]  # one to see whether all fit
     for first, second in zip(computed, kept, strict=True):
         assert first.dtype == torch.bfloat16 and torch.equal(first.flip(0), second)
+    other = torch.tensor(np.stack(squares(Phantoms(20), 6, 64)[1]))[3:]  # two new ones beside one that is known
+    mixed = features(torch.tensor([5, 3, 6]), torch.stack([other[0], images[0] * 0, other[1]]))
+    again = FeatureCache(posterior, 12)  # a run that goes on elsewhere
+    elsewhere = again(torch.tensor([6, 5]), other[[1, 0]])
+    assert calls == [1, 4, 4, 1, 4]
+    for here, there, first in zip(mixed, elsewhere, computed, strict=True):
+        assert torch.equal(here[[2, 0]], there) and torch.equal(here[1], first[1])
+
+
+def test_what_does_not_fit_is_computed_each_time(micro, monkeypatch):
+    monkeypatch.setattr(FeatureCache, "MAX_BYTES", 90)
+    calls = []
+    features = FeatureCache(lambda images: (calls.append(len(images)), images[:, :1])[1:], 12)
+    images = torch.randint(0, 255, (3, 8, 8), dtype=torch.uint8)
+    for _ in range(2):
+        assert torch.equal(features(torch.tensor([1, 5, 2]), images)[0], images[:, :1])
+    assert calls == [1, 3, 3]
 
 
 def test_posterior_sampling_is_mean_plus_sigma_noise():
