@@ -142,7 +142,7 @@ def main() -> None:
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
     film = None if args.between else load_image(args.film)
-    checkpoint = load_model(args.weights, device, dtype, args.adapter)
+    checkpoint = load_model(args.weights, device, dtype, args.adapter, draws=True)
     how = {"guidance": args.guidance, "steps": args.steps, "solver": args.solver, "progress": True}
     if args.between:
         prompts = args.film, args.prompt

@@ -4,7 +4,7 @@ A Linear of a frozen branch computes W x + b; with an adapter of rank r it compu
 A (r, in) and B (out, r) train. B begins at zero, so that the model begins as it was. `put_on` adds them to a model,
 `save_adapter` and `load_adapter` are the file, `merge` makes W + scale B A of them, for good.
 
-    python train.py --stage 3 --init weights/UniX --lora 16     writes out/stage-3/checkpoint/adapter.safetensors
+    python train.py --stage 3 --init weights/UniX --data SRC --lora 16    out/stage-3/checkpoint/adapter.safetensors
     python sample.py "..." --weights weights/UniX --adapter out/stage-3
 
 Names in the file are those of PEFT, which reads it as adapter_model.safetensors (tests/test_lora.py).
@@ -51,7 +51,8 @@ def put_on(model: UniX, branch: str, rank: int, scale: float = 1.0) -> dict[str,
         nn.init.zeros_(layer.lora_B.weight)
         layer.register_forward_hook(lambda layer, given, y: y + scale * layer.lora_B(layer.lora_A(given[0])))
         trained |= {f"{name}.{matrix}.weight": getattr(layer, matrix).weight for matrix in ("lora_A", "lora_B")}
-    model.adapter = {"branch": branch, "rank": rank, "scale": scale, "weights": fingerprint(model, branch)}
+    belongs = {"weights": fingerprint(model, branch), "image_size": model.config.image_size}
+    model.adapter = {"branch": branch, "rank": rank, "scale": scale, **belongs}
     return trained
 
 
@@ -95,13 +96,14 @@ def load_adapter(model: UniX, path: Path) -> None:
     except (UserError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"--adapter {file}: not an adapter that train.py --lora wrote ({error})") from error
     if weights != fingerprint(model, branch):
-        raise UserError(f"--adapter {file}: was trained on other weights; name those it began with by --weights")
+        raise UserError(f"--adapter {file}: was trained on other weights (or this is float16); name those by --weights")
     shapes = {}
     for name, layer in adapted(model, branch).items():
         shapes[f"{PREFIX}{name}.lora_A.weight"] = (rank, layer.in_features)
         shapes[f"{PREFIX}{name}.lora_B.weight"] = (layer.out_features, rank)
     if shapes != {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}:  # noqa: SIM118
         raise UserError(f"--adapter {file}: its tensors are not those of rank {rank}; it is damaged")
+    model.config.image_size = about.get("image_size", model.config.image_size)  # what it was trained at
     with torch.no_grad():
         for name, parameter in put_on(model, branch, rank, scale).items():
             parameter.requires_grad_(False).copy_(opened.get_tensor(f"{PREFIX}{name}"))

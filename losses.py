@@ -19,9 +19,8 @@ from model import UniX
 from vae import VAE, sample_posterior
 
 IGNORE = -100  # a target that carries no loss, as in torch's cross entropy
-# Stage of train.py -> the kind of example it trains on. The losses of "read" and "draw" are below, as in the paper. The
-# others (training/pretraining.py) make what the paper takes from published weights, but for "walk", which goes beyond
-# it (training/reflow.py); "text" is mixed into stage 1.
+# Stage of train.py -> the kind of example it trains on. The losses of "read" and "draw" are below, as in the paper, the
+# others, of what goes before it and beyond, in training/pretraining.py. "text" is mixed into stage 1.
 KINDS = {"1": "read", "2": "draw", "3": "draw", "vae": "rebuild", "vit": "see", "text": "recite", "reflow": "walk"}
 
 

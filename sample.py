@@ -41,9 +41,14 @@ GUIDED_ABOVE = 0.4  # time; below it guidance costs twice the work and does litt
 Watch = Callable[[torch.Tensor, float], object]  # is called with an estimate of the data, and the time it is made at
 
 
-def load_model(folder: Path, device: str | torch.device, dtype: torch.dtype, adapter: Path | None = None) -> Checkpoint:
-    """Weights that `draw` and `read` take, of any layout, with an adapter; on a CPU, sped up. Janus-Pro is itself."""
+def load_model(
+    folder: Path, device: str | torch.device, dtype: torch.dtype, adapter: Path | None = None, draws: bool = False
+) -> Checkpoint:
+    """Weights that `draw` and `read` take, of any layout, with an adapter; on a CPU, sped up. Janus-Pro is itself, and
+    refused where it must draw."""
     checkpoint = load_checkpoint(folder, device, dtype, parity=True)
+    if draws and checkpoint.vae is None:
+        raise UserError(f"--weights {folder}: a Janus-Pro, which draws no X-rays; name a UniX, or train one from it")
     if adapter:
         lora.load_adapter(checkpoint.model, adapter)
     if torch.device(device).type == "cpu":
@@ -124,8 +129,6 @@ def solve(
     times = schedule(solver, steps)
     times = torch.cat([torch.tensor([since]), times[times < since]])
     vae, model, walk = checkpoint.vae, checkpoint.model, getattr(flow, solver)
-    if vae is None:
-        raise UserError("these weights are Janus-Pro's and draw no X-rays; a UniX has to be trained from them first")
     device = model.vae2llm.weight.device
     batch = batch or pictures_at_a_time(device)
     early, late = split_times(times, GUIDED_ABOVE)
@@ -254,7 +257,7 @@ def main() -> None:
     device = pick_device(args.device)
     dtype = pick_dtype(args.dtype, device)
     images = [load_image(path) for path in args.image or ()]
-    checkpoint = load_model(args.weights, device, dtype, args.adapter)
+    checkpoint = load_model(args.weights, device, dtype, args.adapter, draws=bool(args.prompt))
     seeds = range(args.seed, args.seed + args.n)
     if args.image:
         read_command(args, checkpoint, images, seeds)
@@ -285,9 +288,8 @@ def read_command(
             print(path, report, "", sep="\n")
         return
     for path, reports in zip(args.image, read_often(checkpoint, images, [seeds] * len(images), **how), strict=True):
-        shown = [f"[seed {seed}] {report}" for seed, report in zip(seeds, reports, strict=True)]
-        lines = [f"{len(seeds)} reports affirm:", *(f"  {line}" for line in agreement_lines(reports))]
-        print(path, *shown, *lines, "", sep="\n")
+        print(path, *map("[seed {}] {}".format, seeds, reports), f"{len(seeds)} reports affirm:", sep="\n")
+        print(*(f"  {line}" for line in agreement_lines(reports)), "", sep="\n")
 
 
 if __name__ == "__main__":

@@ -192,8 +192,9 @@ def freeze(modules: list[nn.Module], trained: dict[str, nn.Parameter], dtype: to
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(id(parameter) in training)
             if not parameter.requires_grad and parameter.dtype != dtype and isinstance(module, UniX):
-                originals[name] = parameter.detach().cpu()
-                parameter.data = parameter.to(dtype)
+                original, parameter.data = parameter.data, parameter.to(dtype)
+                if not torch.equal(parameter.to(original.dtype), original):
+                    originals[name] = original.cpu()
     return originals
 
 
@@ -274,7 +275,6 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
     how = f"batch {recipe.batch} = {team.size} processes x {micro_batch} at a time x {accumulation} accumulated"
     team.say(f"{recipe}\n{how}, into {out}" + f"; going on after step {state.step}" * bool(state.step))
 
-    # The loop.
     run = Run(out, team, recipe, trained, examples, validation, state, args.save_every, args.profile)
     share = data.Share(recipe.batch, micro_batch, team.rank, team.size, state.step, recipe.steps, examples.by_length)
     mine = data.batches(examples, share, args.workers, pin=team.device.type == "cuda")

@@ -86,15 +86,15 @@ class Source(Protocol):
     def extra(self, index: int) -> dict: ...
 
 
-def squares(source: Source, count: int, size: int) -> tuple[list[int], list[np.ndarray]]:
+def squares(source: Source, count: int, size: int, *how: str) -> tuple[list[int], list[np.ndarray]]:
     """Indices and square pictures, (size, size) uint8, of up to `count` examples that are spread over the set.
 
-    What cannot be opened is left out.
+    how: a ViT's padding and scaling, for what it reads. What cannot be opened is left out.
     """
     indices, pictures = [], []
     for index in np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)).tolist():
         with suppress(UserError):
-            pictures.append(to_square(Image.fromarray(source.image(index)), size))
+            pictures.append(to_square(Image.fromarray(source.image(index)), size, *how))
             indices.append(index)
     return indices, pictures
 

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from types import FrameType
 
 import torch
@@ -64,7 +65,8 @@ def joined_team(device: torch.device) -> Iterator[Team]:
             mend = "lower --nproc_per_node, or give --device cpu"
             raise UserError(f"torchrun asks for more processes than the {count} GPUs of this machine; {mend}")
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # The others wait while the main process saves, on a slow disk for longer than torch's ten minutes.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=3))
     team = Team(dist.get_rank(), dist.get_world_size(), device)
     try:
         yield team

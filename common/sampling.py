@@ -54,12 +54,11 @@ def sample_flags() -> argparse.Namespace:
     drawing = {**DRAWING, "fast": False}
     taken, useless = (READING, drawing) if args.image else (drawing, READING)
     if args.fast and not args.image:
-        of_its_own = {"steps": None, "guidance": None, "adapter": None}
-        settle(args, {}, of_its_own, "--fast has its own")
+        settle(args, {}, dict.fromkeys(("steps", "guidance", "adapter")), "--fast has its own")
         args.adapter, args.guidance = args.weights / "fast.safetensors", FAST["guidance"]
         args.steps = FAST["solver"], FAST["steps"]
         if not args.adapter.is_file():
-            mend = f"python train.py --stage reflow --init {args.weights} makes an adapter to copy there"
+            mend = f"python train.py --stage reflow --init {args.weights} --data SRC makes an adapter to copy there"
             raise UserError(f"--fast: {args.adapter} is not there; {mend}")
     settle(args, taken, useless, mend)
     args.solver, args.steps = args.steps or (None, None)

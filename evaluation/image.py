@@ -118,7 +118,7 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Records) -> tuple[P
     prompts = list(dict.fromkeys(filter(None, prompts_of(real))))
     if not prompts:
         raise UserError(f"--real {args.real}: has no texts to draw from; give a data set with reports, or --fake")
-    checkpoint = sample.load_model(args.weights, team.device, getattr(torch, args.dtype), args.adapter)
+    checkpoint = sample.load_model(args.weights, team.device, getattr(torch, args.dtype), args.adapter, draws=True)
     checkpoint.own_bos = named(args.protocol).own_bos
     version, config = weights_hash(args.weights, args.adapter), checkpoint.model.config
     room = config.context_length - 2

@@ -45,7 +45,7 @@ def phantom_command(args: argparse.Namespace) -> None:
     own_folder(args.out)
     set_drawing_flags(OURS, args)
     # The classifier first: a mistake in a flag should not wait for the drawing.
-    checkpoint = sample.load_model(args.weights, args.device, getattr(torch, args.dtype), args.adapter)
+    checkpoint = sample.load_model(args.weights, args.device, getattr(torch, args.dtype), args.adapter, draws=True)
     config = checkpoint.model.config
     size, guidance = args.size or config.image_size, args.guidance or config.guidance
     sample.check_size(size, config.max_latent_size)

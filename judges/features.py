@@ -80,7 +80,7 @@ def load_feature_extractor(
             return np.asarray(Image.fromarray(image).resize((299, 299), Image.Resampling.BILINEAR))
 
         return FeatureExtractor("RadDino", True, weights_hash(raddino), prepare, lambda images: network(images)[0])
-    model = load_checkpoint(weights, device).model
+    model = load_checkpoint(weights, device, parity=True).model
     vit = model.config.vit
 
     def extract(images: torch.Tensor) -> torch.Tensor:
@@ -124,7 +124,7 @@ def weights_hash(folder: Path, adapter: Path | None = None) -> str:
     """12 hex digits of a folder's tensors, and of an adapter's: which weights a result belongs to."""
     digest, folder = hashlib.sha256(), find_checkpoint(folder) or folder
     for file in sorted(f for pattern in ("*.safetensors", "*.bin", "*.pth", "*.pt") for f in folder.glob(pattern)):
-        if file.stem != "training":  # the optimizer's state changes nothing
+        if file.stem not in ("training", "fast"):  # the optimizer's state; an adapter that is named if it is used
             digest.update(bytes.fromhex(sha256(file)))
     if adapter:
         digest.update(bytes.fromhex(sha256(lora.file_of(adapter))))

@@ -30,7 +30,6 @@ from weights import Checkpoint
 
 MOST_PICTURES = 4  # of one click: others wait
 LONGEST_TEXT = 2000  # characters
-PAUSE = 0.15  # seconds from a keystroke to its picture: the next ones may come at once
 AT_A_TIME = 5  # sampled reports; Cancel waits for them
 
 
@@ -87,7 +86,7 @@ class Actions:
         """What is called while somebody types: a picture in four passes, or None of what is no prompt yet."""
 
         def follow_typing(*values: object) -> object:
-            time.sleep(PAUSE)  # of the values that came meanwhile the browser sends the last, when this one is drawn
+            time.sleep(0.15)  # of the values that come meanwhile the browser sends the last, when this one is drawn
             try:
                 named = zip(fields.items(), values, strict=True)
                 given = SimpleNamespace(**{name: checked(name, field, value) for (name, field), value in named})
@@ -158,7 +157,7 @@ class Actions:
         yield gr.skip(), "", said("Reading ...")
         report = sample.read(self.checkpoint, [given.film])[0]
         yield gr.skip(), report, said("Looking inside ...")
-        square = to_square(given.film, self.config.vit.image_size)
+        square = to_square(given.film, self.config.vit.image_size, self.config.vit.padding, self.config.vit.scaling)
         words = attention.report_maps(self.checkpoint, given.film, report)
         looks = [(word, maps[given.layer - 1] if given.layer else maps.mean(axis=0)) for word, maps in words]
         shown = [(attention.over(square, word_map), word) for word, word_map in looks]

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--n", type=arguments.whole(1, arguments.MOST_EXAMPLES), required=True, help="how many pictures")
-    add("--out", type=arguments.output_folder, required=True, help="folder to write to; made if it is not there")
+    add("--out", type=arguments.output_folder, default="out/phantoms", help="folder to write (default out/phantoms)")
     add("--seed", type=arguments.seed, default=0, help="which data set; 0 or more (default 0)")
     add("--size", type=arguments.size, default=256, help="pixels a side, a multiple of 16 (default 256)")
     args = parser.parse_args(argv)

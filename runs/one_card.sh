@@ -13,7 +13,8 @@ cd "$(dirname "$0")/.."
 score() { # folder, more flags
     local what=(report --data "$DATA")
     [ "$STAGE" = 1 ] || what=(image --real "$DATA")
-    python evaluate.py "${what[@]}" --weights "$WEIGHTS" --n "$N" --out "$OUT/$1" --resume "${@:2}"
+    python evaluate.py "${what[@]}" --weights "$WEIGHTS" --n "$N" --batch "$MICRO" --dtype "${DTYPE:-fast}" --out "$OUT/$1" \
+        --resume "${@:2}"
 }
 score before
 python train.py --stage "$STAGE" --init "$WEIGHTS" --data "$DATA" --lora "$RANK" --steps "$STEPS" --micro-batch "$MICRO" \

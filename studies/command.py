@@ -4,7 +4,6 @@ import argparse
 
 from common import arguments
 from common.devices import pick_device, pick_dtype
-from common.errors import UserError
 from common.sampling import DISCLAIMER, add_model_flags
 from sample import load_model
 from weights import Checkpoint
@@ -22,7 +21,4 @@ def study(description: str, n: int, of: str, least: int = 1) -> arguments.Parser
 def load_unix(args: argparse.Namespace) -> Checkpoint:
     """The model of --weights. Raises UserError for a Janus-Pro, which reads and does not draw."""
     device = pick_device(args.device)
-    checkpoint = load_model(args.weights, device, pick_dtype(args.dtype, device), args.adapter)
-    if checkpoint.vae is None:
-        raise UserError(f"--weights {args.weights}: a Janus-Pro, which draws no X-rays; name a UniX")
-    return checkpoint
+    return load_model(args.weights, device, pick_dtype(args.dtype, device), args.adapter, draws=True)

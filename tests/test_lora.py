@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import lora
 from common.errors import UserError
+from judges.features import weights_hash
 from weights import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -90,14 +92,23 @@ def test_at_full_rank_it_reaches_what_full_training_reaches(model, rank, reaches
 
 
 def test_a_file_brings_it_back_on_weights_of_either_dtype(model, micro, tmp_path):
+    model.config.image_size = 48  # the size that it was trained at comes with it
     lora.put_on(model, "gen", 2, scale=2.0)
     lora.save_adapter(stirred(model), tmp_path / "a.safetensors")
     fresh = copy.deepcopy(micro.model)
     lora.load_adapter(fresh, tmp_path / "a.safetensors")
-    assert torch.equal(velocity(fresh), velocity(model))
+    assert torch.equal(velocity(fresh), velocity(model)) and fresh.config.image_size == 48
     lora.load_adapter(copy.deepcopy(micro.model).bfloat16(), tmp_path / "a.safetensors")
     with pytest.raises(UserError, match="carry an adapter already"):
         lora.load_adapter(fresh, tmp_path / "a.safetensors")
+
+
+def test_an_adapter_that_lies_beside_weights_does_not_change_what_results_belong_to(micro_folder, tmp_path):
+    weights = tmp_path / "weights"
+    shutil.copytree(micro_folder, weights)
+    before = weights_hash(weights)
+    (weights / "fast.safetensors").write_bytes((weights / "vae.safetensors").read_bytes())
+    assert weights_hash(weights) == before != weights_hash(weights, weights / "fast.safetensors")
 
 
 def test_what_is_no_adapter_of_these_weights_is_refused_in_a_line(model, micro, tmp_path):

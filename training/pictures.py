@@ -22,7 +22,8 @@ def show(checkpoint: Checkpoint, examples: Examples, log: list[dict], out: Path)
     save_png(curves(lines, f"stage {stage}"), out / "loss.png")
     if stage == "vit":
         return  # nothing to look at yet
-    chosen, pictures = squares(source, 8, examples.size)
+    vit = checkpoint.model.config.vit
+    chosen, pictures = squares(source, 8, examples.size, *((vit.padding, vit.scaling) if stage == "1" else ()))
     texts, columns = [source.text(i)[1] for i in chosen], 4
     if stage == "vae":
         images = vae.preprocess(torch.from_numpy(np.stack(pictures))).to(next(vae.parameters()).device)

@@ -4,9 +4,6 @@ Beyond the paper. Reflow (Liu et al. 2022): let the model draw, join each pictur
 train Eq. 2 on those lines. Here a walk, the sampler's trajectory, is cut at KNOTS into pieces (the time windows of
 PeRFlow, Yan et al. 2024) and each piece made straight by itself: it nearly is, so an adapter of few parameters learns
 it. The walks were guided, and guidance is learnt with them (distilled, Meng et al. 2023).
-
-    python train.py --stage reflow                                          an adapter: out/stage-reflow/checkpoint
-    python sample.py "..." --adapter out/stage-reflow --steps euler:5 --guidance 1        four passes of the model
 """
 
 import hashlib

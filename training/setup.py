@@ -36,7 +36,6 @@ def start_from(
         checkpoint.history.pop()  # this run's own entry, written anew with every save
         team.say(f"going on with {earlier.folder}")
         return checkpoint
-    folder = init
     if isinstance(init, str):
         checkpoint = from_scratch(init, asked.get("data", "phantom"), asked.get("seed", 0), team)
     else:
@@ -49,7 +48,11 @@ def start_from(
     drawn = any(entry["stage"] in DRAWING for entry in checkpoint.history)
     if stage == "reflow" and (model.adapter or not drawn):
         what = "carry an adapter (weights.py merge)" if drawn else "have not learnt to draw"
-        raise UserError(f"--init {folder}: stage reflow learns from what weights draw; these {what}")
+        raise UserError(f"--init: stage reflow learns from what weights draw, and these {what}")
+    if asked.get("lora") and stage in DRAWING and not drawn:
+        raise UserError(
+            f"--lora {asked['lora']}: these weights have not learnt to draw, for which it is too little; leave it out"
+        )
     if gen_from and drawn:
         raise UserError(f"--gen-from {gen_from}: the gen branch of these weights is trained already; leave it out")
     if stage in DRAWING and not drawn:

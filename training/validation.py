@@ -55,8 +55,8 @@ class Validation:
             areas = [metrics.area_under_roc(logits[:, k], truth[:, k]) for k in range(truth.shape[1])]
             found["auc"] = float(np.nanmean(areas)) if not np.isnan(areas).all() else 0.5
         if self.examples.stage == "1":
-            source, size = self.examples.source, self.checkpoint.model.config.vit.image_size
-            chosen, pictures = squares(source, MOST_JUDGED, size)
+            source, vit = self.examples.source, self.checkpoint.model.config.vit
+            chosen, pictures = squares(source, MOST_JUDGED, vit.image_size, vit.padding, vit.scaling)
             images = [Image.fromarray(picture) for picture in pictures]
             written = label_reports(read(self.checkpoint, images, max_new_tokens=160, batch=len(images)))
             truth = label_reports([source.text(i)[0] for i in chosen])

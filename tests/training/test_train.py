@@ -21,6 +21,8 @@ from checkpoints.presets import SIZES, count_parameters, preset
 from common.distributed import Team
 from common.errors import UserError
 from common.files import SHIPPED
+from micro import micro_config
+from model import UniX
 from phantoms.dataset import Phantoms
 from published import golden_folder
 from speed.feature_cache import FeatureCache
@@ -93,6 +95,24 @@ def test_stage_reflow_refuses_weights_that_do_not_draw_or_carry_an_adapter(micro
     save_checkpoint(tmp_path / "adapted", drawn)
     with pytest.raises(UserError, match="carry an adapter"):
         setup.start_from("reflow", tmp_path / "adapted", {}, None, alone)
+
+
+def test_an_adapter_alone_cannot_teach_weights_to_draw(micro_folder):
+    """What leads out of the latents begins at zero in them, and would stay there: every gradient is zero."""
+    for stage in ("2", "3"):
+        with pytest.raises(UserError, match=r"--lora 4: .* not learnt to draw"):
+            setup.start_from(stage, micro_folder, {"lora": 4}, None, Team(0, 1, torch.device("cpu")))
+
+
+def test_only_weights_that_lose_something_are_kept_twice():
+    """Published ones are bfloat16 already: their originals would cost 13 GB of memory for nothing."""
+    model = UniX(micro_config())
+    model.lm_head.weight.data = model.lm_head.weight.data.bfloat16().float()
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    originals = train.freeze([model], {}, torch.bfloat16)
+    assert "lm_head.weight" not in originals and "layers.0.und.mlp.gate_up.weight" in originals
+    for name, parameter in model.named_parameters():
+        assert torch.equal(originals.get(name, parameter.float()), before[name]), name
 
 
 @pytest.mark.slow
