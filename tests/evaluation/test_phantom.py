@@ -63,7 +63,7 @@ def fake(tmp_path, monkeypatch):
         assert [phantom(1, index).impression for index in seeds] == prompts
         return np.stack([phantom(1, index, size).image for index in seeds])
 
-    monkeypatch.setattr(sample, "load_model", lambda *_: checkpoint)
+    monkeypatch.setattr(sample, "load_model", lambda *_, **__: checkpoint)
     monkeypatch.setattr(sample, "read", read)
     monkeypatch.setattr(sample, "draw", draw)
 
