@@ -43,7 +43,7 @@ def sample_flags() -> argparse.Namespace:
     add("prompt", nargs="*", type=arguments.text, help=f"what to draw: {EXAMPLE}; several make a labelled grid")
     add("--image", nargs="+", type=arguments.existing_file, metavar="FILE", help="read these images instead of drawing")
     add("--question", type=arguments.text, help="what to ask about each image; default: its FINDINGS and IMPRESSION")
-    fast = "four passes of the model in place of 33, by the adapter that the weights bring: nearly as good"
+    fast = "four passes of the model in place of 33, by the adapter that lies with the weights"
     add("--fast", action="store_true", default=None, help=fast)
     add_drawing_flags(add, "sample.png")
     add("--n", type=arguments.whole(1, 10_000), default=1, help="pictures of each prompt, or reports of each image")

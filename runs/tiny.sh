@@ -2,7 +2,7 @@
 # Trains the tiny model from nothing, in one pass: the autoencoder and the ViT, then the paper's three stages, on phantoms
 # only, by the tiny recipe of train.py. It goes on where it was stopped, and ends with what each stage took.
 #   bash runs/tiny.sh             it replaces the shipped weights
-#   HOURS=2.5 bash runs/tiny.sh   every stage 2.5 times as long
+#   HOURS=4 bash runs/tiny.sh     every stage longer in proportion: twice as long
 #   STEPS=20 bash runs/tiny.sh    a look at all of it in a few minutes, which leaves the shipped weights alone
 # DEVICE=cuda is worth having; DTYPE is bfloat16 where the machine multiplies it fast. On a CPU two processes share the
 # cores, since the tiny model's matrices are too small for many threads: docs/speedrun.md.
@@ -20,7 +20,8 @@ fi
 mkdir -p "$OUT"
 
 stage() { # name, what it starts from, more flags
-    local steps=${STEPS:-} times="import train; print(round(train.RECIPES['tiny']['$1'].steps * ${HOURS:-1}))"
+    # Two hours are what the recipe's own steps take on two cores (docs/speedrun.md).
+    local steps=${STEPS:-} times="import train; print(round(train.RECIPES['tiny']['$1'].steps * ${HOURS:-2} / 2))"
     [ -z "${HOURS:-}" ] || steps=$(python -c "$times")
     local processes=("${train[@]}")
     case $1 in vae | vit | 1) processes=(python) ;; esac # two of them run side by side
