@@ -238,7 +238,7 @@ REFUSED = [
         ("n", "100000000"), ("n", "0"), ("seed", str(2**63)), ("size", "100"), ("size", HUGE),
         ("out", "file"), ("out", "fifo"),
     ]),
-    ("-m phantoms", "--n 1", ["required: --out"]),
+    ("-m phantoms", "--out new", ["required: --n"]),
     ("-m reports.labeler", "", ["text"]),
     ("-m reports.labeler", "measure fifo", ["fifo: is a fifo"]),
     ("-m speed.bench", "--repeat 0", ["--repeat 0"]),
