@@ -44,8 +44,7 @@ Watch = Callable[[torch.Tensor, float], object]  # is called with an estimate of
 def load_model(
     folder: Path, device: str | torch.device, dtype: torch.dtype, adapter: Path | None = None, draws: bool = False
 ) -> Checkpoint:
-    """Weights that `draw` and `read` take, of any layout, with an adapter; on a CPU, sped up. Janus-Pro is itself, and
-    refused where it must draw."""
+    """Weights of any layout, with an adapter; on a CPU, sped up. Janus-Pro is itself, and refused if it must draw."""
     checkpoint = load_checkpoint(folder, device, dtype, parity=True)
     if draws and checkpoint.vae is None:
         raise UserError(f"--weights {folder}: a Janus-Pro, which draws no X-rays; name a UniX, or train one from it")

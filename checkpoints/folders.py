@@ -21,7 +21,7 @@ from pathlib import Path
 
 from checkpoints.tensors import listed, warn
 from common.errors import UserError
-from common.files import read_json
+from common.files import FAST_ADAPTER, read_json
 from common.ownership import MARK
 
 MANIFEST = "manifest.json"
@@ -32,7 +32,6 @@ CHECKPOINT = "checkpoint"  # inside the folder of a training run; the one before
 PLACES = (CHECKPOINT, CHECKPOINT + ".old", CHECKPOINT + ".older")
 # All that a checkpoint of ours may hold. A folder with anything else in it is somebody's.
 ADAPTER = "adapter.safetensors"  # of a run of --lora
-FAST_ADAPTER = "fast.safetensors"  # of train.py --stage reflow, on these weights: `sample.py --fast`
 CARD = "README.md"  # a model card of the user's; a new checkpoint keeps it
 OUR_FILES = {*FILES, ADAPTER, FAST_ADAPTER, CARD, MANIFEST, "training.json", "training.safetensors"}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from common.errors import UserError
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "tiny"  # the tiny model that comes with the repository
+FAST_ADAPTER = "fast.safetensors"  # beside weights: what train.py --stage reflow made of them, for `sample.py --fast`
 DEEPEST = 100  # levels of a JSON file
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from common import arguments
 from common.errors import UserError
-from common.files import SHIPPED
+from common.files import FAST_ADAPTER, SHIPPED
 from common.ownership import own_file
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def sample_flags() -> argparse.Namespace:
     taken, useless = (READING, drawing) if args.image else (drawing, READING)
     if args.fast and not args.image:
         settle(args, {}, dict.fromkeys(("steps", "guidance", "adapter")), "--fast has its own")
-        args.adapter, args.guidance = args.weights / "fast.safetensors", FAST["guidance"]
+        args.adapter, args.guidance = args.weights / FAST_ADAPTER, FAST["guidance"]
         args.steps = FAST["solver"], FAST["steps"]
         if not args.adapter.is_file():
             mend = f"python train.py --stage reflow --init {args.weights} --data SRC makes an adapter to copy there"

@@ -20,7 +20,7 @@ from archives.opening import open_source, recognise
 from archives.records import Problems, Record, Records
 from checkpoints.folders import find_checkpoint, sha256
 from common.errors import UserError
-from common.files import SHIPPED, write_atomically
+from common.files import FAST_ADAPTER, SHIPPED, write_atomically
 from common.images import picture_files, to_square
 from common.observations import OBSERVATIONS
 from common.workers import default_workers
@@ -124,7 +124,7 @@ def weights_hash(folder: Path, adapter: Path | None = None) -> str:
     """12 hex digits of a folder's tensors, and of an adapter's: which weights a result belongs to."""
     digest, folder = hashlib.sha256(), find_checkpoint(folder) or folder
     for file in sorted(f for pattern in ("*.safetensors", "*.bin", "*.pth", "*.pt") for f in folder.glob(pattern)):
-        if file.stem not in ("training", "fast"):  # the optimizer's state; an adapter that is named if it is used
+        if file.stem != "training" and file.name != FAST_ADAPTER:  # the optimizer's; what is named if it is used
             digest.update(bytes.fromhex(sha256(file)))
     if adapter:
         digest.update(bytes.fromhex(sha256(lora.file_of(adapter))))

@@ -46,8 +46,7 @@ class Actions:
         weights = ["--weights", self.weights] if self.weights != SHIPPED else []
 
         def click(*values: object) -> Iterator:
-            named = zip(fields.items(), values, strict=True)
-            given = SimpleNamespace(**{name: checked(name, field, value) for (name, field), value in named})
+            given = given_by(fields, values)
             if "film" in fields:
                 given.film = example_film(given.example) if given.film is None else given.film
                 if given.film is None:
@@ -88,8 +87,7 @@ class Actions:
         def follow_typing(*values: object) -> object:
             time.sleep(0.15)  # of the values that come meanwhile the browser sends the last, when this one is drawn
             try:
-                named = zip(fields.items(), values, strict=True)
-                given = SimpleNamespace(**{name: checked(name, field, value) for (name, field), value in named})
+                given = given_by(fields, values)
                 return self.drawn(self.quick, given, [given.seed], **FAST)[0]
             except UserError:
                 return None
@@ -162,6 +160,11 @@ class Actions:
         looks = [(word, maps[given.layer - 1] if given.layer else maps.mean(axis=0)) for word, maps in words]
         shown = [(attention.over(square, word_map), word) for word, word_map in looks]
         yield shown, report, finished(given.began, self.checkpoint)
+
+
+def given_by(fields: dict[str, gr.components.Component], values: Sequence[object]) -> SimpleNamespace:
+    """The values of fields by their names, each `checked`."""
+    return SimpleNamespace(**{n: checked(n, f, v) for (n, f), v in zip(fields.items(), values, strict=True)})
 
 
 def checked(name: str, field: gr.components.Component, value: object) -> object:

@@ -10,8 +10,8 @@ import gradio as gr
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 
-from checkpoints.folders import FAST_ADAPTER
 from common.errors import UserError, explain
+from common.files import FAST_ADAPTER
 from common.sampling import DISCLAIMER
 from page.tabs import build
 from studies.command import load_unix

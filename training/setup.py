@@ -50,9 +50,7 @@ def start_from(
         what = "carry an adapter (weights.py merge)" if drawn else "have not learnt to draw"
         raise UserError(f"--init: stage reflow learns from what weights draw, and these {what}")
     if asked.get("lora") and stage in DRAWING and not drawn:
-        raise UserError(
-            f"--lora {asked['lora']}: these weights have not learnt to draw, for which it is too little; leave it out"
-        )
+        raise UserError(f"--lora {asked['lora']}: too little for weights that have not learnt to draw; leave it out")
     if gen_from and drawn:
         raise UserError(f"--gen-from {gen_from}: the gen branch of these weights is trained already; leave it out")
     if stage in DRAWING and not drawn:
