@@ -70,7 +70,7 @@ RECIPES = {
         "1": Recipe(3e-3, 128, 32, 80, 1_100, EVEN, mix="1:3", decay=0.5, ema=0.99, **MUON),
         "2": Recipe(3e-3, 128, 32, 100, 2_000, EVEN, repa_weight=0.5, ema=0.999, **MUON),
         "3": Recipe(3e-3, 256, 16, 100, 3_000, EVEN, time_shift=2.0, decay=0.8, ema=0.998, **MUON),
-        "reflow": Recipe(2e-3, 256, 16, 50, 1_500, "phantom:4000:even", decay=0.5, lora=16, micro_batch=16),
+        "reflow": Recipe(2e-3, 256, 16, 50, 1_000, "phantom:2000:even", decay=0.5, lora=16, micro_batch=16),
     },
     # For some thousand real films. Reports are uneven, so stage 1 is cut into small micro-batches of like length.
     "small": {
@@ -199,19 +199,19 @@ def freeze(modules: list[nn.Module], trained: dict[str, nn.Parameter], dtype: to
 
 
 def build_optimizer(
-    trained: dict[str, nn.Parameter], recipe: Recipe, shard: bool, dtype: torch.dtype, device: torch.device
+    trained: dict[str, nn.Parameter], recipe: Recipe, shard: bool, dtype: torch.dtype, team: Team
 ) -> torch.optim.Optimizer:
     """AdamW with Table 1's numbers, or Muon; the loop sets the learning rate."""
     adamw = {"lr": 0.0, "betas": (0.9, 0.95), "eps": 1e-15, "weight_decay": 0.0}
     if recipe.optimizer == "muon":
         if shard:
             raise UserError("--less-memory optimizer: shares AdamW's state; add --optimizer adamw, or leave it out")
-        return Muon([*trained.values()], matrices_of_layers(trained), dtype, **adamw)
+        return Muon([*trained.values()], matrices_of_layers(trained), dtype, team, **adamw)
     if shard:
         from torch.distributed.optim import ZeroRedundancyOptimizer  # its import warns, so only if it is wanted
 
         return ZeroRedundancyOptimizer([*trained.values()], optimizer_class=torch.optim.AdamW, **adamw)
-    return torch.optim.AdamW([*trained.values()], fused=device.type == "cuda", **adamw)
+    return torch.optim.AdamW([*trained.values()], fused=team.device.type == "cuda", **adamw)
 
 
 # ---- the command -------------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
     parameters, heads = what_trains(stage, recipe, checkpoint, len(phrases), width)
     originals = freeze([model, vae], parameters, dtype)
     shard = args.less_memory in ("optimizer", "both")
-    optimizer = build_optimizer(parameters, recipe, shard and team.size > 1, dtype, team.device)
+    optimizer = build_optimizer(parameters, recipe, shard and team.size > 1, dtype, team)
     average = MovingAverage(parameters, recipe.ema) if recipe.ema else None
     trained = Trained(checkpoint, originals, parameters, heads, optimizer, average)
     if state.step:

@@ -47,6 +47,14 @@ class Team:
         """`sum` of named values."""
         return dict(zip(values, self.sum([*values.values()]), strict=True))
 
+    def gathered(self, part: torch.Tensor) -> torch.Tensor:
+        """(N, ...) of each process, all of one shape -> (size * N, ...), in the order of ranks."""
+        if self.size == 1:
+            return part
+        parts = [torch.empty_like(part) for _ in range(self.size)]
+        dist.all_gather(parts, part)
+        return torch.cat(parts)
+
 
 @contextlib.contextmanager
 def joined_team(device: torch.device) -> Iterator[Team]:

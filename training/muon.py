@@ -5,6 +5,8 @@ alike. The tiny recipe alone takes it: half the steps to the same score (docs/sp
 import torch
 from torch import nn
 
+from common.distributed import Team
+
 MOMENTUM = 0.95
 ITERATIONS = 5
 QUINTIC = (3.4445, -4.7750, 2.0315)  # of the iteration; Jordan chose them for speed, and they end near 1, not at it
@@ -12,14 +14,20 @@ QUINTIC = (3.4445, -4.7750, 2.0315)  # of the iteration; Jordan chose them for s
 
 class Muon(torch.optim.AdamW):
     """AdamW for all but `matrices`. Their steps are 0.2 sqrt(max(rows, columns)) long for each direction, as long as
-    AdamW's are (Liu et al. 2025, arXiv:2502.16982, section 2.2), so that one learning rate serves both."""
+    AdamW's are (Liu et al. 2025, arXiv:2502.16982, section 2.2), so that one learning rate serves both. Each process
+    makes its share of them orthogonal."""
 
     def __init__(
-        self, parameters: list[nn.Parameter], matrices: list[nn.Parameter], dtype: torch.dtype, **adamw: object
+        self,
+        parameters: list[nn.Parameter],
+        matrices: list[nn.Parameter],
+        dtype: torch.dtype,
+        team: Team,
+        **adamw: object,
     ) -> None:
         """dtype: to make orthogonal in; bfloat16 is enough."""
         super().__init__(parameters, **adamw)
-        self.dtype, self.matrices = dtype, matrices
+        self.dtype, self.matrices, self.team = dtype, matrices, team
 
     @torch.no_grad()
     def step(self) -> None:
@@ -35,7 +43,10 @@ class Muon(torch.optim.AdamW):
             momenta = [self.state[matrix]["exp_avg"] for matrix in same]
             torch._foreach_lerp_(momenta, given, 1 - MOMENTUM)
             ahead = torch._foreach_lerp(given, momenta, MOMENTUM)  # Nesterov's
-            steps = orthogonal(torch.stack(ahead).flatten(2).to(self.dtype))  # a convolution is (out, in * 3 * 3)
+            count = -(-len(same) // self.team.size)  # for each process; of an uneven number the last one twice
+            mine = [ahead[min(self.team.rank * count + k, len(same) - 1)] for k in range(count)]
+            steps = orthogonal(torch.stack(mine).flatten(2).to(self.dtype))  # a convolution is (out, in * 3 * 3)
+            steps = self.team.gathered(steps)[: len(same)]
             length = self.param_groups[0]["lr"] * 0.2 * max(steps.shape[1:]) ** 0.5
             torch._foreach_add_(same, [step.view(shape) for step in steps.float()], alpha=-length)
 

@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from common.distributed import Team
 from training.muon import Muon, matrices_of_layers, orthogonal
+
+ALONE = Team(0, 1, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("shape", [(3, 40, 16), (3, 16, 40), (2, 24, 24)])
@@ -24,7 +27,8 @@ def test_matrices_step_along_their_nesterov_momentum_and_the_rest_by_adamw():
     matrix, bias = nn.Parameter(torch.randn(8, 4)), nn.Parameter(torch.randn(4))
     alone, start = nn.Parameter(bias.detach().clone()), matrix.detach().clone()
     adamw = {"lr": 0.01, "betas": (0.9, 0.95), "eps": 1e-15, "weight_decay": 0.0}
-    ours, theirs = Muon([matrix, bias], [matrix], torch.float32, **adamw), torch.optim.AdamW([alone], **adamw)
+    ours = Muon([matrix, bias], [matrix], torch.float32, ALONE, **adamw)
+    theirs = torch.optim.AdamW([alone], **adamw)
     momentum, expected = torch.zeros(8, 4), start
     for _ in range(3):
         gradient, matrix.grad = torch.randn(8, 4), None
