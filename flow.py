@@ -76,6 +76,9 @@ def euler(velocity: Velocity, x: torch.Tensor, times: torch.Tensor) -> torch.Ten
     return x
 
 
+reflow = euler  # the same steps, at the times between which stage reflow made the way straight (`sample.schedule`)
+
+
 def heun(velocity: Velocity, x: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
     """Order 2 (the error falls with the step's square), two evaluations a step: at its start and at Euler's end."""
     for t, t_next in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 DISCLAIMER = "Research and teaching tool, not a medical device: do not use for diagnosis."
 DOWNSAMPLING = 16  # px a latent; a picture's side is a multiple of it
-SOLVERS = ("euler", "heun", "ab2")  # functions of flow.py
+SOLVERS = ("euler", "heun", "ab2", "reflow")  # functions of flow.py
 SOLVER, STEPS = "ab2", 20
-FAST = {"solver": "euler", "steps": 5, "guidance": 1.0}  # what an adapter of stage reflow has learnt
+FAST = {"solver": "reflow", "steps": 5, "guidance": 1.0}  # what an adapter of stage reflow has learnt
 STRENGTH = 0.8  # time to which an edit goes back towards noise
 TEMPERATURE, TOP_P = 0.7, 0.9  # of several reports of one image; one alone is greedy
 

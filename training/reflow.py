@@ -20,13 +20,13 @@ import flow
 import lora
 from common.distributed import Team
 from common.errors import UserError
-from common.sampling import SOLVER, STEPS, pictures_at_a_time
+from common.sampling import FAST, SOLVER, STEPS, pictures_at_a_time
 from data import Examples, position_rng
 from losses import KINDS
 from sample import GUIDED_ABOVE, noise_of, prompted_velocities, schedule, split_times
 from weights import Checkpoint
 
-KNOTS = flow.timesteps(5).tolist()  # what `sample.py --steps euler:5` visits
+KNOTS = schedule(FAST["solver"], FAST["steps"]).tolist()  # what `sample.py --fast` visits
 
 
 @dataclass(eq=False)
@@ -47,7 +47,7 @@ class Walks(Examples):
         x_begin, x_end = self.points[index, piece : piece + 2].astype(np.float32)
         velocity = (x_begin - x_end) / (begin - end)
         latents = x_end - end * velocity  # where the piece would end, were it longer
-        line = {"latents": latents, "noise": latents + velocity, "t": np.float32(rng.uniform(end, begin))}
+        line = {"latents": latents, "noise": latents + velocity, "t": np.float32(begin)}  # where a sampler asks
         return {"kind": KINDS[self.stage], "index": index, "prompt": self.prompt_ids(index), **line}
 
     def prompt_ids(self, index: int) -> list[int]:
