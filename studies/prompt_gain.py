@@ -1,9 +1,4 @@
-"""How far the model follows its prompts: a minute on phantoms that it was never trained on, and no judge.
-
-    python -m studies.prompt_gain [--weights DIR] [--n 64]
-
-Eq. 2's loss hides it, so a run logs it while it trains (`exchanged_prompts`).
-"""
+"""How far the model follows its prompts, without a judge. Eq. 2's loss hides it, so a run logs it while it trains."""
 
 from collections.abc import Sequence
 
@@ -12,12 +7,9 @@ import torch
 from PIL import Image
 
 import flow
-from common.errors import run
 from common.images import to_square
-from evaluation.tables import Table, text
 from model import UniX
 from phantoms.dataset import phantom
-from studies.command import load_unix, study
 from vae import VAE
 from weights import Checkpoint
 
@@ -66,17 +58,3 @@ def prompt_gain(checkpoint: Checkpoint, seed: int, n: int, size: int) -> dict[fl
     images = np.stack([to_square(Image.fromarray(p.image), size) for p in phantoms])
     prompts = [checkpoint.encode(p.impression) for p in phantoms]
     return exchanged_prompts(checkpoint.model, checkpoint.vae, torch.from_numpy(images), prompts)
-
-
-def main() -> None:
-    args = study("How far a velocity follows its prompt, at three noise levels.", 64, "phantoms", least=2).parse_args()
-    checkpoint = load_unix(args)
-    gains = prompt_gain(checkpoint, args.seed, args.n, checkpoint.model.config.image_size)
-    rows = [[f"t = {time:g}", f"{gain:.1%}"] for time, gain in gains.items()]
-    title = f"Prompt gain: by how much the velocity's error grows if {args.n} phantoms exchange their impressions"
-    note = "At 0 the velocity ignores its prompt. At t = 1 all is noise."
-    print(text(Table(["time", "gain"], rows, title, note)))
-
-
-if __name__ == "__main__":
-    run(main)

@@ -246,8 +246,8 @@ REFUSED = [
     ("-m speed.gpu", "--device abacus", ["--device abacus"]),
     ("-m studies.autoencoder", "--n 0", ["--n 0"]),
     ("-m studies.autoencoder", "--weights absent", ["--weights absent: no such folder"]),
-    ("-m studies.prompt_gain", "--n 1", ["--n 1", "at least 2"]),
-    ("-m studies.prompt_gain", "--weights absent", ["--weights absent: no such folder"]),
+    ("-m studies.attention", "--n 1", ["--n 1", "at least 2"]),
+    ("-m studies.attention", "--weights absent", ["--weights absent: no such folder"]),
     ("-m judges.trained_classifier", "--out fifo", ["--out fifo: is a fifo"]),
     ("-m judges.trained_classifier", "--out file", ["--out file: is there and no classifier of ours"]),
 ]  # fmt: skip

@@ -110,7 +110,7 @@ def test_no_output_at_all_and_a_full_one():
 @pytest.mark.parametrize(
     "command",
     ["train.py --stage 1", "sample.py Normal.", "edit.py README.md Normal.", "data.py stats .", "weights.py inspect ."]
-    + ["-m studies.prompt_gain", "-m speed.bench", "-m checkpoints.presets", "-m judges.trained_classifier"],
+    + ["-m studies.attention", "-m speed.bench", "-m checkpoints.presets", "-m judges.trained_classifier"],
 )
 def test_ctrl_c_while_torch_is_imported_is_a_line(command, tmp_path):
     """Python imports this torch instead, which asks to be interrupted."""
