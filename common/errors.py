@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import multiprocessing
 import os
 import select
@@ -30,8 +31,12 @@ def run(main: Callable[[], object], last: bool = True) -> None:
         sys.stdout.reconfigure(errors="replace")
     code = 0
     try:
+        if not gc.isenabled():
+            gc.freeze()
+            gc.enable()
         main()
         if not last:
+            gc.disable()  # torch's import makes a million objects, which need not be looked through for garbage
             return
     except SystemExit as leaving:
         code = leaving.code

@@ -2,16 +2,11 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from PIL import Image
 
 import flow
-from common.images import to_square
 from model import UniX
-from phantoms.dataset import phantom
 from vae import VAE
-from weights import Checkpoint
 
 
 @torch.inference_mode()
@@ -47,14 +42,3 @@ def exchanged_prompts(
                 v = model.velocity(flow.interpolate(data[rows], noise[rows], t), t, prompt)
                 errors[time][which] += flow.velocity_error(v, data[rows], noise[rows]).sum().item()
     return {time: (other - right) / right for time, (right, other) in errors.items()}
-
-
-def prompt_gain(checkpoint: Checkpoint, seed: int, n: int, size: int) -> dict[float, float]:
-    """Time -> the share by which the velocity's error grows with another phantom's impression.
-
-    Over the first `n` phantoms of a seed, at least 2, rendered at `size` px.
-    """
-    phantoms = [phantom(seed, index, max(256, size)) for index in range(n)]
-    images = np.stack([to_square(Image.fromarray(p.image), size) for p in phantoms])
-    prompts = [checkpoint.encode(p.impression) for p in phantoms]
-    return exchanged_prompts(checkpoint.model, checkpoint.vae, torch.from_numpy(images), prompts)

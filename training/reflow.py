@@ -46,8 +46,8 @@ class Walks(Examples):
         begin, end = KNOTS[piece : piece + 2]
         x_begin, x_end = self.points[index, piece : piece + 2].astype(np.float32)
         velocity = (x_begin - x_end) / (begin - end)
-        latents = x_end - end * velocity  # where the piece would end, were it longer
-        line = {"latents": latents, "noise": latents + velocity, "t": np.float32(begin)}  # where a sampler asks
+        # The line is longer than its piece, and is asked for where a sampler asks: where the piece begins.
+        line = {"latents": x_end - end * velocity, "noise": x_end + (1 - end) * velocity, "t": np.float32(begin)}
         return {"kind": KINDS[self.stage], "index": index, "prompt": self.prompt_ids(index), **line}
 
     def prompt_ids(self, index: int) -> list[int]:

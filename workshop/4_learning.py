@@ -21,7 +21,6 @@ import experiments
 from checks import lesson_4 as check
 from evaluation.metrics import derangement
 from evaluation.phantom import score_reading
-from studies.prompt_gain import prompt_gain
 from phantoms.dataset import phantom
 from sample import draw, load_model, read
 from weights import load_checkpoint
@@ -193,7 +192,7 @@ for name in runs:
 print(f"{'':18}{'error, last 20 steps':>22}{'prompt gain at t = 0.9':>24}{'0.7':>8}{'0.5':>8}")
 for name, log in logs.items():
     error = np.mean([line.get("mse", line["loss"]) for line in log[-20:]])
-    gains = prompt_gain(load_checkpoint(experiments.run_folder(name)), seed=1, n=32, size=128)
+    gains = experiments.prompt_gain(load_checkpoint(experiments.run_folder(name)), seed=1, n=32, size=128)
     print(f"{name:18}{error:22.3f}{gains[0.9]:24.1%}{gains[0.7]:8.1%}{gains[0.5]:8.1%}")
 
 # %% [markdown]

@@ -25,7 +25,6 @@ import experiments
 from checks import lesson_5 as check
 from evaluation.metrics import derangement
 from evaluation.phantom import score_reading
-from studies.prompt_gain import prompt_gain
 from phantoms.dataset import phantom
 from sample import draw, load_model, read
 from weights import load_checkpoint
@@ -143,7 +142,7 @@ for name, reports in written.items():
     line = f"{name:12}{scores['generated']['micro'][0]:19.2f}{scores['control']['micro'][0]:9.2f}"
     if name in logs:
         error = np.mean([record["mse"] for record in logs[name][-10:]])
-        gain = prompt_gain(load_checkpoint(experiments.run_folder(name)), seed=1, n=32, size=128)[0.7]
+        gain = experiments.prompt_gain(load_checkpoint(experiments.run_folder(name)), seed=1, n=32, size=128)[0.7]
         line += f"{error:22.3f}{gain:20.1%}"
     print(line)
 

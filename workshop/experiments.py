@@ -14,13 +14,18 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 from checkpoints.presets import init_weights
 from classroom import ROOT
 from common.errors import UserError
 from common.files import SHIPPED
+from common.images import to_square
 from model import UniX
+from phantoms.dataset import phantom
+from studies.prompt_gain import exchanged_prompts
 from weights import Checkpoint, load_checkpoint, save_checkpoint
 
 STEPS = os.environ.get("STEPS")
@@ -97,3 +102,14 @@ def train(runs: dict[str, Sequence[object]]) -> dict[str, list[dict]]:
 def run_folder(name: str) -> Path:
     """Where `train` leaves a run: it serves as weights."""
     return OUT / name.replace(":", "-")  # Windows knows no colon in a name
+
+
+def prompt_gain(checkpoint: Checkpoint, seed: int, n: int, size: int) -> dict[float, float]:
+    """Time -> the share by which the velocity's error grows with another phantom's impression.
+
+    Over the first `n` phantoms of a seed, at least 2, rendered at `size` px.
+    """
+    phantoms = [phantom(seed, index, max(256, size)) for index in range(n)]
+    images = np.stack([to_square(Image.fromarray(p.image), size) for p in phantoms])
+    prompts = [checkpoint.encode(p.impression) for p in phantoms]
+    return exchanged_prompts(checkpoint.model, checkpoint.vae, torch.from_numpy(images), prompts)

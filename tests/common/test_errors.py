@@ -1,5 +1,6 @@
 """A command ends in one line and an exit code, whatever happens inside of it."""
 
+import gc
 import os
 import re
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from common import errors
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,3 +137,14 @@ def test_a_terminal_that_lacks_a_sign_shows_a_question_mark(encoding):
     )
     shown = "macro – Größe\n".encode(encoding, "replace").decode(encoding)
     assert (result.returncode, result.stdout) == (0, shown), result.stderr
+
+
+def test_no_garbage_is_looked_for_while_a_command_imports_torch():
+    try:
+        errors.run(lambda: None, last=False)
+        assert not gc.isenabled()
+        errors.run(lambda: None)
+        assert gc.isenabled() and gc.get_freeze_count()
+    finally:
+        gc.enable()
+        gc.unfreeze()

@@ -14,6 +14,7 @@ import lora
 import sample
 from common.distributed import Team
 from common.errors import UserError
+from common.files import FAST_ADAPTER, SHIPPED
 from common.sampling import FAST
 from guided import guided_velocity
 from losses import Batch
@@ -136,3 +137,15 @@ def test_an_adapter_learns_to_arrive_in_four_steps_without_guidance(micro, tmp_p
         loss.backward()
         optimizer.step()
     assert error() < 0.5 * before, (before, error())
+
+
+def test_the_shipped_adapter_arrives_in_four_passes_where_the_sampler_does_in_33(monkeypatch):
+    assert (SHIPPED / FAST_ADAPTER).stat().st_size < 2e6
+    arrived = []
+    monkeypatch.setattr("vae.VAE.decode", lambda vae, x: arrived.append(x) or torch.zeros(len(x), 3, 16, 16))
+    for adapter, how in ((None, {}), (None, FAST), (SHIPPED / FAST_ADAPTER, FAST)):
+        checkpoint = sample.load_model(SHIPPED, "cpu", torch.float32, adapter)
+        sample.draw(checkpoint, ["Large right pneumothorax.", "Severe pulmonary edema."], [5, 6], **how)
+    whole, plain, taught = arrived
+    errors = [(x - whole).square().mean().item() for x in (plain, taught)]
+    assert errors[1] < 0.5 * errors[0] and errors[1] < 0.25 * whole.var(), errors
