@@ -76,7 +76,7 @@ def euler(velocity: Velocity, x: torch.Tensor, times: torch.Tensor) -> torch.Ten
     return x
 
 
-reflow = euler  # the same steps, at the times between which stage reflow made the way straight (`sample.schedule`)
+reflow = euler  # at other times, which stage reflow has taught an adapter (`sample.schedule`)
 
 
 def heun(velocity: Velocity, x: torch.Tensor, times: torch.Tensor) -> torch.Tensor:

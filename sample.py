@@ -151,7 +151,7 @@ def solve(
 
 
 def schedule(solver: str, steps: int) -> torch.Tensor:
-    """The times to visit, (steps,): Euler's are published; order 2 needs fewer near noise, and a stop at the jump."""
+    """The times to visit, (steps,): Euler's are published; the others need fewer near noise, and a stop at the jump."""
     return flow.timesteps(steps) if solver == "euler" else flow.timesteps(steps, shift=2.0, through=GUIDED_ABOVE)
 
 

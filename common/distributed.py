@@ -51,6 +51,7 @@ class Team:
         """(N, ...) of each process, all of one shape -> (size * N, ...), in the order of ranks."""
         if self.size == 1:
             return part
+        part = part.contiguous()  # NCCL takes no other
         parts = [torch.empty_like(part) for _ in range(self.size)]
         dist.all_gather(parts, part)
         return torch.cat(parts)

@@ -25,7 +25,8 @@ def run(main: Callable[[], object], last: bool = True) -> None:
 
     2: bad input (UserError). 130: Ctrl-C. 141: the reader of the output left, as `head` does; nothing is said. 1: what
     nobody foresaw; its traceback goes to a file.
-    last: False for what only checks the command line, before imports that take seconds: if it is good, this returns.
+    last: False for what only checks the command line, before imports that take seconds: if it is good, this returns,
+    and garbage is not collected until the next call.
     """
     if hasattr(sys.stdout, "reconfigure"):  # a terminal may know ASCII alone, and a table must not end in an error
         sys.stdout.reconfigure(errors="replace")
@@ -36,7 +37,7 @@ def run(main: Callable[[], object], last: bool = True) -> None:
             gc.enable()
         main()
         if not last:
-            gc.disable()  # torch's import makes a million objects, which need not be looked through for garbage
+            gc.disable()  # what torch's import makes, it keeps; looking for garbage in it costs a tenth of the time
             return
     except SystemExit as leaving:
         code = leaving.code

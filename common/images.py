@@ -259,7 +259,7 @@ def to_square(image: Image.Image, size: int, padding: int = 0, scaling: str = "f
     return np.array(square)  # a copy: torch wants memory it may write to
 
 
-def augment(square: np.ndarray, rng: "np.random.Generator") -> np.ndarray:
+def augment(square: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The same chest, filmed again: (S, S) uint8 -> the same shape. For reading only; a drawing would learn to tilt.
 
     Turned by up to 7 degrees, shifted by up to 5 % of the side, scaled by up to 10 %, exposed by another curve (gamma

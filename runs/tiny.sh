@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Trains the tiny model from nothing, in one pass: the autoencoder and the ViT, then the paper's three stages, on phantoms
-# only, by the tiny recipe of train.py. It goes on where it was stopped, and ends with what each stage took.
+# Trains the tiny model from nothing, in one pass: the autoencoder and the ViT, the paper's three stages, the adapter of
+# sample.py --fast, on phantoms only, by the tiny recipe of train.py. It goes on where it was stopped, and ends with what
+# each stage took.
 #   bash runs/tiny.sh             it replaces the shipped weights
 #   HOURS=4 bash runs/tiny.sh     every stage longer in proportion: twice as long
 #   STEPS=20 bash runs/tiny.sh    a look at all of it in a few minutes, which leaves the shipped weights alone
@@ -51,11 +52,11 @@ stage 3 "$OUT/stage-2" --compile
 python weights.py convert "$OUT/stage-3" "$TO" --dtype bfloat16
 stage reflow "$TO" ${STEPS:+--data phantom:16} # beyond the paper: what sample.py --fast draws with
 cp "$OUT/stage-reflow/checkpoint/adapter.safetensors" "$TO/fast.safetensors"
-python - "$TO/config.json" <<'END'
+python - "$OUT/stage-reflow/checkpoint/config.json" <<'END'
 import json, sys
 
 history = json.load(open(sys.argv[1]))["history"]
 for entry in history:
     print(f"stage {entry['stage']:5}{entry['steps']:8,} steps{entry['seconds'] / 60:8.1f} min")
-print(f"one after another but for the autoencoder: {sum(e['seconds'] for e in history if e['stage'] != 'vae') / 60:.1f} min")
+print(f"all but the autoencoder beside: {sum(e['seconds'] for e in history if e['stage'] != 'vae') / 60:.1f} min, and the walks of reflow")
 END

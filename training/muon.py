@@ -15,7 +15,7 @@ QUINTIC = (3.4445, -4.7750, 2.0315)  # of the iteration; Jordan chose them for s
 class Muon(torch.optim.AdamW):
     """AdamW for all but `matrices`. Their steps are 0.2 sqrt(max(rows, columns)) long for each direction, as long as
     AdamW's are (Liu et al. 2025, arXiv:2502.16982, section 2.2), so that one learning rate serves both. Each process
-    makes its share of them orthogonal."""
+    makes its share of the steps orthogonal."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Muon(torch.optim.AdamW):
             momenta = [self.state[matrix]["exp_avg"] for matrix in same]
             torch._foreach_lerp_(momenta, given, 1 - MOMENTUM)
             ahead = torch._foreach_lerp(given, momenta, MOMENTUM)  # Nesterov's
-            count = -(-len(same) // self.team.size)  # for each process; of an uneven number the last one twice
+            count = -(-len(same) // self.team.size)  # for each process; the last of them perhaps again
             mine = [ahead[min(self.team.rank * count + k, len(same) - 1)] for k in range(count)]
             steps = orthogonal(torch.stack(mine).flatten(2).to(self.dtype))  # a convolution is (out, in * 3 * 3)
             steps = self.team.gathered(steps)[: len(same)]

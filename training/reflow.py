@@ -1,9 +1,10 @@
-"""Stage reflow: straighten the model's own way from noise to picture, so that few steps without guidance suffice.
+"""Stage reflow: teach an adapter the model's own way from noise to picture, for few steps without guidance.
 
 Beyond the paper. Reflow (Liu et al. 2022): let the model draw, join each picture to its noise by a straight line, and
 train Eq. 2 on those lines. Here a walk, the sampler's trajectory, is cut at KNOTS into pieces (the time windows of
-PeRFlow, Yan et al. 2024) and each piece made straight by itself: it nearly is, so an adapter of few parameters learns
-it. The walks were guided, and guidance is learnt with them (distilled, Meng et al. 2023).
+PeRFlow, Yan et al. 2024), and Eq. 2 is asked on the line through a piece where it begins, as a sampler will: the
+adapter learns each piece's mean velocity. The walks were guided, and guidance is learnt with them (distilled, Meng et
+al. 2023).
 """
 
 import hashlib
@@ -46,7 +47,7 @@ class Walks(Examples):
         begin, end = KNOTS[piece : piece + 2]
         x_begin, x_end = self.points[index, piece : piece + 2].astype(np.float32)
         velocity = (x_begin - x_end) / (begin - end)
-        # The line is longer than its piece, and is asked for where a sampler asks: where the piece begins.
+        # The line goes beyond its piece.
         line = {"latents": x_end - end * velocity, "noise": x_end + (1 - end) * velocity, "t": np.float32(begin)}
         return {"kind": KINDS[self.stage], "index": index, "prompt": self.prompt_ids(index), **line}
 

@@ -43,6 +43,18 @@ def test_matrices_step_along_their_nesterov_momentum_and_the_rest_by_adamw():
     assert torch.allclose(matrix, expected, atol=1e-6) and torch.equal(bias, alone)
 
 
+def test_processes_share_the_matrices_of_a_shape(monkeypatch):
+    gradients, parts = torch.randn(5, 8, 4, generator=torch.Generator().manual_seed(0)), []
+    monkeypatch.setattr(Team, "gathered", lambda team, part: parts.append(part) or part.repeat(team.size, 1, 1))
+    for rank in range(3):
+        matrices = [nn.Parameter(torch.zeros(8, 4)) for _ in gradients]
+        for matrix, gradient in zip(matrices, gradients, strict=True):
+            matrix.grad = gradient.clone()
+        Muon(matrices, matrices, torch.float32, Team(rank, 3, ALONE.device), lr=0.01).step()
+    assert [len(part) for part in parts] == [2, 2, 2]
+    torch.testing.assert_close(torch.cat(parts)[:5], orthogonal(gradients))
+
+
 def test_it_takes_the_matrices_of_layers_and_no_adapter(micro):
     named = {f"model/{name}": parameter for name, parameter in micro.model.named_parameters()}
     named |= {"model/layers.0.gen.mlp.down.lora_A.weight": nn.Parameter(torch.zeros(2, 96))}

@@ -39,7 +39,7 @@ def test_a_piece_of_a_walk_is_a_line_of_eq_2_through_both_its_knots(micro, tmp_p
     pieces = set()
     for position in range(30):
         one = walks[position]
-        piece = int(np.abs(np.array(KNOTS) - one["t"]).argmin())  # it is asked for where the sampler asks: at its begin
+        piece = KNOTS.index(float(one["t"]))  # it is asked for where the sampler asks: where it begins
         pieces.add(piece)
         for k in (piece, piece + 1):
             there = (1 - KNOTS[k]) * one["latents"] + KNOTS[k] * one["noise"]
@@ -120,7 +120,7 @@ def test_an_adapter_learns_to_arrive_in_four_steps_without_guidance(micro, tmp_p
     def error():
         _, conditional = sample.prompted_velocities(checkpoint.model, ids, FAST["guidance"])
         times = sample.schedule(FAST["solver"], FAST["steps"])
-        assert times.tolist() == KNOTS
+        assert np.allclose(times, [1, 6 / 7, 2 / 3, 0.4, 0])  # what the shipped adapter has learnt
         x = flow.euler(conditional, torch.tensor(walks.points[:, 0].astype(np.float32)), times)
         return (x - torch.tensor(walks.points[:, -1].astype(np.float32))).square().mean().item()
 

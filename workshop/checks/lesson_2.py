@@ -59,7 +59,7 @@ def euler(answer: Callable) -> str:
             f" {', '.join(f'{t:g}' for t in asked)}"
         )
     if torch.allclose(x, right, atol=1e-5):
-        return "Exercise 2: right. This is what was published; flow.py has three more solvers."
+        return "Exercise 2: right. This is what was published; flow.py has two more solvers."
     if (x - noise).sum() > 0:
         raise NotYet("Exercise 2: you walk away from the data; t falls, so t_next - t is negative")
     still = noise
