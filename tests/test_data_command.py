@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,9 @@ def test_ctrl_c_ends_check_in_one_line(tmp_path):
         (tmp_path / name).symlink_to("0.png")
     (tmp_path / "metadata.csv").write_text("image,report\n" + "".join(f"{name},Clear.\n" for name in names))
     command = [sys.executable, ROOT / "data.py", "check", ".", "--workers", "2"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background may ignore it
+    pipes = {"stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, preexec_fn=heard, **pipes)
     while "checking" not in process.stderr.read(10):
         pass
     os.killpg(process.pid, signal.SIGINT)
