@@ -9,8 +9,8 @@ from archives.records import squares
 from evaluation import metrics
 from reports.labeler import POSITIVE, UNCERTAIN, label_reports
 from sample import read
-from studies.prompt_gain import exchanged_prompts
 from training.pretraining import EveryStageLoss
+from training.prompt_gain import exchanged_prompts
 from weights import Checkpoint
 
 MOST_VALIDATED = 1000  # examples: enough for the loss, and validating must not cost more than training

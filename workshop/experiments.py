@@ -25,7 +25,7 @@ from common.files import SHIPPED
 from common.images import to_square
 from model import UniX
 from phantoms.dataset import phantom
-from studies.prompt_gain import exchanged_prompts
+from training.prompt_gain import exchanged_prompts
 from weights import Checkpoint, load_checkpoint, save_checkpoint
 
 STEPS = os.environ.get("STEPS")

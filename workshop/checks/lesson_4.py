@@ -114,7 +114,7 @@ def gain(answer: Callable) -> str:
     each = ((0.5 * right + 0.2) / right).mean()
     a, b = right.mean(), (1.5 * right + 0.2).mean()
     if np.isclose(given, (b - a) / a):
-        return "Exercise 3: right. `studies.prompt_gain.exchanged_prompts` does this at three times."
+        return "Exercise 3: right. `training.prompt_gain.exchanged_prompts` does this at three times."
     mistakes = {
         "this is the growth itself; give it as a share of the error with the right prompts": b - a,
         "a share of the error with the right prompts, not of the larger one": (b - a) / b,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from studies.prompt_gain import exchanged_prompts
+from training.prompt_gain import exchanged_prompts
 from vae import VAE
 
 
