@@ -57,11 +57,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     for add in (phantom.add_argument, image.add_argument):
         add("--steps", type=arguments.sampler_steps, help=f"times the sampler visits, at least 2 (default {STEPS})")
-        add(
-            "--solver",
-            choices=SOLVERS,
-            help=f"default {SOLVER}; published: euler, 50 steps; of --fast: reflow, 5",
-        )
+        add("--solver", choices=SOLVERS, help=f"default {SOLVER}; published: euler, 50 steps; --fast: reflow, 5")
         add("--guidance", type=arguments.guidance, help="1: off; default: what the weights draw best with")
         add("--size", type=arguments.size, help="pixels a side, a multiple of 16; default: what the weights know best")
     for add in (report.add_argument, image.add_argument):

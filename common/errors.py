@@ -33,7 +33,7 @@ def run(main: Callable[[], object], last: bool = True) -> None:
     code = 0
     try:
         if not gc.isenabled():
-            gc.freeze()
+            gc.freeze()  # what was imported in between is never looked through
             gc.enable()
         main()
         if not last:

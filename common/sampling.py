@@ -98,7 +98,7 @@ def edit_flags() -> argparse.Namespace:
 def add_drawing_flags(add: Callable, out: str) -> None:
     add("--out", type=arguments.output_file, metavar="PNG", help=f"picture to write (default {out})")
     add("--seed", type=arguments.seed, help="of the first picture or report; others count up (default 0)")
-    steps = f"times from noise to picture, and both ends; default {SOLVER}:{STEPS}, published euler:50, --fast reflow:5"
+    steps = f"times from noise to picture, with the ends; default {SOLVER}:{STEPS}, published euler:50, --fast reflow:5"
     add("--steps", type=solver_and_steps, metavar="[SOLVER:]N", help=f"{steps}; {', '.join(SOLVERS)}")
     add("--guidance", type=arguments.guidance, help="how hard to follow the prompt; 1: off; default: by the weights")
     add("--size", type=arguments.size, help="pixels a side, a multiple of 16; default: what the weights know best")

@@ -21,7 +21,7 @@ fi
 mkdir -p "$OUT"
 
 stage() { # name, what it starts from, more flags
-    # Two hours are what the recipe's own steps take on two cores (docs/speedrun.md).
+    # Two hours are what the recipe's own steps take on two cores, without reflow (docs/speedrun.md).
     local steps=${STEPS:-} times="import train; print(round(train.RECIPES['tiny']['$1'].steps * ${HOURS:-2} / 2))"
     [ -z "${HOURS:-}" ] || steps=$(python -c "$times")
     local processes=("${train[@]}")
@@ -58,5 +58,6 @@ import json, sys
 history = json.load(open(sys.argv[1]))["history"]
 for entry in history:
     print(f"stage {entry['stage']:5}{entry['steps']:8,} steps{entry['seconds'] / 60:8.1f} min")
-print(f"all but the autoencoder beside: {sum(e['seconds'] for e in history if e['stage'] != 'vae') / 60:.1f} min, and the walks of reflow")
+alone = sum(entry["seconds"] for entry in history if entry["stage"] != "vae") / 60
+print(f"one after another, but for the autoencoder (beside) and the walks of reflow: {alone:.1f} min")
 END
