@@ -66,8 +66,8 @@ RECIPES = {
     # Beyond the paper: runs/tiny.sh, docs/speedrun.md. In stage 1, mix 1:3 is one text alone for every three films.
     "tiny": {
         "vae": Recipe(3e-3, 128, 4, 50, 8_000, EVEN, decay=0.4, ema=0.998, **MUON),
-        "vit": Recipe(3e-3, 128, 32, 100, 3_000, EVEN, decay=0.4, **MUON),
-        "1": Recipe(3e-3, 128, 32, 80, 1_100, EVEN, mix="1:3", decay=0.5, ema=0.99, **MUON),
+        "vit": Recipe(3e-3, 128, 32, 100, 3_500, EVEN, decay=0.4, **MUON),
+        "1": Recipe(3e-3, 128, 32, 80, 1_150, EVEN, mix="1:3", decay=0.5, ema=0.99, **MUON),
         "2": Recipe(3e-3, 128, 32, 100, 2_000, EVEN, repa_weight=0.5, ema=0.999, **MUON),
         "3": Recipe(3e-3, 256, 16, 100, 3_000, EVEN, time_shift=2.0, decay=0.8, ema=0.998, **MUON),
         "reflow": Recipe(2e-3, 256, 16, 50, 1_000, "phantom:2000:even", decay=0.5, lora=16, micro_batch=16),
