@@ -13,8 +13,8 @@ from model import UniXConfig
 
 
 def step_flops(config: UniXConfig, stage: str, size: int, prompt: int, answer: int, images: int) -> int:
-    """Floating point operations of a training step, to within a few per cent: two for each weight and token that it is
-    multiplied with, and four for each number of a key that a token looks at (Kaplan et al. 2020, table 1).
+    """Floating point operations of a step of stages 1 to 3, to within a few per cent: two for each weight and token
+    that it is multiplied with, four for each number of a key that a token looks at (Kaplan et al. 2020, table 1).
 
     size: px; prompt, answer: tokens. What trains counts three times, for the backward pass is twice the forward. Frozen
     image encoders are left out (their results are kept), and so is what checkpointing computes again.
@@ -29,16 +29,16 @@ def step_flops(config: UniXConfig, stage: str, size: int, prompt: int, answer: i
         tokens = patches + 2 + prompt + answer
         eye = 2 * (weights["ViT"] + weights["connector"]) * patches + 4 * vit.layers * patches**2 * vit.width
         return images * 3 * (eye + decoder("und layers", tokens, tokens) + 2 * weights["output layer"] * answer)
-    if stage in ("2", "3"):
-        latents = (size // 16) ** 2
-        drawing = decoder("gen branch", latents, latents + 2 + prompt)
-        return images * (3 * drawing + decoder("und layers", prompt, prompt))
-    return 0  # the autoencoder and the phrases: not what the paper trains
+    latents = (size // 16) ** 2
+    drawing = decoder("gen branch", latents, latents + 2 + prompt)
+    return images * (3 * drawing + decoder("und layers", prompt, prompt))
 
 
 def profile(clock: Clock, config: UniXConfig, stage: str, size: int, batch: int, steps: int) -> str:
-    """train.py --profile: where a step's time goes, and how much is computed a second (a prompt of 32 tokens, an answer
-    of 96)."""
+    """train.py --profile: where a step's time goes and, in the paper's stages, how much is computed a second (a prompt
+    of 32 tokens, an answer of 96)."""
+    if stage in ("vae", "vit"):
+        return clock.table(steps)
     flops = step_flops(config, stage, size, 32, 96, batch) / 1e12
     rate = flops * steps / sum(clock.seconds.values())
     return f"{clock.table(steps)}\n{flops:.3f} TFLOP a step, {rate:.3f} TFLOP/s"

@@ -18,6 +18,7 @@ import lora
 import train
 from archives.records import squares
 from checkpoints.presets import SIZES, count_parameters, preset
+from common import errors
 from common.distributed import Team
 from common.errors import UserError
 from common.files import SHIPPED
@@ -342,7 +343,6 @@ def test_the_gen_branch_may_start_from_another_models_und_branch(micro, micro_fo
         setup.start_from("2", SHIPPED, {"gen_from": SHIPPED}, None, Team(0, 1, torch.device("cpu")))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -377,12 +377,15 @@ def test_the_gen_branch_may_start_from_another_models_und_branch(micro, micro_fo
         (["--stage", "1", "--less-memory", "optimizer"], ["--less-memory optimizer", "this is one"]),
     ],
 )
-def test_bad_input_is_one_line_that_names_it(micro_folder, tmp_path, arguments, words):
+def test_bad_input_is_one_line_that_names_it(micro_folder, tmp_path, monkeypatch, capsys, arguments, words):
     (tmp_path / "file").write_text("")
-    init = [] if "--init" in arguments else ["--init", micro_folder]
-    result = run(*arguments, *init, cwd=tmp_path)
-    lines = result.stderr.strip().splitlines()
-    assert result.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    init = [] if "--init" in arguments else ["--init", str(micro_folder)]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--data", "phantom:12", "--workers", "0", *arguments, *init])
+    with pytest.raises(SystemExit) as left:
+        errors.run(train.main)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert left.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: "), lines
     assert all(word in lines[0] for word in words)
     assert not (tmp_path / "out").exists()
 
