@@ -1,5 +1,7 @@
 """A model of a few thousand parameters with all that a checkpoint needs, for tests of behaviour, not of quality."""
 
+import shutil
+
 import pytest
 
 from micro import micro_checkpoint
@@ -19,6 +21,12 @@ def micro_folder(micro, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def janus_whole(micro, tmp_path_factory):
+    return golden_folder(tmp_path_factory.mktemp("published") / "Janus-Pro", "janus_tiny", micro)
+
+
 @pytest.fixture
-def janus(micro, tmp_path):
-    return golden_folder(tmp_path / "Janus-Pro", "janus_tiny", micro)
+def janus(janus_whole, tmp_path):
+    """A copy, to be damaged."""
+    return shutil.copytree(janus_whole, tmp_path / "Janus-Pro")

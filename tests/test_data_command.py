@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import data
+import train
+from inside import run_inside
 from phantoms.dataset import Phantoms
 
 ROOT = Path(__file__).parent.parent
@@ -34,8 +37,7 @@ def folder(tmp_path_factory):
 
 
 def run(script, *arguments, cwd):
-    command = [sys.executable, ROOT / script, *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    return run_inside({"data.py": data.main, "train.py": train.main}[script], *arguments, cwd=cwd)
 
 
 def test_stats_prints_counts_and_draws_a_sheet(folder, tmp_path):
@@ -47,7 +49,8 @@ def test_stats_prints_counts_and_draws_a_sheet(folder, tmp_path):
 
 
 def test_check_names_the_broken_image(folder, tmp_path):
-    result = run("data.py", "check", folder, "--workers", 2, cwd=tmp_path)
+    command = [sys.executable, ROOT / "data.py", "check", folder, "--workers", "2"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 2 and "5.jpg: broken image" in result.stdout
     assert "12 reports read, 12 images opened" in result.stdout
 

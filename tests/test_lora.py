@@ -1,6 +1,7 @@
 """Low-rank adapters: what they leave alone, what they reach, their file, and PEFT's reading of it."""
 
 import copy
+import importlib
 import json
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import lora
 from common.errors import UserError
+from inside import run_inside
 from judges.features import weights_hash
 from weights import load_checkpoint, save_checkpoint
 
@@ -160,12 +162,12 @@ def test_peft_reads_our_file_and_we_read_its(model, micro, tmp_path):
 
 
 def command(script, *words, cwd, processes=1):
-    start = [sys.executable] if processes == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    start += [f"--nproc_per_node={processes}"] * (processes > 1)
-    ran = subprocess.run(
+    if processes == 1:
+        return run_inside(importlib.import_module(script.removesuffix(".py")).main, *words, cwd=cwd)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return subprocess.run(
         [*start, ROOT / script, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300
     )
-    return ran
 
 
 @pytest.mark.slow
@@ -196,8 +198,9 @@ def test_a_run_trains_the_adapter_alone_resumes_and_shares_its_work(stage, micro
     train("parts", 2)
     parts = train("parts", 4, "--resume")
     assert (parts / "adapter.safetensors").read_bytes() == (whole / "adapter.safetensors").read_bytes()
-    two = load_file(train("two", 4, processes=2) / "adapter.safetensors")
-    assert all((two[name] - tensor).abs().max() < 1e-4 for name, tensor in adapter.items())
+    if stage != "3":  # reflow, whose walks are shared too, is of the same branch
+        two = load_file(train("two", 4, processes=2) / "adapter.safetensors")
+        assert all((two[name] - tensor).abs().max() < 1e-4 for name, tensor in adapter.items())
 
 
 @pytest.mark.slow

@@ -71,8 +71,10 @@ def frozen_features(checkpoint, dtype):
     return FeatureCache(lambda images: vae.posterior(vae.preprocess(images).to(dtype)), 8)
 
 
-def examples_of(micro, stage, batch, size=64, **more):
-    source = Phantoms(8, size if stage == "vae" else 256)  # the autoencoder's eight: whole pictures, no crops
+def examples_of(micro, stage, batch, size=64, cache=None, **more):
+    source = Phantoms(
+        8, size if stage == "vae" else 256, cache=cache
+    )  # the autoencoder's eight: whole pictures, no crops
     vocabulary = common_targets([visible(source, i) for i in range(8)], least=1)
     stream = data.Examples(source, stage, size, 0, micro.encode, micro.model.config, 16, batch, vocabulary, **more)
     return source, stream, vocabulary
@@ -180,11 +182,11 @@ def test_gradients_of_the_gen_branch_are_the_losss_slope(micro):
     ("stage", "steps", "rate", "floor"),
     [("vae", 60, 3e-3, 0.4), ("vit", 80, 4e-3, 0.1), ("1", 60, 3e-3, 0.1), ("2", 80, 3e-3, 0.5), ("3", 80, 3e-3, 0.5)],
 )
-def test_each_stage_learns_eight_examples_by_heart(micro, stage, steps, rate, floor):
+def test_each_stage_learns_eight_examples_by_heart(micro, tmp_path, stage, steps, rate, floor):
     """floor: of the loss at the start. Drawing cannot reach 0: noise of eight pictures, but new at every step."""
     checkpoint = fresh(micro)
     model, vae = checkpoint.model, checkpoint.vae
-    _, stream, vocabulary = examples_of(micro, stage, 8)
+    _, stream, vocabulary = examples_of(micro, stage, 8, cache=tmp_path)
     heads = torch.nn.ModuleDict()
     if stage == "vit":
         heads["phrases"] = torch.nn.Linear(2 * model.config.vit.width, len(vocabulary))

@@ -19,6 +19,7 @@ from common import errors
 from common.images import load_image
 from common.sampling import SOLVERS
 from guided import guided_velocity
+from inside import run_inside
 from phantoms.dataset import phantom
 from vae import VAE
 from weights import load_checkpoint, save_checkpoint
@@ -55,7 +56,7 @@ def test_a_refusal_is_what_a_user_sees(tmp_path):
 def test_several_pictures_become_a_labelled_grid(micro_folder, tmp_path):
     out = tmp_path / "grid.png"
     flags = ("--weights", micro_folder, "--steps", 3, "--n", 2, "--size", 32, "--out", out)
-    result = run("Small effusion.", "Edema.", *flags)
+    result = run_inside(sample.main, "Small effusion.", "Edema.", *flags)
     assert result.returncode == 0, result.stderr
     sheet = np.asarray(Image.open(out).convert("L"))
     checkpoint = sample.load_model(micro_folder, "cpu", torch.float32)
@@ -70,7 +71,7 @@ def test_reads_any_number_of_images(micro_folder, tmp_path):
     for name, size in (("wide.png", (300, 20)), ("dot.png", (1, 1)), ("cxr.jpg", (90, 110))):
         Image.new("L", size, 90).save(tmp_path / name)
         paths.append(tmp_path / name)
-    result = run("--image", *paths, "--weights", micro_folder, "--question", "What is seen?")
+    result = run_inside(sample.main, "--image", *paths, "--weights", micro_folder, "--question", "What is seen?")
     assert result.returncode == 0, result.stderr
     assert all(str(path) in result.stdout for path in paths) and "not a medical device" in result.stdout
 
@@ -188,7 +189,9 @@ def test_weights_say_how_hard_to_follow_a_prompt(micro, tmp_path):
 
 def test_several_reports_are_printed_with_their_seeds_and_what_they_agree_on(micro_folder, tmp_path):
     Image.fromarray(phantom(1, 0, 256).image).save(tmp_path / "film.png")
-    several = run("--image", "film.png", "--weights", micro_folder, "--n", 2, "--seed", 7, cwd=tmp_path)
+    several = run_inside(
+        sample.main, "--image", "film.png", "--weights", micro_folder, "--n", 2, "--seed", 7, cwd=tmp_path
+    )
     assert several.returncode == 0, several.stderr
     assert "[seed 7] " in several.stdout and "[seed 8] " in several.stdout and "2 reports affirm:" in several.stdout
     assert "not a medical device" in several.stdout

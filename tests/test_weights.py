@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +11,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import sample
+import weights
 from common.errors import UserError
 from common.files import SHIPPED
 from generate import generate
+from inside import run_inside
 from model import UniX
 from phantoms.dataset import Phantoms
 from published import as_shards, edit, golden_folder
@@ -260,7 +260,7 @@ def test_a_bad_published_folder_is_refused_by_name(janus, damage, words, monkeyp
 
 
 def run_weights(*args):
-    return subprocess.run([sys.executable, "weights.py", *map(str, args)], capture_output=True, text=True)
+    return run_inside(weights.main, *args)
 
 
 @pytest.mark.slow

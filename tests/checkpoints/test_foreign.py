@@ -3,18 +3,18 @@
 import json
 import random
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import weights
 from checkpoints.inspection import inspect
 from checkpoints.published import load_vae, load_vit
 from checkpoints.tensors import Tensors
 from common.errors import UserError
 from common.ownership import own_folder
+from inside import run_inside
 from published import as_shards
 from weights import convert, load_checkpoint, save_checkpoint
 
@@ -231,8 +231,7 @@ def test_convert_never_takes_the_place_of_a_runs_state(micro, tmp_path, name):
     (tmp_path / "link").symlink_to(run / name)
     inside, elsewhere = run / name / "copy", tmp_path / "link"
     for destination in (run / name, elsewhere, inside):
-        command = [sys.executable, "weights.py", "convert", run, destination]
-        done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+        done = run_inside(weights.main, "convert", run, destination)
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
         assert "keeps its state" in done.stderr or "lies inside the checkpoint" in done.stderr
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before

@@ -3,14 +3,14 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 
+import weights as command
 from checkpoints.folders import check_folder, find_checkpoint
 from common.errors import UserError
 from common.files import SHIPPED
+from inside import run_inside
 from weights import load_checkpoint, save_checkpoint
 
 FILES = ["config.json", "model.safetensors", "tokenizer.json", "vae.safetensors"]
@@ -29,7 +29,7 @@ def flip_bit(path, at=-1):
 
 
 def weights(*arguments):
-    return subprocess.run([sys.executable, "weights.py", *map(str, arguments)], capture_output=True, text=True)
+    return run_inside(command.main, *arguments)
 
 
 def test_a_manifest_describes_every_file(folder):

@@ -1,10 +1,9 @@
 """Every command refuses bad arguments at once: one line that names the flag, the value and the mend, exit code 2."""
 
-import json
+import importlib
 import os
 import socket
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,8 @@ from common import arguments
 from common.arguments import Parser
 from common.devices import pick_device, pick_dtype
 from common.errors import UserError
+from inside import run_inside
 from phantoms.dataset import phantom
-
-ROOT = Path(__file__).parents[2]
-
 
 # ---- the types, one by one ---------------------------------------------------------------------------------------
 
@@ -253,41 +250,17 @@ REFUSED = [
 ]  # fmt: skip
 SCRIPTS = sorted({" ".join(command.split()[: 2 if command.startswith("-m") else 1]) for command, _, _ in REFUSED})
 
-# One process a command refuses all of its rows: most of a refusal's time is the import of torch.
-DRIVER = """
-import contextlib, importlib, io, json, sys, time
-name, rows = json.loads(sys.stdin.read())
-module = importlib.import_module(name)
-from common.errors import run
-for row in rows:
-    sys.argv = [name, *row]
-    error, began, code = io.StringIO(), time.perf_counter(), 0
-    try:
-        with contextlib.redirect_stderr(error):
-            run(module.main)
-    except SystemExit as leaving:
-        code = leaving.code
-    print("ROW", json.dumps([code, error.getvalue(), time.perf_counter() - began]))
-"""
 
-
-@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_command_refuses_at_once_in_one_line(odd, script):
     name = script.removeprefix("-m ").removesuffix(".py")
-    name = "phantoms.__main__" if name == "phantoms" else name
-    rows = [row for row in REFUSED if f"{row[0]} ".startswith(f"{script} ")]
-    words = [f"{command} {more}".removeprefix(script).split() for command, more, _ in rows]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    module = importlib.import_module("phantoms.__main__" if name == "phantoms" else name)
     before = sorted(odd.iterdir())
-    process = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        input=json.dumps([name, words]), env=environment, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr
-    results = [json.loads(line[4:]) for line in process.stdout.splitlines() if line.startswith("ROW ")]
-    for (command, more, expected), (code, error, seconds) in zip(rows, results, strict=True):
-        assert code == 2 and error.startswith("error: ") and error.count("\n") == 1, (command, more, code, error)
+    for command, more, expected in [row for row in REFUSED if f"{row[0]} ".startswith(f"{script} ")]:
+        began = time.perf_counter()
+        result = run_inside(module.main, *f"{command} {more}".removeprefix(script).split())
+        seconds, error = time.perf_counter() - began, result.stderr
+        assert result.returncode == 2 and error.startswith("error: ") and error.count("\n") == 1, (command, more, error)
         assert all(word in error for word in expected), (command, more, error)
         assert seconds < 1, (command, more, seconds)
     assert sorted(odd.iterdir()) == before

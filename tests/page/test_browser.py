@@ -42,12 +42,6 @@ if not IN_CI:  # in CI, what is missing is a failure
 
 
 @pytest.fixture(scope="module")
-def address(micro_folder):
-    with served(micro_folder) as (line, _):
-        yield line
-
-
-@pytest.fixture(scope="module")
 def browser():
     from playwright.sync_api import sync_playwright
 

@@ -27,21 +27,9 @@ if os.environ.get("CI") != "true":  # in CI, what is missing is a failure
 META = {"meta": {"_type": "gradio.FileData"}}
 
 
-@pytest.fixture(scope="module")
-def talking(micro_folder, tmp_path_factory):
-    """(address, a function that returns what the terminal said since it was last asked)."""
-    with open(tmp_path_factory.mktemp("said") / "stderr", "w+") as terminal:
-
-        def said():
-            time.sleep(0.05)
-            return terminal.read()
-
-        with served(micro_folder, stderr=terminal) as (line, _):
-            yield line, said
-
-
-@pytest.mark.parametrize("busy", [False, True])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code", "busy"), [(signal.SIGTERM, 143, True), (signal.SIGHUP, 129, False), (signal.SIGINT, 130, True)]
+)
 def test_its_uploads_go_with_it_however_it_ends(micro_folder, tmp_path, number, code, busy):
     """Also while it draws: Python's own end around a thread that computes would abort."""
     with open(tmp_path / "stderr", "w+") as terminal:

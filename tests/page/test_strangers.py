@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from served import asked, call, served, upload
+from served import asked, call, upload
 
 from phantoms.dataset import phantom
 
@@ -19,12 +19,6 @@ pytestmark = pytest.mark.slow
 if os.environ.get("CI") != "true":  # in CI, what is missing is a failure
     pytest.importorskip("gradio", reason="the page needs gradio: pip install -e '.[demo]'")
 META = {"meta": {"_type": "gradio.FileData"}}
-
-
-@pytest.fixture(scope="module")
-def address(micro_folder):
-    with served(micro_folder) as (line, _):
-        yield line
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,14 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+import data
 from common.errors import UserError
+from inside import run_inside
 from reports.cleaning import check_target, clean_records
 
-ROOT = Path(__file__).parents[2]
 ITEMS = [{"image": "a.png", "findings": "Stable left effusion.", "impression": ""}]
 
 
@@ -24,8 +22,7 @@ def test_no_file_beside_the_target_is_an_input(tmp_path):
 
 
 def clean(source, out):
-    command = [sys.executable, ROOT / "data.py", "clean", str(source), "--out", str(out)]
-    return subprocess.run(command, cwd=out.parent, capture_output=True, text=True, timeout=120)
+    return run_inside(data.main, "clean", source, "--out", out, cwd=out.parent)
 
 
 @pytest.mark.slow

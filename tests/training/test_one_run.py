@@ -40,16 +40,16 @@ def end(process):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [["--resume"], []])
-def test_a_second_run_in_the_folder_of_a_living_one_is_refused(micro_folder, tmp_path, flags):
+def test_a_second_run_in_the_folder_of_a_living_one_is_refused(micro_folder, tmp_path):
     first = start(
         micro_folder, "--out", "run", "--steps", "100000", "--save-every", "1", "--workers", "0", cwd=tmp_path
     )
     try:
         wait_for(tmp_path / "run/metrics.jsonl")
-        second = start(micro_folder, "--out", "run", "--steps", "100000", *flags, cwd=tmp_path)
-        output, _ = second.communicate(timeout=120)
-        assert second.returncode == 2 and f"process {first.pid} on" in output and "Traceback" not in output
+        for flags in (["--resume"], []):
+            second = start(micro_folder, "--out", "run", "--steps", "100000", *flags, cwd=tmp_path)
+            output, _ = second.communicate(timeout=120)
+            assert second.returncode == 2 and f"process {first.pid} on" in output and "Traceback" not in output
     finally:
         end(first)
 

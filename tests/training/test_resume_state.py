@@ -2,20 +2,18 @@
 
 import contextlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+import train as command
 from common.distributed import Team
 from common.errors import UserError
 from common.files import SHIPPED
+from inside import run_inside
 from published import edit
 from training.average import MovingAverage
 from training.recipe import Recipe, check_same
@@ -23,7 +21,6 @@ from training.run import Run as SavedRun
 from training.state import State, Trained, begin, read_state, restore, write_state
 from weights import save_checkpoint
 
-ROOT = Path(__file__).parents[2]
 RECIPE = Recipe(1e-3, 64, 2, 0, 9, micro_batch=1)
 
 
@@ -209,14 +206,7 @@ def test_a_clock_that_stands_still_or_steps_back_costs_nothing(micro, tmp_path, 
 def train(micro_folder, out, steps, *more, returncode=0):
     flags = ["--stage", "2", "--data", "phantom:12", "--workers", 0, "--batch", 4, "--size", 64, "--device", "cpu"]
     flags += ["--init", micro_folder, "--out", out, "--steps", steps, "--save-every", 2, "--look-every", 100, *more]
-    result = subprocess.run(
-        [sys.executable, *map(str, [ROOT / "train.py", *flags])],
-        cwd=out.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    result = run_inside(command.main, *flags, cwd=out.parent)
     assert result.returncode == returncode, result.stderr
     return result
 

@@ -18,10 +18,10 @@ import lora
 import train
 from archives.records import squares
 from checkpoints.presets import SIZES, count_parameters, preset
-from common import errors
 from common.distributed import Team
 from common.errors import UserError
 from common.files import SHIPPED
+from inside import run_inside
 from micro import micro_config
 from model import UniX
 from phantoms.dataset import Phantoms
@@ -37,8 +37,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments, cwd):
-    command = [sys.executable, ROOT / "train.py", "--data", "phantom:12", "--workers", "0", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+    return run_inside(train.main, "--data", "phantom:12", "--workers", 0, *arguments, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -377,15 +376,12 @@ def test_the_gen_branch_may_start_from_another_models_und_branch(micro, micro_fo
         (["--stage", "1", "--less-memory", "optimizer"], ["--less-memory optimizer", "this is one"]),
     ],
 )
-def test_bad_input_is_one_line_that_names_it(micro_folder, tmp_path, monkeypatch, capsys, arguments, words):
+def test_bad_input_is_one_line_that_names_it(micro_folder, tmp_path, arguments, words):
     (tmp_path / "file").write_text("")
-    init = [] if "--init" in arguments else ["--init", str(micro_folder)]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py", "--data", "phantom:12", "--workers", "0", *arguments, *init])
-    with pytest.raises(SystemExit) as left:
-        errors.run(train.main)
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert left.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: "), lines
+    init = [] if "--init" in arguments else ["--init", micro_folder]
+    result = run(*arguments, *init, cwd=tmp_path)
+    lines = result.stderr.strip().splitlines()
+    assert result.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: "), result.stderr
     assert all(word in lines[0] for word in words)
     assert not (tmp_path / "out").exists()
 
