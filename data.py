@@ -1,8 +1,8 @@
 """From a source to batches. A source is a set of films with reports: phantoms/, or what archives/ reads from disk.
 
     Examples    the run as one long sequence: what stands at a position (picture, texts, noise), made at random
-    Share       which positions of each step belong to this process
-    Collate     examples -> tensors: texts packed and padded
+    share       which positions of each step belong to this process
+    collate     examples -> tensors: texts packed and padded
     batches     the three behind torch's DataLoader
 
 Everything random about an example (crop, noise, time, whether its prompt is dropped) comes from a generator seeded by
@@ -21,6 +21,7 @@ import math
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from archives.command import main
 from archives.records import Records, Source
 from common.images import augment, to_square
-from common.workers import ignore_signals, started, stop_workers, unbroken
+from common.workers import ignore_signals, loaded
 from losses import IGNORE, KINDS, Batch
 from model import UniXConfig, pad
 from reports import questions
@@ -87,7 +88,7 @@ class Examples(Dataset):
         return 2**62  # a run ends by its number of steps
 
     def __getitem__(self, position: int) -> dict:
-        """What `Collate` turns into a Batch: its kind, the index in the source, and what the stage asks for."""
+        """What `collate` turns into a Batch: its kind, the index in the source, and what the stage asks for."""
         rng, stage = position_rng(self.seed, 0, position), self.stage_at(position)
         if stage == "text":
             index = self.index(position)
@@ -236,52 +237,34 @@ class Examples(Dataset):
 # ---- batches -----------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Share:
-    """The positions that one of `processes` takes, micro-batch by micro-batch: an iterable for DataLoader.
+def share(
+    batch: int, micro: int, rank: int, processes: int, start: int, steps: int, order: Callable[[range], Sequence[int]]
+) -> Iterator[Sequence[int]]:
+    """The positions that one of `processes` takes from step `start` to `steps`, micro-batch by micro-batch.
 
     A step's `batch` positions are the same for any number of processes, and so is the sum of their losses. order: how
     they stand before they are cut (`Examples.by_length`); neighbours go to different processes, which so have like
-    work. None: as they come.
+    work.
     """
-
-    batch: int
-    micro: int
-    rank: int
-    processes: int
-    start: int  # the first step
-    steps: int  # and the one after the last
-    order: Callable[[range], Sequence[int]] | None = None
-
-    def __iter__(self) -> Iterator[Sequence[int]]:
-        for step in range(self.start, self.steps):
-            positions = range(step * self.batch, (step + 1) * self.batch)
-            ordered = self.order(positions) if self.order else positions
-            for first in range(self.rank * self.micro, self.batch, self.processes * self.micro):
-                yield ordered[first : first + self.micro]
+    for step in range(start, steps):
+        ordered = order(range(step * batch, (step + 1) * batch))
+        for first in range(rank * micro, batch, processes * micro):
+            yield ordered[first : first + micro]
 
 
-@dataclass
-class Collate:
-    """The DataLoader's hook from examples to batches."""
-
-    config: UniXConfig
-
-    def __call__(self, examples: list[dict]) -> dict[str, Batch]:
-        """Examples -> a batch of each kind that occurs."""
-        kinds = dict.fromkeys(example["kind"] for example in examples)
-        return {kind: self.batch([example for example in examples if example["kind"] == kind]) for kind in kinds}
-
-    def batch(self, examples: list[dict]) -> Batch:
-        columns = {key: [example[key] for example in examples] for key in examples[0]}
-        batch = Batch(torch.tensor(columns["index"]))
+def collate(config: UniXConfig, examples: list[dict]) -> dict[str, Batch]:
+    """The DataLoader's hook: examples -> a batch of each kind that occurs."""
+    batches: dict[str, Batch] = {}
+    for kind in dict.fromkeys(example["kind"] for example in examples):
+        rows = [example for example in examples if example["kind"] == kind]
+        columns = {key: [row[key] for row in rows] for key in rows[0]}
+        batch = batches[kind] = Batch(torch.tensor(columns["index"]), prompts=columns.get("prompt"))
         if "answer" in columns:
-            batch.text_ids, batch.targets = pack_answers(columns["question"], columns["answer"], self.config)
-        batch.prompts = columns.get("prompt")
+            batch.text_ids, batch.targets = pack_answers(columns["question"], columns["answer"], config)
         for key in ("image", "phrases", "posterior_noise", "noise", "t_normal", "latents", "t"):
             if key in columns:
                 setattr(batch, key, torch.from_numpy(np.stack(columns[key])))
-        return batch
+    return batches
 
 
 def pack_answers(
@@ -301,23 +284,19 @@ def pack_answers(
 
 
 def batches(
-    examples: Examples, share: Share, workers: int, pin: bool = False
+    examples: Examples, positions: Iterator[Sequence[int]], workers: int, pin: bool = False
 ) -> Generator[dict[str, Batch], None, None]:
     """The micro-batches of a share of the run. Closing the generator ends its loading processes."""
     loader = DataLoader(
         examples,
-        batch_sampler=share,
+        batch_sampler=positions,
         num_workers=workers,
-        collate_fn=Collate(examples.config),
+        collate_fn=partial(collate, examples.config),
         prefetch_factor=4 if workers else None,
         pin_memory=pin,
         worker_init_fn=ignore_signals,
     )
-    iterator = started(loader)
-    try:
-        yield from unbroken(iterator)
-    finally:
-        stop_workers(iterator)
+    return loaded(loader)
 
 
 # ---- what a run asks of its source before it starts --------------------------------------------------------------
@@ -333,12 +312,6 @@ def repeat_factors(source: Records, most: float) -> np.ndarray:
     shown = label_reports([source.text(i)[0] for i in range(len(source))]) == POSITIVE
     frequency = shown.mean(axis=0).clip(min=1 / len(shown))
     return np.where(shown, frequency.max() / frequency, 1).max(axis=1).clip(max=most)
-
-
-def count_cut(source: Records, encode: Callable[[str], list[int]], room: int) -> int:
-    """How many reports have more than `room` tokens. A token of a byte-level tokenizer is at least a byte."""
-    reports = (source.text(i)[0] for i in range(len(source)))
-    return sum(len(report.encode()) > room and len(encode(report)) > room for report in reports)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ import tempfile
 from common import arguments
 from common.errors import UserError, run
 from common.sampling import DISCLAIMER, add_model_flags
-
-ENDS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+from common.workers import ASKING
 
 
 def main() -> None:
@@ -30,7 +29,7 @@ def main() -> None:
         if name.startswith("GRADIO_") or name.lower().endswith("_proxy"):
             del os.environ[name]
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
-    for number in ENDS:
+    for number in ASKING:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, leave)
     try:
@@ -44,7 +43,7 @@ def main() -> None:
 
 
 def leave(number: int, frame: object) -> None:
-    for each in ENDS:
+    for each in ASKING:
         signal.signal(each, signal.SIG_IGN)
     raise SystemExit(128 + number)
 

@@ -151,7 +151,6 @@ def main() -> None:
         captions = [prompts[0], *map("{:.0%}".format, shares[1:-1]), prompts[1]]
     else:
         size = args.size or checkpoint.model.config.image_size
-        check_size(size, checkpoint.model.config.max_latent_size)
         before, masks = to_square(film, size), args.mask and mask_of(args.mask, film, size)[None]
         after = edit(checkpoint, before[None], [args.prompt], [args.seed], args.strength, masks, **how)[0]
         pictures = [np.stack([before] * 3, axis=-1), np.stack([after] * 3, axis=-1), difference(before, after)]

@@ -123,15 +123,13 @@ class TimeEmbedder(nn.Module):
     """256 sinusoids of t (cosines, then sines; angular frequencies from 1 down to about 1/10000), then Linear, SiLU,
     Linear. Like the published model it takes t in [0, 1] as it is, not times 1000: only the fast sinusoids move."""
 
-    def __init__(self, width: int, sinusoids: int = 256) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.sinusoids = sinusoids
-        self.mlp = nn.Sequential(Linear(sinusoids, width), nn.SiLU(), Linear(width, width))
+        self.mlp = nn.Sequential(Linear(256, width), nn.SiLU(), Linear(width, width))
 
     def forward(self, t: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """t: (B,) float32 -> (B, width) of `dtype`."""
-        half = self.sinusoids // 2
-        frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=t.device) / half)
+        frequencies = torch.exp(-math.log(10000) * torch.arange(128, device=t.device) / 128)
         angles = t.float()[:, None] * frequencies
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1).to(dtype))
 
@@ -296,19 +294,15 @@ class UniX(nn.Module):
         mask[:, :, T:, T:] = True  # and all of itself; the prompt never sees the block
         return und, latents, position_ids, mask
 
-    def forward(
-        self, x: torch.Tensor, t: torch.Tensor, prompts: Sequence[Sequence[int] | None], return_layer: int | None = None
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor, t: torch.Tensor, prompts: Sequence[Sequence[int] | None]) -> torch.Tensor:
         """v_t(x) from the whole sequence at once: [BOS prompt EOS padding BOI EOI | latents]. No cache.
 
         x: (B, latent_channels, h, w) noisy latents; t: (B,) in [0, 1]; prompts: B lists of token ids without special
-        tokens, None for no prompt -> (B, latent_channels, h, w) float32; with `return_layer`, also the latent tokens'
-        hidden states after so many layers, (B, h * w, width), which REPA looks at.
+        tokens, None for no prompt -> (B, latent_channels, h, w) float32.
         """
         und, latents, position_ids, mask = self.drawing_sequence(x, t, prompts)
-        _, latents, hidden = self.run_layers(und, latents, position_ids, mask, return_layer=return_layer)
-        v = self.to_velocity(latents, x.shape)
-        return v if return_layer is None else (v, hidden)
+        _, latents, _ = self.run_layers(und, latents, position_ids, mask)
+        return self.to_velocity(latents, x.shape)
 
     def read_prompt(self, prompts: Sequence[Sequence[int] | None]) -> Prompt:
         """Token ids of each prompt, without special tokens -> its keys and values. None in the list: unconditional."""
@@ -328,7 +322,7 @@ class UniX(nn.Module):
         """v_t(x) from the block [BOI EOI | latents] alone, after the cached prompt.
 
         x: (B, latent_channels, h, w), t: (B,) in [0, 1] -> (B, latent_channels, h, w) float32; with `return_layer`,
-        also the latent tokens' hidden states after so many layers, (B, h * w, width).
+        also the latent tokens' hidden states after so many layers, (B, h * w, width), which REPA looks at.
         """
         latents, block = self.embed_latents(x, t), self.embed_block_ends(len(x))
         mask = prompt.mask

@@ -8,7 +8,7 @@ A research and teaching tool, not a medical device.
 """
 
 from common.errors import UserError, run
-from common.sampling import DISCLAIMER, SOLVER, STEPS, TEMPERATURE, TOP_P, check_size, sample_flags
+from common.sampling import DISCLAIMER, DOWNSAMPLING, SOLVER, STEPS, TEMPERATURE, TOP_P, check_size, sample_flags
 
 if __name__ == "__main__":  # before torch is imported, which takes seconds: --help and a typing error do not wait
     run(sample_flags, last=False)
@@ -26,11 +26,10 @@ from tqdm import tqdm
 import flow
 import lora
 from checkpoints.janus import JanusPro, janus_chat
-from common.devices import dtype_name, pick_device, pick_dtype
+from common.devices import dtype_name, pick_device, pick_dtype, pictures_at_a_time
 from common.images import load_image, to_square
 from common.pictures import grid, save_png
-from common.sampling import DOWNSAMPLING, pictures_at_a_time
-from generate import Choose, generate, greedy, nucleus, stream
+from generate import Choose, greedy, nucleus, stream, whole_answers
 from model import UniX, UniXConfig
 from reports.agreement import agreement_lines
 from reports.questions import default_question
@@ -183,15 +182,19 @@ def read(
     batch: int = 16,
     progress: bool = False,
     chooser: Callable[[slice], Choose] = lambda rows: greedy,
+    begin: Sequence[str] | None = None,
 ) -> list[str]:
-    """Image to report: one text an image (8-bit grey Pillow images of any size). chooser: of tokens, for some rows."""
-    question_ids, reports = question_of(checkpoint, question), []
+    """Image to report: one text an image (8-bit grey Pillow images of any size). chooser: of tokens, for some rows.
+    begin: of each image what its report begins with, and comes without."""
+    model, ids, reports = checkpoint.model, question_of(checkpoint, question), []
+    begin = [checkpoint.encode(first) if first else [] for first in begin or [""] * len(images)]
     with tqdm(total=len(images), unit="report", desc="reading", disable=not progress) as bar:
         for start in range(0, len(images), batch):
             rows = slice(start, start + batch)
             pixels = pixels_of(checkpoint, images[rows])
-            answers = generate(checkpoint.model, pixels, [question_ids] * len(pixels), max_new_tokens, chooser(rows))
-            reports += [checkpoint.decode(answer) for answer in answers]
+            texts = [[*model.asked(ids), *first] for first in begin[rows]]
+            steps = stream(model, pixels, texts, max_new_tokens, chooser(rows))
+            reports += [checkpoint.decode(answer) for answer in whole_answers(steps, model.config.eos)]
             bar.update(len(pixels))
     return reports
 
@@ -206,17 +209,17 @@ def read_often(
     max_new_tokens: int = 256,
     batch: int = 32,
     progress: bool = False,
+    begin: Sequence[str] | None = None,
 ) -> list[list[str]]:
-    """Image to sampled reports (`nucleus`): one for each seed of each image.
+    """Image to sampled reports (`nucleus`): one for each seed of each image. begin: as in `read`.
 
     A report belongs to its image and its seed; it depends on no other report and not on the batch, reports at a time.
     """
-    pairs = [(image, seed) for image, row in zip(images, seeds, strict=True) for seed in row]
-
-    def chooser(rows: slice) -> Choose:
-        return nucleus(temperature, top_p, [seed for _, seed in pairs[rows]])
-
-    texts = iter(read(checkpoint, [image for image, _ in pairs], question, max_new_tokens, batch, progress, chooser))
+    triples = zip(images, begin or [""] * len(images), seeds, strict=True)
+    each = [(image, first, seed) for image, first, row in triples for seed in row]
+    films, begin, drawn = ([triple[k] for triple in each] for k in range(3))
+    how = {"chooser": lambda rows: nucleus(temperature, top_p, drawn[rows]), "begin": begin}
+    texts = iter(read(checkpoint, films, question, max_new_tokens, batch, progress, **how))
     return [[next(texts) for _ in row] for row in seeds]
 
 

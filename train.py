@@ -276,7 +276,7 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
     team.say(f"{recipe}\n{how}, into {out}" + f"; going on after step {state.step}" * bool(state.step))
 
     run = Run(out, team, recipe, trained, examples, validation, state, args.save_every, args.profile)
-    share = data.Share(recipe.batch, micro_batch, team.rank, team.size, state.step, recipe.steps, examples.by_length)
+    share = data.share(recipe.batch, micro_batch, team.rank, team.size, state.step, recipe.steps, examples.by_length)
     mine = data.batches(examples, share, args.workers, pin=team.device.type == "cuda")
     clock, left = Clock(team.device, args.profile), recipe.steps - state.step
     with run.bar, contextlib.closing(mine):

@@ -34,3 +34,8 @@ def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
         on_cpu = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         name = "bfloat16" if on_cuda or (device.type == "cpu" and on_cpu) else "float32"
     return getattr(torch, name or ("bfloat16" if on_cuda else "float32"))
+
+
+def pictures_at_a_time(device: torch.device) -> int:
+    """Of a batch; larger ones draw no faster."""
+    return 4 if device.type == "cpu" else 16

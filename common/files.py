@@ -81,23 +81,21 @@ def levels(value: object) -> int:
     return 1 + max(map(levels, value.values() if isinstance(value, dict) else value), default=0)
 
 
-def make_writable(folder: Path, flag: str = "--out") -> None:
-    """Make `folder`, and find out before minutes of work whether anything can be written there.
-
-    Raises UserError that names `flag`. Several processes may ask at once.
-    """
+def make_writable(folder: Path) -> None:
+    """Make `folder`, that of --out, and find out before minutes of work whether anything can be written there. Several
+    processes may ask at once."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         trial = folder / f".writable.{secrets.token_hex(4)}"
         trial.touch()
         trial.unlink()
     except OSError as error:
-        raise UserError(f"{flag} {folder}: cannot write there ({error.strerror}); name another folder") from error
+        raise UserError(f"--out {folder}: cannot write there ({error.strerror}); name another folder") from error
 
 
-def source_hash(*folders: str | Path) -> str:
-    """10 hex digits of the Python files in `folders`. A cache named by them is made again when the code changes."""
+def source_hash(folder: Path) -> str:
+    """10 hex digits of the Python files in a folder. A cache named by them is made again when the code changes."""
     digest = hashlib.sha256()
-    for file in sorted(file for folder in folders for file in Path(folder).glob("*.py")):
+    for file in sorted(folder.glob("*.py")):
         digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:10]

@@ -25,7 +25,7 @@ MARK_TEXT = "A command of open-unix made this folder and may replace what it wro
 
 
 @contextlib.contextmanager
-def lock_folder(folder: str | Path, flag: str = "--out") -> Iterator[None]:
+def lock_folder(folder: str | Path) -> Iterator[None]:
     """Hold the folder until the block ends. Raises UserError if another process holds it.
 
     The system releases the lock when the process dies, however it dies, so a kill leaves nothing to clean up. It is a
@@ -37,9 +37,9 @@ def lock_folder(folder: str | Path, flag: str = "--out") -> Iterator[None]:
         return
     folder = Path(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    make_writable(folder, flag)
+    make_writable(folder)
     with open(folder / LOCK, "a+", encoding="utf-8") as file:
-        lock(file, f"{flag} {folder}")
+        lock(file, f"--out {folder}")
         try:
             yield
         finally:
@@ -75,7 +75,7 @@ def lock(file: TextIO, what: str) -> None:
                 left.unlink()
 
 
-def own_folder(folder: str | Path, flag: str = "--out") -> None:
+def own_folder(folder: str | Path) -> None:
     """Make the folder and mark it as ours. Raises UserError if it holds files and bears no mark."""
     folder = Path(folder)
     if folder.is_dir() and not (folder / MARK).is_file():
@@ -83,22 +83,22 @@ def own_folder(folder: str | Path, flag: str = "--out") -> None:
         held = sorted(path.name for path in folder.iterdir() if not path.name.startswith((LOCK, ".writable.")))
         if held and not (folder / MARK).is_file():  # asked again: one of them may have marked it in between
             what = ", ".join(held[:3]) + ", ..." * (len(held) > 3)
-            raise UserError(f"{flag} {folder}: holds {what}, which no command here made; name a new or an empty folder")
-    make_writable(folder, flag)
+            raise UserError(f"--out {folder}: holds {what}, which no command here made; name a new or an empty folder")
+    make_writable(folder)
     (folder / MARK).write_text(MARK_TEXT, encoding="utf-8")
 
 
-def own_file(path: str | Path, flag: str = "--out") -> None:
+def own_file(path: str | Path) -> None:
     """Raises UserError if a picture could not be put at `path`, or if what is there is no picture of ours."""
     path, folder = Path(path), Path(path).absolute().parent
     if path.suffix.lower() not in ("", ".png"):
-        raise UserError(f"{flag} {path}: a PNG is written; name it {path.stem}.png")
+        raise UserError(f"--out {path}: a PNG is written; name it {path.stem}.png")
     if not folder.is_dir():
-        raise UserError(f"{flag} {path}: no folder {folder}; make it first")
-    make_writable(folder, flag)
+        raise UserError(f"--out {path}: no folder {folder}; make it first")
+    make_writable(folder)
     start = b""
     if path.is_file():
         with open(path, "rb") as file:  # of a large file its start alone
             start = file.read(4096)
     if os.path.lexists(path) and PNG_MARK not in start:
-        raise UserError(f"{flag} {path}: is there, and no command here made it; delete it or name another file")
+        raise UserError(f"--out {path}: is there, and no command here made it; delete it or name another file")

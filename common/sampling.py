@@ -3,20 +3,14 @@
 Apart from both, because they import torch: a typing error and --help are answered before that.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from common import arguments
 from common.errors import UserError
 from common.files import FAST_ADAPTER, SHIPPED
 from common.ownership import own_file
-
-if TYPE_CHECKING:
-    import torch
 
 DISCLAIMER = "Research and teaching tool, not a medical device: do not use for diagnosis."
 DOWNSAMPLING = 16  # px a latent; a picture's side is a multiple of it
@@ -127,11 +121,6 @@ def settle(args: argparse.Namespace, taken: dict, useless: dict, mend: str) -> N
     for name, value in taken.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-
-
-def pictures_at_a_time(device: torch.device) -> int:
-    """Of a batch; larger ones draw no faster."""
-    return 4 if device.type == "cpu" else 16
 
 
 def check_size(size: int, max_latent_size: int) -> None:

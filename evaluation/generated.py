@@ -15,11 +15,11 @@ from PIL import Image
 from tqdm import tqdm
 
 import sample
+from common.devices import pictures_at_a_time
 from common.distributed import Team
 from common.files import write_text
 from common.ownership import own_folder
 from common.pictures import save_png
-from common.sampling import pictures_at_a_time
 from weights import Checkpoint
 
 

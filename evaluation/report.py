@@ -144,7 +144,7 @@ def read_films(
             texts = consensus.read_consensus(checkpoint, images, seeds, question, words, protocol.max_new_tokens)
         else:
             texts = sample.read(checkpoint, images, question, protocol.max_new_tokens, batch=len(rows))
-            texts = [questions.split_observations(text)[1] or text for text in texts]  # prose, where there is any
+            texts = list(map(questions.without_observations, texts))  # prose, where there is any
         truths = [source.extra(k).get("reference") or source.text(k)[0] for k in rows]  # UniX's own word by word
         made = zip(rows, truths, texts, strict=True)
         return [{"index": k, "image": file_of(source, k), "truth": true, "generated": said} for k, true, said in made]

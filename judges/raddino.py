@@ -25,13 +25,11 @@ class RadDino(nn.Module):
         side: patches along a side (default: 37, as trained at 518 px); the image is resized to 14 * side px and the
         table of positions interpolated, so that for REPA the patches lie on the latents' grid.
         """
-        config = self.vit.config
-        pixels = (side or self.vit.side) * config.patch_size
+        pixels = (side or self.vit.side) * self.vit.config.patch_size
         x = images[:, None].to(self.vit.pos_embed.device, torch.float32)
         if x.shape[-1] != pixels:
             x = F.interpolate(x, size=(pixels, pixels), mode="bicubic", antialias=True, align_corners=False)
-        x = (x.clamp(0, 255) / 255 - config.mean) / config.std
-        tokens = self.vit.tokens(x.expand(-1, 3, -1, -1))
+        tokens = self.vit.tokens(self.vit.preprocess(x[:, 0].clamp(0, 255)))
         return tokens[:, 0], tokens[:, 1:]
 
 

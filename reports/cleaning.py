@@ -25,7 +25,7 @@ from common.errors import UserError
 from common.files import make_writable, write_text
 from common.observations import OBSERVATIONS
 from reports.labeler import label_report
-from reports.rules import clean_report
+from reports.rules import clean_text
 
 MAX_LINE = 2**24  # bytes of a first line
 
@@ -94,7 +94,7 @@ def clean_records(
         counts["fallbacks"] = sum(any(map(str.strip, report)) and report not in answers for report in reports)
     for item in tqdm(items, disable=not progress or bool(llm), unit="report"):
         before = (item["findings"], item["impression"])
-        rules = clean_report(*before, keep_comparisons)
+        rules = tuple(clean_text(text, keep_comparisons) for text in before)
         after = answers.get(before, rules)
         if lost := lost_or_added(before, after, rules):
             counts["disagreements"] += 1

@@ -24,11 +24,9 @@ QUESTIONS = (
 )
 
 
-def default_question(wording: str, impression: bool = False) -> str:
+def default_question(wording: str) -> str:
     """What a model knows whose config has this `wording`: our own question ("plain"), or one of those published."""
-    if wording == "plain":
-        return SHORT_QUESTION if impression else DEFAULT_QUESTION
-    return question_for("IMPRESSION:" if impression else "FINDINGS: IMPRESSION:", 2)
+    return DEFAULT_QUESTION if wording == "plain" else question_for("FINDINGS: IMPRESSION:", 2)
 
 
 def question_for(report: str, number: int) -> str:
@@ -51,7 +49,6 @@ def name_observations(names: Sequence[str]) -> str:
     return f"OBSERVATIONS: {', '.join(names) or 'Other Finding'}."
 
 
-def split_observations(report: str) -> tuple[str, str]:
-    """A written report as (the names of `name_observations`, the rest); ("", report) where nothing did."""
-    found = re.match(r"(OBSERVATIONS:.*?)\s*(?=FINDINGS:|IMPRESSION:|$)", report, flags=re.DOTALL)
-    return (found[1], report[found.end() :]) if found else ("", report)
+def without_observations(report: str) -> str:
+    """A written report without the names of `name_observations` before it; as it is where it has nothing else."""
+    return re.sub(r"\AOBSERVATIONS:.*?\s*(?=FINDINGS:|IMPRESSION:|$)", "", report, flags=re.DOTALL) or report

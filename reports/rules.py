@@ -1,4 +1,4 @@
-"""Cleaning by rules: the tables of rules.txt, free and offline. `clean_text` and `clean_report` apply them.
+"""Cleaning by rules: the tables of rules.txt, free and offline. `clean_text` applies them.
 
 What a picture cannot show goes (blanks, dates, comparisons, calls, advice), what it shows stays. Each sentence passes
 through the tables in this order: ADVICE, DROPPED, EXAMINATION, COMPARISONS, REPAIRS; TECHNIQUE and ANATOMY find the
@@ -63,11 +63,6 @@ def _clean_once(text: str, keep_comparisons: bool) -> str:
                 kept[index] = (sentence, False)
                 known = together
     return " ".join(sentence for sentence, drop in kept if not drop)
-
-
-def clean_report(findings: str, impression: str, keep_comparisons: bool = False) -> tuple[str, str]:
-    """Both sections of a report by the rules; either may come back empty."""
-    return clean_text(findings, keep_comparisons), clean_text(impression, keep_comparisons)
 
 
 def _sentences(text: str) -> Iterator[str]:

@@ -44,8 +44,7 @@ Row = tuple[str, str, float, float, float]  # name, unit, ours and the alternati
 def compare(
     name: str, unit: str, amount: float, ours: Callable[[], object], instead: Callable[[], object], repeat: int
 ) -> Row:
-    """Two ways that take turns for `repeat` rounds, after a round that does not count. amount: what one call does, for
-    a unit a second; for seconds, how many share them."""
+    """Two ways that take turns for `repeat` rounds, after a round that does not count. amount: units of one call."""
     rounds = []
     for _ in range(repeat + 1):
         began = time.perf_counter()
@@ -54,7 +53,7 @@ def compare(
         ours()
         rounds.append((time.perf_counter() - middle, middle - began))
     medians = map(statistics.median, zip(*rounds[1:], strict=True))
-    mine, other = (amount / seconds if "/s" in unit else seconds / amount for seconds in medians)
+    mine, other = (amount / seconds for seconds in medians)
     # Each round is compared with its own neighbour.
     return name, unit, mine, other, statistics.median(other / mine for mine, other in rounds[1:])
 
@@ -126,7 +125,7 @@ def training_row(model: UniX, stage: str, dtype: torch.dtype, count: int, name: 
     for _, parameter in model.und_parameters() if stage == "2" else model.gen_parameters():
         parameter.requires_grad_(False)
     examples = data.Examples(Phantoms(count, 128), stage, 128, 0, shipped.encode, config, 16, count)
-    batches = data.Collate(config)([examples[i] for i in range(count)])
+    batches = data.collate(config, [examples[i] for i in range(count)])
     ((kind, batch),) = batches.items()
     with torch.no_grad():  # once, as a run does
         vae, images = shipped.vae, batch.image

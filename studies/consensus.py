@@ -20,9 +20,8 @@ from PIL import Image
 from common.observations import OBSERVATIONS
 from evaluation import metrics
 from evaluation.baselines import findings_of
-from generate import nucleus, stream, whole_answers
 from reports.questions import NAMES_QUESTION, name_observations
-from sample import TEMPERATURE, TOP_P, pixels_of, question_of
+from sample import TEMPERATURE, TOP_P, read_often
 from weights import Checkpoint
 
 # Macro F1 is highest if one names what is likelier than half of the best F1 (Lipton et al. 2014), not what is likelier
@@ -43,35 +42,14 @@ def read_consensus(
 
     words: how BLEU splits a text.
     """
-    begin = [""] * len(images)
+    begin, how = None, (max_new_tokens, sum(map(len, seeds)))
     taught = [stage.get("observations") for stage in checkpoint.history if stage["stage"] == "1"]
     if taught[-1:] == ["first"]:
-        names = sampled(checkpoint, images, seeds, 1.0, 1.0, NAMES_QUESTION, begin, max_new_tokens)
-        begin = list(map(vote, names))
+        begin = list(map(vote, read_often(checkpoint, images, seeds, 1.0, 1.0, NAMES_QUESTION, *how)))
     halves = [row[::2] for row in seeds], [row[1::2] for row in seeds]
-    careful = sampled(checkpoint, images, halves[0], TEMPERATURE, TOP_P, question, begin, max_new_tokens)
-    free = sampled(checkpoint, images, halves[1], 1.0, 1.0, question, begin, max_new_tokens)
+    careful = read_often(checkpoint, images, halves[0], TEMPERATURE, TOP_P, question, *how, begin=begin)
+    free = read_often(checkpoint, images, halves[1], 1.0, 1.0, question, *how, begin=begin)
     return [consensus(some + others, words) for some, others in zip(careful, free, strict=True)]
-
-
-def sampled(
-    checkpoint: Checkpoint,
-    images: Sequence[Image.Image],
-    seeds: Sequence[Sequence[int]],
-    temperature: float,
-    top_p: float,
-    question: str,
-    begin: Sequence[str],
-    max_new_tokens: int,
-) -> list[list[str]]:
-    """Of each image a report for each of its seeds, as many of each. They go on from `begin`, and come without it."""
-    model, count, asked = checkpoint.model, len(seeds[0]), question_of(checkpoint, question)
-    rows = [[*model.asked(asked), *checkpoint.encode(first)] for first in begin for _ in range(count)]
-    pixels = pixels_of(checkpoint, images).repeat_interleave(count, dim=0)
-    choose = nucleus(temperature, top_p, [seed for row in seeds for seed in row])
-    answers = whole_answers(stream(model, pixels, rows, max_new_tokens, choose), model.config.eos)
-    texts = [checkpoint.decode(answer) for answer in answers]
-    return [texts[row : row + count] for row in range(0, len(texts), count)]
 
 
 def vote(lists: Sequence[str]) -> str:

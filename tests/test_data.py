@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ import torch
 
 import data
 from archives.records import Problems, Record, Records
+from common.distributed import Team
 from common.errors import UserError
 from micro import micro_config
 from phantoms.dataset import Phantoms
 from reports.questions import DEFAULT_QUESTION, NAMES_QUESTION, SHORT_QUESTION, question_for
+from training.batches import say_what_is_cut
 from vae import VAE
 from vit import VisionTransformer
 
@@ -68,7 +71,7 @@ def same(first, second):
 
 def run(micro, stage, rank=0, processes=1, start=0, steps=5, micro_batch=4, workers=0, mix=(0, 1)):
     stream = examples(micro, stage, mix=mix)
-    share = data.Share(8, micro_batch, rank, processes, start, steps, stream.by_length)
+    share = data.share(8, micro_batch, rank, processes, start, steps, stream.by_length)
     return list(data.batches(stream, share, workers))
 
 
@@ -104,11 +107,13 @@ def test_the_length_of_an_example_is_known_before_it_is_made(micro, stage):
         assert stream.length(position) == len(text or ())
 
 
-def test_a_text_longer_than_the_context_is_cut_and_counted(micro, tmp_path):
+def test_a_text_longer_than_the_context_is_cut_and_counted(micro, tmp_path, capsys):
     source = Records(tmp_path, "own", [Record("a.png", "Clear lungs. " * n, "") for n in (1, 3, 100)], Problems(), {})
-    room = 60
-    cut = [len(micro.encode(source.text(i)[0])) > room for i in range(3)]
-    assert data.count_cut(source, micro.encode, room) == sum(cut) == 1
+    assert [len(micro.encode(source.text(i)[0])) > 60 for i in range(3)] == [False, False, True]
+    config = SimpleNamespace(context_length=62)  # with BOS and EOS
+    given = SimpleNamespace(stage="2", source=source, config=config, encode=micro.encode)
+    say_what_is_cut(given, Team(0, 1, torch.device("cpu")))
+    assert capsys.readouterr().out.startswith("1 of 3 reports are longer than the 62 tokens")
     stream, room = examples(micro, "2"), micro_config().context_length - 2
     assert stream.fitting(list(range(100))) == list(range(room))
     assert stream.fitting(list(range(100)), beside=10) == list(range(room - 10))

@@ -93,7 +93,7 @@ def test_what_a_report_leaves_uncertain_has_no_part_in_the_loss(micro):
 def test_a_shift_of_the_times_is_one_of_their_logits(micro):
     """s t / (1 + (s - 1) t) with t = sigmoid(n) is sigmoid(n + ln s): the same examples, nearer to the noise."""
     checkpoint, stream = stirred(fresh(micro)), examples_of(micro, "3", 4)[1]
-    batch = data.Collate(checkpoint.model.config)([stream[i] for i in range(4)])["draw"]
+    batch = data.collate(checkpoint.model.config, [stream[i] for i in range(4)])["draw"]
     later = Batch(**{**batch.__dict__, "t_normal": batch.t_normal + np.log(2)})
     features = frozen_features(checkpoint, torch.float32)
     shifted, plain = (
@@ -112,7 +112,7 @@ def test_the_order_inside_a_step_changes_its_padding_and_not_its_loss(micro, sta
     stream, kind = examples_of(micro, stage, 8)[1], data.KINDS[stage]
 
     def loss_and_padded_length(step, order):
-        share = data.Share(8, 2, 0, 1, start=step, steps=step + 1, order=order)
+        share = data.share(8, 2, 0, 1, start=step, steps=step + 1, order=order)
         batches = [batch[kind] for batch in data.batches(stream, share, workers=0)]
         totals = {kind: sum(batch.terms() for batch in batches)}
         with torch.no_grad():
@@ -122,7 +122,7 @@ def test_the_order_inside_a_step_changes_its_padding_and_not_its_loss(micro, sta
         return loss, sum(max(len(prompt or ()) for prompt in batch.prompts) for batch in batches)
 
     ordered, unordered = (
-        np.array([loss_and_padded_length(step, order) for step in range(3)]) for order in (stream.by_length, None)
+        np.array([loss_and_padded_length(step, order) for step in range(3)]) for order in (stream.by_length, list)
     )
     np.testing.assert_allclose(ordered[:, 0], unordered[:, 0], rtol=1e-6)
     assert ordered[:, 1].sum() < unordered[:, 1].sum()
@@ -156,7 +156,7 @@ def test_gradients_of_the_gen_branch_are_the_losss_slope(micro):
     gen = dict(model.gen_parameters())
     train.freeze([model, checkpoint.vae], gen, torch.float64)
     _, stream, _ = examples_of(micro, "2", 4)
-    batch = data.Collate(model.config)([stream[i] for i in range(4)])
+    batch = data.collate(model.config, [stream[i] for i in range(4)])
     features = frozen_features(checkpoint, torch.float64)
     losses = EveryStageLoss(model, checkpoint.vae, torch.nn.ModuleDict(), features, 0.0)
     loss, _ = losses(batch, {"draw": 4})
@@ -197,7 +197,7 @@ def test_each_stage_learns_eight_examples_by_heart(micro, tmp_path, stage, steps
     optimizer = torch.optim.AdamW([*parameters, *heads.parameters()], lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
     history = []
     for step in range(steps):
-        batch = data.Collate(model.config)([stream[8 * step + i] for i in range(8)])
+        batch = data.collate(model.config, [stream[8 * step + i] for i in range(8)])
         totals = {kind: each.terms() for kind, each in batch.items()}
         loss, _ = losses(batch, totals)
         optimizer.zero_grad()

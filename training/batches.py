@@ -7,7 +7,7 @@ from archives.records import Records
 from common import arguments
 from common.distributed import Team
 from common.errors import UserError
-from data import Examples, count_cut, repeat_factors
+from data import Examples, repeat_factors
 from phantoms.dataset import TRAIN_SEED, Phantoms, named
 from reports.phrases import common_targets, visible
 from reports.questions import DEFAULT_QUESTION
@@ -88,6 +88,7 @@ def say_what_is_cut(examples: Examples, team: Team) -> None:
     stage, source, context = examples.stage, examples.source, examples.config.context_length
     if stage in ("vae", "vit") or not isinstance(source, Records) or not team.is_main:
         return
-    beside = 2 + (len(examples.encode(DEFAULT_QUESTION)) + 2 if stage == "1" else 0)
-    if cut := count_cut(source, examples.encode, context - beside):
+    room = context - 2 - (len(examples.encode(DEFAULT_QUESTION)) + 2 if stage == "1" else 0)
+    reports = (source.text(i)[0] for i in range(len(source)))  # a token of a byte-level tokenizer is at least a byte
+    if cut := sum(len(report.encode()) > room and len(examples.encode(report)) > room for report in reports):
         team.say(f"{cut} of {len(source):,} reports are longer than the {context} tokens of the context, and are cut")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import flow
 from losses import Batch, StageLoss, token_loss
 from training.discriminator import adversarial_loss
-from vae import VAE, sample_posterior
+from vae import sample_posterior
 
 
 class EveryStageLoss(StageLoss):
@@ -23,10 +23,28 @@ class EveryStageLoss(StageLoss):
         self.loss_of |= {"rebuild": self.rebuild, "see": self.see, "recite": self.recite, "walk": self.walk}
 
     def rebuild(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        images = self.vae.preprocess(batch.image).to(self.model.compute_dtype)
-        loss, parts, decoded = vae_loss(self.vae, images, batch.posterior_noise)
+        """L1 + squares + detail + KL, and the discriminator's part.
+
+        The detail term stands in for latent-diffusion's perceptual and adversarial losses, which need a second network:
+        an L1 on every band of a Laplacian pyramid (Bojanowski et al. 2018). A rib edge or a catheter is a small part of
+        the plain L1 but all of a fine band, so blurring it away becomes expensive. The squares weigh the few pixels of
+        which much is lost, such as those of a thin tube at half its contrast, to which an L1 is nearly blind.
+        """
+        vae, images = self.vae, self.vae.preprocess(batch.image).to(self.model.compute_dtype)
+        mean, log_variance = (each.float() for each in vae.posterior(images))
+        latent = sample_posterior(mean, log_variance, batch.posterior_noise)
+        decoded = vae.decoder(vae.post_quant_conv(latent.to(images.dtype))).float()
+        error = decoded - images.float()
+        l1, square, detail = error.abs().mean(), error.square().mean(), torch.zeros((), device=images.device)
+        for _ in range(3):  # the pyramid is linear: bands of the error are errors of the bands
+            coarse = F.avg_pool2d(error, 2)
+            detail = detail + (error - F.interpolate(coarse, scale_factor=2, mode="nearest")).abs().mean()
+            error = coarse
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3)).mean()
+        parts = {"l1": l1, "square": square, "detail": detail, "kl": kl}
+        loss = l1 + 150 * square + 2 * detail + 1e-6 * kl
         if self.adversarial and torch.is_grad_enabled():
-            judge, last = self.heads["discriminator"], self.vae.decoder.conv_out.weight
+            judge, last = self.heads["discriminator"], vae.decoder.conv_out.weight
             against, more = adversarial_loss(judge, decoded, images, loss, last, self.adversarial)
             loss, parts = loss + against, parts | more
         return loss, parts
@@ -64,44 +82,3 @@ class EveryStageLoss(StageLoss):
         x_t = flow.interpolate(batch.latents, batch.noise, batch.t)
         v = self.model.velocity(x_t, batch.t, prompt)
         return flow.velocity_error(v, batch.latents, batch.noise).mean(), {}
-
-
-def vae_loss(
-    vae: VAE,
-    images: torch.Tensor,
-    noise: torch.Tensor,
-    kl_weight: float = 1e-6,
-    detail_weight: float = 2.0,
-    square_weight: float = 150.0,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
-    """L1 + squares + detail + KL, its parts, and what was decoded, (B, 3, H, W). images: the same, in [-1, 1]; noise:
-    standard normal, the latents' shape.
-
-    The detail term stands in for latent-diffusion's perceptual and adversarial losses, which need a second network: an
-    L1 on every band of a Laplacian pyramid (Bojanowski et al. 2018). A rib edge or a catheter is a small part of
-    the plain L1 but all of a fine band, so blurring it away becomes expensive. The squares weigh the few pixels of
-    which much is lost, such as those of a thin tube at half its contrast, to which an L1 is nearly blind.
-    """
-    mean, log_variance = vae.posterior(images)
-    mean, log_variance = mean.float(), log_variance.float()
-    latent = sample_posterior(mean, log_variance, noise)
-    decoded = vae.decoder(vae.post_quant_conv(latent.to(images.dtype))).float()
-    error = decoded - images.float()
-    l1, square = error.abs().mean(), error.square().mean()
-    detail = torch.zeros((), device=images.device)
-    for _ in range(3):  # the pyramid is linear: bands of the error are errors of the bands
-        coarse = F.avg_pool2d(error, 2)
-        detail = detail + (error - F.interpolate(coarse, scale_factor=2, mode="nearest")).abs().mean()
-        error = coarse
-    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=(1, 2, 3)).mean()
-    loss = l1 + square_weight * square + detail_weight * detail + kl_weight * kl
-    parts = {"l1": l1.detach(), "square": square.detach(), "detail": detail.detach(), "kl": kl.detach()}
-    return loss, parts, decoded
-
-
-@torch.no_grad()
-def measure_latents(vae: VAE, images: torch.Tensor) -> None:
-    """Set scale and shift so that normalised latents have mean 0 and variance 1 over the images, (B, S, S) uint8."""
-    latents = torch.cat([vae.posterior(vae.preprocess(part))[0] for part in images.split(32)])
-    vae.config.shift_factor, vae.config.scale_factor = latents.mean().item(), 1 / latents.std().item()
-    print(f"latents: shift {vae.config.shift_factor:.4f}, scale {vae.config.scale_factor:.4f}")

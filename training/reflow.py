@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 import flow
 import lora
+from common.devices import pictures_at_a_time
 from common.distributed import Team
 from common.errors import UserError
-from common.sampling import FAST, SOLVER, STEPS, pictures_at_a_time
+from common.sampling import FAST, SOLVER, STEPS
 from data import Examples, position_rng
 from losses import KINDS
 from sample import GUIDED_ABOVE, noise_of, prompted_velocities, schedule, split_times

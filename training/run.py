@@ -21,7 +21,6 @@ from common.errors import UserError
 from common.files import write_text
 from data import Examples
 from training.pictures import show
-from training.pretraining import measure_latents
 from training.recipe import DRAWING, KNOBS, Recipe
 from training.state import State, Trained, write_state
 from training.validation import Validation, prompt_gains
@@ -133,11 +132,16 @@ class Run:
             tqdm.write(f"step {self.state.step}, validation: {words}{' (the best so far)' * best}")
         return found
 
+    @torch.no_grad()
     def measure_latents(self) -> None:
-        """In stage vae. A decoder that trains alone leaves the latents as they are."""
+        """In stage vae: scale and shift, so that normalised latents have mean 0 and variance 1 over 256 pictures. A
+        decoder that trains alone leaves the latents as they are."""
         if self.examples.stage == "vae" and self.recipe.train != "decoder":
-            images = np.stack(squares(self.examples.source, 256, self.recipe.size)[1])
-            measure_latents(self.trained.checkpoint.vae, torch.from_numpy(images).to(self.team.device))
+            vae, images = self.trained.checkpoint.vae, squares(self.examples.source, 256, self.recipe.size)[1]
+            parts = torch.from_numpy(np.stack(images)).to(self.team.device).split(32)
+            latents = torch.cat([vae.posterior(vae.preprocess(part))[0] for part in parts])
+            vae.config.shift_factor, vae.config.scale_factor = latents.mean().item(), 1 / latents.std().item()
+            print(f"latents: shift {vae.config.shift_factor:.4f}, scale {vae.config.scale_factor:.4f}")
 
     def save(self, name: str, found: dict[str, float] | None = None, **more: object) -> None:
         """The whole model into OUT/`name`, which serves as --weights and --init. With --ema it holds the average. Its

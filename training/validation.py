@@ -32,9 +32,9 @@ class Validation:
         self.checkpoint, self.losses, self.examples = checkpoint, losses, examples
         count = min(len(examples.source), MOST_VALIDATED)
         count = max(count - count % sum(examples.mix), 1)
-        order, collate = examples.by_length(range(count)), data.Collate(checkpoint.model.config)
+        order, config = examples.by_length(range(count)), checkpoint.model.config
         chunks = [order[i : i + micro_batch] for i in range(0, count, micro_batch)]
-        self.batches = [collate([examples[position] for position in chunk]) for chunk in chunks]
+        self.batches = [data.collate(config, [examples[position] for position in chunk]) for chunk in chunks]
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
@@ -65,7 +65,6 @@ class Validation:
         return {f"validate_{name}": value for name, value in found.items()}
 
 
-@torch.no_grad()
 def prompt_gains(checkpoint: Checkpoint, examples: data.Examples, count: int = 32) -> dict[str, float]:
     """Of up to `count` examples of a stage that draws. They say more than the loss does of whether a picture will show
     what its prompt asks for."""

@@ -193,7 +193,7 @@ plt.show()
 
 # %% [markdown]
 # Nearly all is kept, and yet the first difference above was full of vessels and ribs. An earlier autoencoder of this
-# size kept 55 % of a catheter, because its loss hardly noticed (`docs/results.md`). **Which term of `vae_loss` in
+# size kept 55 % of a catheter, because its loss hardly noticed (`docs/results.md`). **Which term of `rebuild` in
 # `training/pretraining.py` makes a thin line expensive to lose?** `python -m studies.autoencoder` measures several
 # phantoms of each kind.
 #

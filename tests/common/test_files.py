@@ -33,8 +33,8 @@ def test_a_folder_is_made_and_tried(tmp_path):
     make_writable(tmp_path / "a" / "b")
     assert os.listdir(tmp_path / "a" / "b") == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--samples .*file: cannot write there .*name another folder"):
-        make_writable(tmp_path / "file", "--samples")
+    with pytest.raises(UserError, match=r"--out .*file: cannot write there .*name another folder"):
+        make_writable(tmp_path / "file")
 
 
 def test_the_hash_changes_with_the_code_and_with_nothing_else(tmp_path):

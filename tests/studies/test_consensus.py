@@ -42,17 +42,17 @@ def test_a_quarter_of_the_lists_is_enough_to_name_an_observation():
 def test_reports_go_on_from_the_names_where_the_model_puts_names_first(micro, monkeypatch):
     names, asked = ["OBSERVATIONS: Edema."], []
 
-    def sampled(checkpoint, images, seeds, temperature, top_p, question, begin, max_new_tokens):
+    def read_often(checkpoint, images, seeds, temperature, top_p, question, max_new_tokens, batch, begin=None):
         asked.append((question, begin, temperature, [list(row) for row in seeds]))
         return [["FINDINGS: Seen."] * len(seeds[0]) if question == "Q" else names * 3] * len(images)
 
-    monkeypatch.setattr(decoding, "sampled", sampled)
+    monkeypatch.setattr(decoding, "read_often", read_often)
     films, seeds = [Image.new("L", (64, 64))] * 2, [range(3), range(3, 6)]
-    for history, begin in (([], ["", ""]), ([{"stage": "1", "observations": "first"}], names * 2)):
+    for history, begin in (([], None), ([{"stage": "1", "observations": "first"}], names * 2)):
         asked.clear()
         monkeypatch.setattr(micro, "history", history)
         assert decoding.read_consensus(micro, films, seeds, "Q", tokenize) == ["FINDINGS: Seen."] * 2
         # Each seed once: half of the reports sampled carefully, half as the model has them.
         reports = [("Q", begin, TEMPERATURE, [[0, 2], [3, 5]]), ("Q", begin, 1.0, [[1], [4]])]
-        listed = [(NAMES_QUESTION, ["", ""], 1.0, [[0, 1, 2], [3, 4, 5]])] if history else []
+        listed = [(NAMES_QUESTION, None, 1.0, [[0, 1, 2], [3, 4, 5]])] if history else []
         assert asked == listed + reports

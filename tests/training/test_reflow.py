@@ -45,7 +45,7 @@ def test_a_piece_of_a_walk_is_a_line_of_eq_2_through_both_its_knots(micro, tmp_p
             there = (1 - KNOTS[k]) * one["latents"] + KNOTS[k] * one["noise"]
             assert np.allclose(there, points[one["index"], k], atol=1e-4)
     assert pieces == set(range(len(KNOTS) - 1))
-    batch = data.Collate(micro.model.config)([walks[0], walks[1]])["walk"]
+    batch = data.collate(micro.model.config, [walks[0], walks[1]])["walk"]
     assert batch.t.shape == (2,) and batch.latents.shape == batch.noise.shape == (2, 16, 4, 4)
 
 
@@ -129,9 +129,9 @@ def test_an_adapter_learns_to_arrive_in_four_steps_without_guidance(micro, tmp_p
     checkpoint.model.requires_grad_(False)
     trained = [*lora.put_on(checkpoint.model, "gen", 32).values()]
     losses = EveryStageLoss(checkpoint.model, checkpoint.vae, nn.ModuleDict(), None, 0.0)
-    optimizer, collate = torch.optim.Adam(trained, 3e-3), data.Collate(checkpoint.model.config)
+    optimizer, config = torch.optim.Adam(trained, 3e-3), checkpoint.model.config
     for step in range(150):
-        batch: dict[str, Batch] = collate([walks[position] for position in range(8 * step, 8 * step + 8)])
+        batch: dict[str, Batch] = data.collate(config, [walks[p] for p in range(8 * step, 8 * step + 8)])
         loss, _ = losses(batch, {"walk": 8})
         optimizer.zero_grad()
         loss.backward()
