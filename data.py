@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from archives.command import main
 from archives.records import Records, Source
 from common.images import augment, to_square
-from common.workers import ignore_signals, loaded
+from common.workers import ignore_signals, started, stop_workers, unbroken
 from losses import IGNORE, KINDS, Batch
 from model import UniXConfig, pad
 from reports import questions
@@ -296,7 +296,11 @@ def batches(
         pin_memory=pin,
         worker_init_fn=ignore_signals,
     )
-    return loaded(loader)
+    iterator = started(loader)
+    try:
+        yield from unbroken(iterator)
+    finally:
+        stop_workers(iterator)
 
 
 # ---- what a run asks of its source before it starts --------------------------------------------------------------

@@ -1,6 +1,5 @@
 """`python data.py stats|check|clean`: look at a data set of films and reports, and clean its reports."""
 
-import contextlib
 import hashlib
 import sys
 import time
@@ -21,7 +20,7 @@ from common.images import picture_files
 from common.observations import OBSERVATIONS
 from common.ownership import own_file
 from common.pictures import grid, save_png
-from common.workers import default_workers, ignore_signals, loaded
+from common.workers import default_workers, ignore_signals, started, stop_workers, unbroken
 from reports import cleaning
 
 
@@ -58,11 +57,14 @@ def check(source: Records, workers: int) -> int:
     indices = [index for index, record in enumerate(source.records) if record.image]
     look = partial(open_and_discard, source)
     loader = DataLoader(indices, None, num_workers=workers, collate_fn=look, worker_init_fn=ignore_signals)
-    with contextlib.closing(loaded(loader)) as opened:
-        for problem in tqdm(opened, total=len(indices), unit="image", desc="checking", dynamic_ncols=True):
+    opened = started(loader)  # before the bar, whose thread would take a Ctrl-C that must wait until they run
+    try:
+        for problem in tqdm(unbroken(opened), total=len(indices), unit="image", desc="checking", dynamic_ncols=True):
             if problem:
                 source.problems.add(*kind, problem.split(": ")[0])
                 tqdm.write(problem)
+    finally:
+        stop_workers(opened)
     bad = source.problems.count(*kind)
     print(source.problems.summary())
     print(f"{len(source):,} reports read, {len(indices):,} images opened in {time.time() - began:.0f} s, {bad} bad")

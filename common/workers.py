@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from common.errors import UserError
 
@@ -33,23 +33,25 @@ def started(loader: Iterable) -> Iterator:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def loaded(loader: Iterable) -> Generator:
-    """What a DataLoader yields, with what goes wrong in a loading process said in one line. Closing it ends them.
+def stop_workers(iterator: Iterator) -> None:
+    """End the loading processes of a DataLoader's iterator, also one that is stuck.
 
     They ignore SIGTERM, with which Python ends them at exit before it waits for them: an error would wait for ever.
     """
-    iterator = started(loader)
+    if workers := getattr(iterator, "_workers", None):
+        iterator._shutdown_workers()  # asks each to leave and waits 5 s for it
+        for worker in workers:
+            if worker.is_alive():
+                worker.kill()
+
+
+def unbroken(batches: Iterator) -> Iterator:
+    """The batches, with what goes wrong in a loading process said in one line."""
     try:
-        yield from iterator
+        yield from batches
     except UserError as error:  # of a worker: torch puts a traceback into the message
         raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         raise UserError("a data loading process died (out of memory?); give fewer --workers") from error
-    finally:
-        if workers := getattr(iterator, "_workers", None):
-            iterator._shutdown_workers()  # asks each to leave and waits 5 s for it
-            for worker in workers:
-                if worker.is_alive():  # stuck
-                    worker.kill()

@@ -3,7 +3,7 @@
 import pytest
 
 from common.errors import UserError
-from common.workers import loaded
+from common.workers import unbroken
 
 
 def test_trouble_in_a_loading_process_is_one_line():
@@ -13,8 +13,8 @@ def test_trouble_in_a_loading_process_is_one_line():
 
     worker = UserError("Caught UserError in worker 0.\nTraceback ...\nerrors.UserError: x.png: broken image (cut off)")
     with pytest.raises(UserError, match=r"^x\.png: broken image \(cut off\)$"):
-        next(loaded(broken(worker)))
+        next(unbroken(broken(worker)))
     with pytest.raises(UserError, match="a data loading process died"):
-        next(loaded(broken(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."))))
+        next(unbroken(broken(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."))))
     with pytest.raises(RuntimeError, match="something else"):
-        next(loaded(broken(RuntimeError("something else"))))
+        next(unbroken(broken(RuntimeError("something else"))))
