@@ -90,9 +90,12 @@ def generate(
     questions: Sequence[Sequence[int]],
     max_new_tokens: int = 256,
     choose: Choose = greedy,
+    begin: Sequence[Sequence[int]] | None = None,
 ) -> list[list[int]]:
-    """Answers to B questions (token ids without special tokens) about B images, (B, 3, S, S): B lists of ids."""
-    texts = [model.asked(question) for question in questions]
+    """Answers to B questions (token ids without special tokens) about B images, (B, 3, S, S): B lists of ids. begin:
+    ids that each answer goes on from, and comes without."""
+    begin = begin or [[]] * len(questions)
+    texts = [[*model.asked(question), *first] for question, first in zip(questions, begin, strict=True)]
     return whole_answers(stream(model, pixels, texts, max_new_tokens, choose), model.config.eos)
 
 

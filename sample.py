@@ -29,7 +29,7 @@ from checkpoints.janus import JanusPro, janus_chat
 from common.devices import dtype_name, pick_device, pick_dtype, pictures_at_a_time
 from common.images import load_image, to_square
 from common.pictures import grid, save_png
-from generate import Choose, greedy, nucleus, stream, whole_answers
+from generate import Choose, generate, greedy, nucleus, stream
 from model import UniX, UniXConfig
 from reports.agreement import agreement_lines
 from reports.questions import default_question
@@ -186,15 +186,15 @@ def read(
 ) -> list[str]:
     """Image to report: one text an image (8-bit grey Pillow images of any size). chooser: of tokens, for some rows.
     begin: of each image what its report begins with, and comes without."""
-    model, ids, reports = checkpoint.model, question_of(checkpoint, question), []
+    question_ids, reports = question_of(checkpoint, question), []
     begin = [checkpoint.encode(first) if first else [] for first in begin or [""] * len(images)]
     with tqdm(total=len(images), unit="report", desc="reading", disable=not progress) as bar:
         for start in range(0, len(images), batch):
             rows = slice(start, start + batch)
             pixels = pixels_of(checkpoint, images[rows])
-            texts = [[*model.asked(ids), *first] for first in begin[rows]]
-            steps = stream(model, pixels, texts, max_new_tokens, chooser(rows))
-            reports += [checkpoint.decode(answer) for answer in whole_answers(steps, model.config.eos)]
+            asked = [question_ids] * len(pixels)
+            answers = generate(checkpoint.model, pixels, asked, max_new_tokens, chooser(rows), begin[rows])
+            reports += [checkpoint.decode(answer) for answer in answers]
             bar.update(len(pixels))
     return reports
 
@@ -250,8 +250,10 @@ def question_of(checkpoint: Checkpoint, question: str | None) -> list[int]:
 def pixels_of(checkpoint: Checkpoint, images: Sequence[Image.Image]) -> torch.Tensor:
     """Images as the ViT was shown them: (B, 3, S, S), on the model's device."""
     model, vit = checkpoint.model, checkpoint.model.config.vit
-    squares = [to_square(image, vit.image_size, vit.padding, vit.scaling) for image in images]
-    return model.vit.preprocess(torch.from_numpy(np.stack(squares)).to(model.vae2llm.weight.device))
+    each = {id(image): image for image in images}  # many reports of one film: its square is made once
+    squares = {key: to_square(image, vit.image_size, vit.padding, vit.scaling) for key, image in each.items()}
+    pixels = torch.from_numpy(np.stack([squares[id(image)] for image in images]))
+    return model.vit.preprocess(pixels.to(model.vae2llm.weight.device))
 
 
 def main() -> None:

@@ -271,11 +271,11 @@ def test_a_film_is_read_as_the_weights_know_it(micro, monkeypatch):
         vit = replace(micro.model.config.vit, padding=padding, scaling=scaling)
         monkeypatch.setattr(micro.model.config, "vit", vit)
 
-        def stream(model, pixels, *_, key=scaling, vit=vit):
+        def generate(model, pixels, *_, key=scaling, vit=vit, **__):
             seen[key] = (pixels[0, 0] * vit.std + vit.mean) * 255
-            return [(torch.tensor([5]), None)]
+            return [[5]]
 
-        monkeypatch.setattr(sample, "stream", stream)
+        monkeypatch.setattr(sample, "generate", generate)
         sample.read(micro, [film])
     for scaling, width, grey in (("shrink", 40, 255), ("fit", 64, 0)):
         inside = (seen[scaling] - 128).abs() < 0.5
