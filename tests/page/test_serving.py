@@ -27,9 +27,8 @@ if os.environ.get("CI") != "true":  # in CI, what is missing is a failure
 META = {"meta": {"_type": "gradio.FileData"}}
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "busy"), [(signal.SIGTERM, 143, True), (signal.SIGHUP, 129, False), (signal.SIGINT, 130, True)]
-)
+@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_its_uploads_go_with_it_however_it_ends(micro_folder, tmp_path, number, code, busy):
     """Also while it draws: Python's own end around a thread that computes would abort."""
     with open(tmp_path / "stderr", "w+") as terminal:

@@ -34,7 +34,7 @@ def test_the_script_scores_weights_before_and_after_their_adapter(stage, measure
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **{k: str(v) for k, v in settings.items()}}
     script = ["bash", ROOT / "runs/one_card.sh"]
-    for _ in range(2 if stage == "1" else 1):  # the second time nothing is left to do
+    for _ in range(2):  # the second time nothing is left to do
         ran = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=600)
         assert ran.returncode == 0, ran.stderr[-3000:]
     before, after = (json.loads((tmp_path / "out" / name / "results.json").read_text()) for name in ("before", "after"))

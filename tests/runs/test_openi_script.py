@@ -42,7 +42,7 @@ def run(data, out, script="openi.sh", **more):
 def test_the_script_makes_a_model_and_judges_it(tmp_path):
     data, out = openi(tmp_path / "open-i", 90), tmp_path / "out"
     before = sorted(path.name for path in data.rglob("*"))
-    result = run(data, out, STEPS="2", BATCH="4", N="6")
+    result = run(data, out, STEPS="2", BATCH="4")
     assert result.returncode == 0, result.stderr[-3000:]
     assert sorted(path.name for path in data.rglob("*")) == before  # nothing is written there
     for stage in ("vae", "vit", "1", "2", "3"):
