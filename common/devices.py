@@ -1,5 +1,7 @@
 """Which device and dtype a command computes with."""
 
+import timeit
+
 import torch
 
 from common.errors import UserError
@@ -27,13 +29,21 @@ def dtype_name(dtype: torch.dtype) -> str:
 def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
     """`--dtype`; without it bfloat16 on cuda, else float32; "fast" is bfloat16 on every device that multiplies it fast.
 
-    A processor without instructions for bfloat16 takes ten times as long as in float32, or longer.
+    A processor without instructions for bfloat16 takes ten times as long as in float32, or longer; one that has AVX-512's
+    without AMX may take twice as long, so it is asked.
     """
     on_cuda = device.type == "cuda"
     if name == "fast":
-        on_cpu = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        name = "bfloat16" if on_cuda or (device.type == "cpu" and on_cpu) else "float32"
+        has_instructions = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        on_cpu = device.type == "cpu" and has_instructions and product_seconds(torch.bfloat16) < product_seconds()
+        name = "bfloat16" if on_cuda or on_cpu else "float32"
     return getattr(torch, name or ("bfloat16" if on_cuda else "float32"))
+
+
+def product_seconds(dtype: torch.dtype = torch.float32) -> float:
+    """What this processor takes for the product of two matrices of 256 x 256, the best of 50."""
+    matrix = torch.ones(256, 256, dtype=dtype)
+    return min(timeit.repeat(lambda: matrix @ matrix, number=1, repeat=50))
 
 
 def pictures_at_a_time(device: torch.device) -> int:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import data
-from common import arguments
+from common import arguments, devices
 from common.arguments import Parser
 from common.devices import pick_device, pick_dtype
 from common.errors import UserError
@@ -277,15 +277,23 @@ def test_a_device_that_cannot_compute_is_refused(name):
 
 @pytest.mark.parametrize("amx", [True, False])
 @pytest.mark.parametrize("avx512", [True, False])
-def test_a_cpu_computes_in_bfloat16_only_if_asked_and_fast(monkeypatch, amx, avx512):
+@pytest.mark.parametrize("bfloat16_seconds", [1.0, 3.0])
+def test_a_cpu_computes_in_bfloat16_only_if_asked_and_fast(monkeypatch, amx, avx512, bfloat16_seconds):
+    seconds = {torch.bfloat16: bfloat16_seconds, torch.float32: 2.0}
+    monkeypatch.setattr(devices, "product_seconds", lambda dtype=torch.float32: seconds[dtype])
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert pick_dtype("fast", cpu) == (torch.bfloat16 if amx or avx512 else torch.float32)
+    assert pick_dtype("fast", cpu) == (torch.bfloat16 if (amx or avx512) and bfloat16_seconds < 2 else torch.float32)
     assert pick_dtype("bfloat16", cpu) == torch.bfloat16
     assert pick_dtype(None, cpu) == torch.float32
     assert pick_dtype("fast", cuda) == pick_dtype(None, cuda) == torch.bfloat16
     assert pick_dtype("fast", torch.device("mps")) == torch.float32
+
+
+def test_what_is_timed_is_the_dtype_asked_for(monkeypatch):
+    monkeypatch.setattr(devices.timeit, "repeat", lambda run, **_: [run().dtype])
+    assert devices.product_seconds() == torch.float32 and devices.product_seconds(torch.bfloat16) == torch.bfloat16
 
 
 def test_the_largest_seed_draws_and_loads():
