@@ -33,6 +33,12 @@ flags+=(${BATCH:+--batch "$BATCH"})
 # The tiny recipe's Muon was not tried on films: what docs/real.md says was measured so.
 [ -z "${START:-}${QUICK:-}" ] || flags+=(--optimizer adamw --lr 1e-3)
 
+train=(python)
+if [ "${DEVICE:-cpu}" = cpu ] && [ -n "${QUICK:-}${START:-}" ] && [ -z "${STEPS:-}" ]; then # as in runs/tiny.sh
+    threads=${OMP_NUM_THREADS:-$(python -c 'import os; print(max(1, os.cpu_count() // 2))')}
+    train=(env OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS="$threads" torchrun --standalone --nproc_per_node=2)
+fi
+
 stage() { # its folder (the stage, or the stage-WORD), what it starts from, steps of QUICK and of START, more flags
     local more=()
     if [ -n "${STEPS:-}" ]; then
@@ -40,7 +46,7 @@ stage() { # its folder (the stage, or the stage-WORD), what it starts from, step
     elif [ -n "${QUICK:-}${START:-}" ]; then
         more=(--steps "$3" --look-every $(($3 / 8)))
     fi
-    python train.py --stage "${1%%-*}" --init "$2" --out "$OUT/stage-$1" "${flags[@]}" ${more[@]+"${more[@]}"} "${@:4}"
+    "${train[@]}" train.py --stage "${1%%-*}" --init "$2" --out "$OUT/stage-$1" "${flags[@]}" ${more[@]+"${more[@]}"} "${@:4}"
 }
 best() { echo "$OUT/stage-$1/checkpoint.best"; }
 # Reading: rare findings come up to ten times as often, and names before reports, or one text is all that is learnt.
