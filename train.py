@@ -223,7 +223,7 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
     init = f"scratch:{args.init}" if isinstance(args.init, str) else args.init and str(args.init.resolve())
     earlier = read_state(out, stage) if args.resume else None
     if earlier:
-        earlier.check_start(out, init=init, dtype=args.dtype and dtype_name(dtype))
+        earlier.check_start(out, init=init, dtype=None if args.dtype == "fast" else args.dtype)
         dtype = pick_dtype(earlier.start.get("dtype", args.dtype), team.device)
     if args.resume and not earlier:
         team.say(f"--resume: nothing was saved in {out} yet; starting anew")

@@ -29,8 +29,8 @@ def dtype_name(dtype: torch.dtype) -> str:
 def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
     """`--dtype`; without it bfloat16 on cuda, else float32; "fast" is bfloat16 on every device that multiplies it fast.
 
-    A processor without instructions for bfloat16 takes ten times as long as in float32, or longer; one that has AVX-512's
-    without AMX may take twice as long, so it is asked.
+    A processor without instructions for bfloat16 takes ten times as long as in float32, or longer. One that has them in
+    AVX-512 without AMX may take twice as long, so its clock is asked.
     """
     on_cuda = device.type == "cuda"
     if name == "fast":

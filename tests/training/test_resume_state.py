@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import train as command
+from common import devices
 from common.distributed import Team
 from common.errors import UserError
 from common.files import SHIPPED
@@ -212,7 +213,7 @@ def train(micro_folder, out, steps, *more, returncode=0):
 
 
 @pytest.mark.slow
-def test_another_start_is_refused_and_an_earlier_runs_best_goes(micro_folder, tmp_path):
+def test_another_start_is_refused_and_an_earlier_runs_best_goes(micro_folder, tmp_path, monkeypatch):
     out = tmp_path / "run"
     validated = ("--validate", "phantom:4", "--look-every", 2)
     train(micro_folder, out, 2, *validated)
@@ -220,7 +221,10 @@ def test_another_start_is_refused_and_an_earlier_runs_best_goes(micro_folder, tm
     for more, words in ((("--init", SHIPPED), "--init"), (("--dtype", "bfloat16"), "--dtype bfloat16")):
         refused = train(micro_folder, out, 4, "--resume", *more, returncode=2)
         assert refused.stderr.startswith(f"error: --resume: {out} was started with") and words in refused.stderr
-    train(micro_folder, out, 4, "--resume", *validated)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(devices, "product_seconds", lambda dtype=torch.float32: dtype == torch.float32)
+    went_on = train(micro_folder, out, 4, "--resume", "--dtype", "fast", *validated)  # on another machine, say
+    assert "stage 2 on cpu, torch.float32" in went_on.stdout
     assert (out / "checkpoint.best").is_dir()
     train(micro_folder, out, 2)  # another run in the same folder, which validates nothing
     assert (out / "checkpoint").is_dir() and not (out / "checkpoint.best").exists()
