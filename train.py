@@ -219,12 +219,12 @@ def build_optimizer(
 
 def train_stage(args: argparse.Namespace, team: Team) -> int:
     """Set a stage up and train it. The exit code: 0, or 128 and the signal that stopped the run."""
-    stage, out, dtype = args.stage, args.out, pick_dtype(args.dtype, team.device)
+    stage, out = args.stage, args.out
     init = f"scratch:{args.init}" if isinstance(args.init, str) else args.init and str(args.init.resolve())
     earlier = read_state(out, stage) if args.resume else None
     if earlier:
         earlier.check_start(out, init=init, dtype=None if args.dtype == "fast" else args.dtype)
-        dtype = pick_dtype(earlier.start.get("dtype", args.dtype), team.device)
+    dtype = pick_dtype(earlier.start.get("dtype", args.dtype) if earlier else args.dtype, team.device)
     if args.resume and not earlier:
         team.say(f"--resume: nothing was saved in {out} yet; starting anew")
     checkpoint = setup.start_from(stage, args.init, args.asked, earlier, team)
