@@ -224,7 +224,7 @@ def train_stage(args: argparse.Namespace, team: Team) -> int:
     earlier = read_state(out, stage) if args.resume else None
     if earlier:
         earlier.check_start(out, init=init, dtype=None if args.dtype == "fast" else args.dtype)
-    dtype = pick_dtype(earlier.start.get("dtype", args.dtype) if earlier else args.dtype, team.device)
+    dtype = team.agreed(pick_dtype(earlier.start.get("dtype", args.dtype) if earlier else args.dtype, team.device))
     if args.resume and not earlier:
         team.say(f"--resume: nothing was saved in {out} yet; starting anew")
     checkpoint = setup.start_from(stage, args.init, args.asked, earlier, team)

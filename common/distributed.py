@@ -47,6 +47,10 @@ class Team:
         """`sum` of named values."""
         return dict(zip(values, self.sum([*values.values()]), strict=True))
 
+    def agreed(self, dtype: torch.dtype) -> torch.dtype:
+        """dtype, if all of the team have it, else float32: `--dtype fast` asks a clock, and each process its own."""
+        return dtype if self.sum([float(dtype == torch.float32)])[0] == 0 else torch.float32
+
     def gathered(self, part: torch.Tensor) -> torch.Tensor:
         """(N, ...) of each process, all of one shape -> (size * N, ...), in the order of ranks."""
         if self.size == 1:
