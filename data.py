@@ -38,8 +38,6 @@ from reports import questions
 from reports.labeler import POSITIVE, label_reports
 from reports.phrases import visible
 
-READING = ("vit", "1")
-
 
 def position_rng(seed: int, stream: int, position: int) -> np.random.Generator:
     """The generator that belongs to the example at `position` of a run."""
@@ -65,7 +63,6 @@ class Examples(Dataset):
     seed: int
     encode: Callable[[str], list[int]]
     config: UniXConfig
-    downsampling: int  # the autoencoder's: px of a picture to one of its latents
     batch: int  # positions of a step
     vocabulary: Sequence[str] = ()  # the names that stage vit learns to see
     prompt_dropout: float = 0.1
@@ -151,7 +148,7 @@ class Examples(Dataset):
 
     def square(self, picture: Image.Image, stage: str, rng: np.random.Generator) -> np.ndarray:
         """(S, S) uint8, as the stage sees it."""
-        if stage in READING:  # the ViT's padding is its weights' own; what is drawn has black beside it
+        if stage in ("vit", "1"):  # the ViT's padding is its weights' own; what is drawn has black beside it
             vit = self.config.vit
             square = to_square(picture, vit.image_size if stage == "1" else self.size, vit.padding, vit.scaling)
             return augment(square, rng) if self.augmented else square
@@ -166,7 +163,7 @@ class Examples(Dataset):
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        return self.config.latent_channels, self.size // self.downsampling, self.size // self.downsampling
+        return self.config.latent_channels, self.size // 16, self.size // 16
 
     # ---- its texts
 

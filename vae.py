@@ -25,11 +25,6 @@ class VAEConfig:
     scale_factor: float = 0.238092
     shift_factor: float = -0.201906
 
-    @property
-    def downsampling(self) -> int:
-        """Pixels per latent along a side: 16."""
-        return self.patch * 2 ** (len(self.ch_mult) - 1)
-
 
 class ResnetBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int, groups: int) -> None:

@@ -132,7 +132,8 @@ def convert(source: Path, destination: Path, dtype: torch.dtype, vae: Path | Non
     destination must stay."""
     folders.check_is_no_run(destination)
     folders.check_replaceable(destination)
-    checkpoint = load_checkpoint(source, dtype=torch.float32 if adapter else dtype, vae=vae)
+    adapted = adapter or ((folders.find_checkpoint(source) or source) / folders.ADAPTER).exists()
+    checkpoint = load_checkpoint(source, dtype=torch.float32 if adapted else dtype, vae=vae)
     if adapter:
         lora.load_adapter(checkpoint.model, adapter)
     if checkpoint.model.adapter:

@@ -90,15 +90,20 @@ def recognise(path: Path) -> tuple[str, Path, list[Path]]:
         if source.exists():
             reports = sorted(source.glob("[!.]*.xml")) if source.is_dir() else [source]
             return "open-i", path, reports
-    found = sorted(p for p in path.glob("[!.]*") if p.name.lower().endswith(TABLES) and p.is_file())
-    metadata = [table for table in found if table.name.lower() in {f"metadata{end}" for end in TABLES}]
-    known = metadata or list(filter(kind_of, found))
+    found, known = tables_of(path)
     if len(known) > 1:
         raise UserError(f"{path}: several tables ({', '.join(p.name for p in known[:4])}); name the one to use")
     if not known:
         others = f" (there is {', '.join(p.name for p in found[:4])})" if found else ""
         raise UserError(f"{path}: no data set known here, no table with columns image and report{others}; {GUIDE}")
     return recognise(known[0])
+
+
+def tables_of(folder: Path) -> tuple[list[Path], list[Path]]:
+    """All tables in a folder, and those of them that may be a data set's: by name, else by how they begin."""
+    found = sorted(p for p in folder.glob("[!.]*") if p.name.lower().endswith(TABLES) and p.is_file())
+    metadata = [table for table in found if table.name.lower() in {f"metadata{end}" for end in TABLES}]
+    return found, metadata or list(filter(kind_of, found))
 
 
 def kind_of(table: Path) -> str | None:

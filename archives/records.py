@@ -86,7 +86,7 @@ class Source(Protocol):
     def extra(self, index: int) -> dict: ...
 
 
-def squares(source: Source, count: int, size: int, *how: str) -> tuple[list[int], list[np.ndarray]]:
+def squares(source: Source, count: int, size: int, *how: str | int) -> tuple[list[int], list[np.ndarray]]:
     """Indices and square pictures, (size, size) uint8, of up to `count` examples that are spread over the set.
 
     how: a ViT's padding and scaling, for what it reads. What cannot be opened is left out.

@@ -13,14 +13,17 @@ every film scores well, and nobody prints it. Here it stands in the same table a
 
 import argparse
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from archives.opening import open_source
 from archives.records import Records
 from archives.sections import split_report
+from common.errors import UserError
 from evaluation import metrics
 from evaluation.metrics import Scored, derangement
 from evaluation.tables import Table
@@ -88,15 +91,12 @@ def macro_f1(truth: np.ndarray, claims: np.ndarray, less: np.ndarray | None = No
     return metrics.with_intervals(statistic, counts)[0]
 
 
-def constant_text(reports: Sequence[str], words: Callable[[str], Sequence[str]], sentences: int = 500) -> str:
-    """Sentences of `reports`, one after the other, each the one that raises corpus BLEU-4 against all of them most.
-
-    sentences: how many of the most frequent are tried.
-    """
+def constant_text(reports: Sequence[str], words: Callable[[str], Sequence[str]]) -> str:
+    """Sentences of `reports`, one after the other, each the one that raises corpus BLEU-4 against all of them most."""
     agrees = metrics.agreement(list(map(words, reports)))
     bare = (re.sub(r"\b(FINDINGS|IMPRESSION):\s*", "", report) for report in reports)
     said = Counter(s.strip() for report in bare for s in re.split(r"(?<=[.])\s+", report) if s.strip())
-    frequent = [sentence for sentence, _ in said.most_common(sentences)]
+    frequent = [sentence for sentence, _ in said.most_common(500)]
     text, best = "", 0.0
     while True:
         longer = [f"{text} {sentence}".strip() for sentence in frequent]
@@ -131,7 +131,7 @@ def training_films(args: argparse.Namespace, source: Records | Phantoms | None) 
     path = args.train or (args.data if source is not None and source.counts.get("train") else None)
     if path is None:
         return None
-    train = open_source(path, split="train", require=args.require)
+    train = open_source(path, split="train", need_images=source is not None, require=args.require)
     train.records = train.records[:: -(-len(train) // MOST_EXAMPLES)]
     return train
 
@@ -150,9 +150,12 @@ def compare(
     truth, answers = [row["truth"] for row in rows], {"this run": [row["generated"] for row in rows]}
     if isinstance(source, Records) and isinstance(train, Records):
         eye, train.size = load_feature_extractor(None, args.device, args.weights), source.size  # the model's own ViT
-        seen = [features(films, eye, 32, True, args.cache) for films in (source, train)]
-        neighbours = metrics.nearest(*seen)[1]
-        answers["nearest training film"] = [examples[neighbours[row["index"]]] for row in rows]
+        read = replace(source, records=[source.records[row["index"]] for row in rows])
+        try:
+            neighbours = metrics.nearest(*(features(films, eye, args.cache) for films in (read, train)))[1]
+            answers["nearest training film"] = [examples[k] for k in neighbours]
+        except UserError as error:  # a broken picture of the training split: the other scores must not be lost
+            print(f"The nearest training film is left out: {error}", file=sys.stderr)
     told, of = [k for k, text in enumerate(truth) if findings_of(text)], "findings"
     if len(told) > 1:
         truth, *some = [[findings_of(each[k]) for k in told] for each in (truth, *answers.values())]

@@ -6,6 +6,7 @@ pictures have been memorised. Without RadDino's weights the tiny model's ViT ste
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tqdm import tqdm
 import sample
 from archives.foreign import write_generated
 from archives.records import Record, Records
+from common.devices import dtype_name
 from common.distributed import Team, joined_team
 from common.errors import UserError
 from common.files import SHIPPED
@@ -33,7 +35,6 @@ from judges import features as judges
 from judges.features import labels_of, open_images, prompts_of, weights_hash
 from reports.labeler import label_reports
 
-NEIGHBOURS = 5  # k of precision, recall, density and coverage, as CheXGenBench has it
 TABLE3 = ("fd", "kd", "alignment", "precision", "recall", "density", "coverage")
 
 
@@ -43,9 +44,16 @@ def image_command(args: argparse.Namespace) -> None:
     if (args.fake is None) == (args.weights is None):
         raise UserError("give either --fake, pictures to score, or --weights, a model to draw them first")
     protocol = named(args.protocol)
+    least = 6 * protocol.shards  # more than the neighbours of `metrics.table_3`
     lacks = set_drawing_flags(protocol, args) if args.weights else []
     real = one_a_prompt(open_images(args.real, args.split))
     real.records, weights = real.records[: args.n], None
+    check_enough("--real", real, least)
+    if train := open_images(args.train, "train") if args.train else None:
+        check_enough("--train", train, 6)
+    # The judges first: a mistake in a flag should not wait for the drawing.
+    extractor = judges.load_feature_extractor(args.raddino, args.device, args.vit or SHIPPED)
+    aligner = args.aligner and biovil.load_aligner(args.aligner, args.device)
     if args.weights:
         with joined_team(torch.device(args.device)) as team:
             drawn, weights = draw_prompts(args, team, real)
@@ -54,30 +62,23 @@ def image_command(args: argparse.Namespace) -> None:
         fake = open_images(drawn)
     else:
         fake = open_images(args.fake)
+    check_enough("--fake", fake, least)
     prompts, labels, shown = prompts_of(fake), labels_of(real), labels_of(fake)
     of_prompt = {} if labels is None else dict(zip(prompts_of(real), labels, strict=True))
     if all(prompt and prompt in of_prompt for prompt in prompts):
         # As CheXGenBench: what a picture should show is what the real image with that prompt shows.
         shown = np.array([of_prompt[prompt] for prompt in prompts])
-    least = (NEIGHBOURS + 1) * protocol.shards
-    for flag, images in (("--real", real), ("--fake", fake)):
-        if len(images) < least:
-            raise UserError(f"{flag} {images.root}: {len(images)} images; at least {least} are needed")
-    extractor = judges.load_feature_extractor(args.raddino, args.device, args.vit or SHIPPED)
-
-    def features(images: Records) -> np.ndarray:
-        return judges.features(images, extractor, args.batch or 32, True, args.cache)
-
+    features = partial(judges.features, extractor=extractor, cache=args.cache, batch=args.batch or 32)
     sets = [features(real), features(fake)]
     results = {"table_3": metrics.table_3(*sets), "per_class": per_class(*sets, labels, shown)}
     if protocol.shards > 1:
         results["shards"] = score_shards(*sets, protocol.shards)
-    results["alignment"], aligner = alignment(args, fake, prompts)
+    by = aligner.name if aligner and all(prompts) else ""
+    results["alignment"] = alignment(aligner, fake, prompts, args.batch or 32) if by else None
     results["judge"] = f"features of {extractor.name}" + ("" if extractor.comparable else f"; {OURS_ONLY}")
-    results["judge"] += f"; alignment by {aligner}" if aligner else ""
+    results["judge"] += f"; alignment by {by}" if by else ""
     first = [(fake.image(i), prompts[i] or fake.records[i].image) for i in range(min(16, len(fake)))]
     cases = [page.heading("The first of them"), page.pictures(first)]
-    train = open_images(args.train, "train") if args.train else None
     if train:
         of_train = features(train)
         closest = memorisation(*sets, of_train)
@@ -91,7 +92,7 @@ def image_command(args: argparse.Namespace) -> None:
             results["shown"] = score_shown((of_train, trained), (sets[0], labels), (sets[1], prompted))
     lacks += [] if extractor.comparable else ["the features are not RadDino's"]
     lacks += [] if real.kind == "chexgenbench" else ["--real is no table of CheXGenBench"]
-    lacks += [] if aligner == protocol.aligner else [f"alignment by {aligner or 'nobody'}, not {protocol.aligner}"]
+    lacks += [] if by == protocol.aligner else [f"alignment by {by or 'nobody'}, not {protocol.aligner}"]
     results |= {
         "real": f"{real.root} ({len(real)})",
         "fake": f"{fake.root} ({len(fake)})",
@@ -103,8 +104,14 @@ def image_command(args: argparse.Namespace) -> None:
     publish(args.out, "Drawing chest X-rays", summary, [*image_blocks(results), *cases], results, weights)
 
 
+def check_enough(flag: str, images: Records, least: int) -> None:
+    """Raises UserError unless there are as many as Table 3 needs."""
+    if len(images) < least:
+        raise UserError(f"{flag} {images.root}: {len(images)} images; at least {least} are needed")
+
+
 def one_a_prompt(real: Records) -> Records:
-    """CheXGenBench keeps the first image of every prompt; so do we where every image has a prompt of its set's."""
+    """CheXGenBench keeps the first image of every prompt; so do we of its set."""
     if real.kind == "chexgenbench":
         first: dict[str, Record] = {}
         for prompt, record in zip(prompts_of(real), real.records, strict=True):
@@ -118,7 +125,8 @@ def draw_prompts(args: argparse.Namespace, team: Team, real: Records) -> tuple[P
     prompts = list(dict.fromkeys(filter(None, prompts_of(real))))
     if not prompts:
         raise UserError(f"--real {args.real}: has no texts to draw from; give a data set with reports, or --fake")
-    checkpoint = sample.load_model(args.weights, team.device, getattr(torch, args.dtype), args.adapter, draws=True)
+    args.dtype = dtype_name(dtype := team.agreed(getattr(torch, args.dtype)))
+    checkpoint = sample.load_model(args.weights, team.device, dtype, args.adapter, draws=True)
     checkpoint.own_bos = named(args.protocol).own_bos
     version, config = weights_hash(args.weights, args.adapter), checkpoint.model.config
     room = config.context_length - 2
@@ -160,15 +168,13 @@ def score_shards(real: np.ndarray, fake: np.ndarray, shards: int) -> dict[str, f
     return {name: float(np.mean([value_of(row[name]) for row in rows])) for name in rows[0]}
 
 
-def alignment(args: argparse.Namespace, fake: Records, prompts: list[str]) -> tuple[Scored | None, str]:
-    """BioViL's or BioViL-T's similarity of picture and prompt, and by whom; (None, "") without it."""
-    if args.aligner is None or not all(prompts):
-        return None, ""
-    aligner, each, batch = biovil.load_aligner(args.aligner, args.device), [], args.batch or 32
+def alignment(aligner: biovil.Aligner, fake: Records, prompts: list[str], batch: int) -> Scored:
+    """BioViL's or BioViL-T's similarity of picture and prompt."""
+    each = []
     for start in tqdm(range(0, len(fake), batch), unit="batch", desc="alignment"):
         rows = range(start, min(start + batch, len(fake)))
         each += aligner([Image.fromarray(fake.image(i)) for i in rows], [prompts[i] for i in rows]).tolist()
-    return metrics.mean_scores(np.array(each))[0], aligner.name
+    return metrics.mean_scores(np.array(each))[0]
 
 
 def memorisation(real: np.ndarray, fake: np.ndarray, train: np.ndarray) -> dict:
@@ -200,8 +206,8 @@ def image_blocks(results: dict) -> list[Table]:
         ours["real training films"] = results["floor"]  # they have no prompts
         note += " Real training films: as many of them in the place of the drawings, the floor of both distances."
     ours = {name: [scores.get(column) for column in TABLE3] for name, scores in ours.items()}
-    judges, judged = f"{results['judge']}; {whose(results['protocol'])}", results["judge"]
-    blocks = [beside_paper(3, "Fidelity and diversity (Table 3)", ours, judges, note)]
+    judged = f"{results['judge']}; {whose(results['protocol'])}"
+    blocks = [beside_paper(3, "Fidelity and diversity (Table 3)", ours, judged, note)]
     if shown := results.get("shown"):
         note = "Area under the ROC curve of a linear judge trained on the training films, the mean over observations."
         rows = [
@@ -210,7 +216,7 @@ def image_blocks(results: dict) -> list[Table]:
             ["unseen real films (the ceiling)", shown["real"]],
         ]
         blocks.append(Table(["", "area"], rows, "Do drawings show what was asked for?", note, intervals=True))
-    return [*blocks, table_4(results["per_class"], judged)] if results["per_class"] else blocks
+    return [*blocks, table_4(results["per_class"], results["judge"])] if results["per_class"] else blocks
 
 
 def table_4(per_class: dict[str, dict], judged: str) -> Table:

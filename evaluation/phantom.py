@@ -41,7 +41,7 @@ COLUMNS = ("generated", "control", "ceiling")
 def phantom_command(args: argparse.Namespace) -> None:
     """`evaluate.py phantom`: read and draw phantoms, score both, and write results.json and report.html."""
     if args.seed in (TRAIN_SEED, ClassifierRecipe.seed):
-        raise UserError(f"--seed {args.seed}: the model trains on seed 0, the classifier on seed 2; give 1, 3, 4, ...")
+        raise UserError(f"--seed {args.seed}: the model trains on seed 0, the classifier on seed 2; give 1, 4, 5, ...")
     own_folder(args.out)
     set_drawing_flags(OURS, args)
     # The classifier first: a mistake in a flag should not wait for the drawing.

@@ -21,6 +21,7 @@ from archives.opening import open_source
 from archives.records import Problems, Records
 from archives.tables import is_empty, read_json_rows, read_table
 from common import arguments
+from common.devices import dtype_name
 from common.distributed import Team, joined_team
 from common.errors import UserError
 from common.files import write_text
@@ -50,6 +51,7 @@ def report_command(args: argparse.Namespace) -> None:
     own_folder(args.out)
     protocol = named(args.protocol)
     tokenize = word_tokenizer() if protocol.nltk_words else metrics.tokenize  # what is missing is said at once
+    judge, label = report_judge(args)
     lacks, source, weights = [], None, None
     if args.predictions:
         made = read_predictions(args.predictions)[: args.n]
@@ -61,7 +63,6 @@ def report_command(args: argparse.Namespace) -> None:
     rows = without_empty(made) if protocol.skip_empty else made
     if len(rows) < 2:
         raise UserError(f"{args.predictions or args.data}: {len(rows)} report; two are needed for a score")
-    judge, label = report_judge(args)
     texts = [row["truth"] for row in rows], [row["generated"] for row in rows]
     radgraph = radgraph_f1(rows, protocol.radgraph)
     if protocol is not OURS:
@@ -77,7 +78,8 @@ def report_command(args: argparse.Namespace) -> None:
         "radgraph_f1": radgraph,
         "beside": baselines.compare(args, rows, source, label),
     }
-    write_text(args.out / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in made))
+    if not args.predictions:  # whoever gives them has them: they may be this very file
+        write_text(args.out / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in made))
     skipped = f" ({results['empty_pairs']} empty pairs left out)" if results["empty_pairs"] else ""
     summary = f"{len(rows)} reports of {results['data']}{skipped}. Judge: {judge}."
     publish(args.out, "Reading chest X-rays", summary, report_blocks(rows, results, source), results, weights)
@@ -116,7 +118,8 @@ def read_films(
 
     Each process writes its share; the first is None on all but the main one.
     """
-    checkpoint = sample.load_model(args.weights, team.device, getattr(torch, args.dtype), args.adapter)
+    args.dtype = dtype_name(dtype := team.agreed(getattr(torch, args.dtype)))
+    checkpoint = sample.load_model(args.weights, team.device, dtype, args.adapter)
     checkpoint.own_bos = protocol.own_bos
     config = checkpoint.model.config
     if arguments.names_phantoms(args.data):  # that no model was trained on

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import lora
-from archives.opening import open_source, recognise
+from archives.opening import open_source, recognise, tables_of
 from archives.records import Problems, Record, Records
 from checkpoints.folders import find_checkpoint, sha256
 from common.errors import UserError
@@ -36,7 +36,7 @@ def open_images(path: str | Path, split: str = "all") -> Records:
     try:
         recognise(path)
     except UserError:
-        files = picture_files(path) if path.is_dir() else []
+        files = picture_files(path) if path.is_dir() and not tables_of(path)[1] else []
         if not files:
             raise
         records = [Record(file.relative_to(path).as_posix(), "", "") for file in files]
@@ -94,19 +94,16 @@ def load_feature_extractor(
     return FeatureExtractor(name, False, weights_hash(weights), square, extract)
 
 
-def features(
-    images: Records, extractor: FeatureExtractor, batch: int = 32, progress: bool = False, cache: Path | None = None
-) -> np.ndarray:
+def features(images: Records, extractor: FeatureExtractor, cache: Path, batch: int = 32) -> np.ndarray:
     """The features of N images, (N, width) float32, in their order. Raises UserError naming one that cannot be read.
 
     A file in `cache` keeps them, under a hash of every image's bytes and of the extractor.
     """
-    if cache is not None:
-        parts = [extractor.name, extractor.version, *(sha256(images.root / record.image) for record in images.records)]
-        kept = cache / f"features-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:20]}.npy"
-        if kept.is_file():
-            return np.load(kept)
-    found, bar = [], tqdm(total=len(images), unit="image", desc=f"features of {images.root}", disable=not progress)
+    parts = [extractor.name, extractor.version, *(sha256(images.root / record.image) for record in images.records)]
+    kept = cache / f"features-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:20]}.npy"
+    if kept.is_file():
+        return np.load(kept)
+    found, bar = [], tqdm(total=len(images), unit="image", desc=f"features of {images.root}")
     with ThreadPoolExecutor(default_workers()) as pool, bar:  # Pillow lets other threads run
         for start in range(0, len(images), batch):
             rows = range(start, min(start + batch, len(images)))
@@ -114,9 +111,8 @@ def features(
             found.append(extractor.extract(torch.from_numpy(np.stack(pixels))).float().cpu().numpy())
             bar.update(len(rows))
     result = np.concatenate(found)
-    if cache is not None:
-        with write_atomically(kept) as temporary, open(temporary, "wb") as file:
-            np.save(file, result)
+    with write_atomically(kept) as temporary, open(temporary, "wb") as file:
+        np.save(file, result)
     return result
 
 

@@ -193,7 +193,7 @@ def loop_table(prompts: Sequence[str], reports: Sequence[str], seed: int) -> str
         return {f"{name} {label.side or ''}".strip() for name, label in labels if label.value == POSITIVE}
 
     asked, found = list(map(affirmed, prompts)), list(map(affirmed, reports))
-    others = [found[k] for k in derangement(len(prompts), seed % 2**32)]
+    others = [found[k] for k in derangement(len(prompts), seed)]
     back, control = (sum(len(a & f) for a, f in zip(asked, each, strict=True)) for each in (found, others))
     rows = [*zip(prompts, reports, *(map(", ".join, map(sorted, each)) for each in (asked, found)), strict=True)]
     summary = f"{back} of {sum(map(len, asked))} labels came back; control, the reports exchanged: {control}."

@@ -124,7 +124,7 @@ def training_row(model: UniX, stage: str, dtype: torch.dtype, count: int, name: 
         heads["repa"] = RepaProjector(config.hidden_size, config.vit.width, 512)
     for _, parameter in model.und_parameters() if stage == "2" else model.gen_parameters():
         parameter.requires_grad_(False)
-    examples = data.Examples(Phantoms(count, 128), stage, 128, 0, shipped.encode, config, 16, count)
+    examples = data.Examples(Phantoms(count, 128), stage, 128, 0, shipped.encode, config, count)
     batches = data.collate(config, [examples[i] for i in range(count)])
     ((kind, batch),) = batches.items()
     with torch.no_grad():  # once, as a run does

@@ -20,8 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import attention
-from checkpoints.janus import JanusPro
-from common.errors import UserError, run
+from common.errors import run
 from evaluation.metrics import derangement
 from evaluation.tables import Table, text
 from phantoms.dataset import phantom
@@ -90,8 +89,6 @@ def report_maps(checkpoint: Checkpoint, image: Image.Image, report: str) -> list
     of what `shares` finds is gone. image: 8-bit grey, of any size.
     """
     model, config = checkpoint.model, checkpoint.model.config
-    if isinstance(model, JanusPro):
-        raise UserError("these weights are Janus-Pro's, whose sequence has another layout; name a UniX")
     ids, words = words_of(checkpoint, report)
     before = model.asked(question_of(checkpoint, None))
     pixels = pixels_of(checkpoint, [image])

@@ -51,7 +51,7 @@ def test_a_broken_image_is_said_and_another_takes_its_place(micro, monkeypatch, 
 def test_only_what_is_read_is_varied(micro):
     for stage in ("vae", "vit", "1", "2"):
         plain, varied = (
-            data.Examples(Phantoms(12), stage, 64, 5, micro.encode, micro_config(), 16, 8, augmented=augmented)[0]
+            data.Examples(Phantoms(12), stage, 64, 5, micro.encode, micro_config(), 8, augmented=augmented)[0]
             for augmented in (False, True)
         )
         assert np.array_equal(plain["image"], varied["image"]) == (stage in ("vae", "2"))
@@ -59,7 +59,7 @@ def test_only_what_is_read_is_varied(micro):
 
 def examples(micro, stage, size=64, mix=(0, 1)):
     source, encode = Phantoms(12), micro.encode
-    return data.Examples(source, stage, size, 5, encode, micro_config(), downsampling=16, batch=8, mix=mix)
+    return data.Examples(source, stage, size, 5, encode, micro_config(), batch=8, mix=mix)
 
 
 def same(first, second):
@@ -139,7 +139,7 @@ def test_each_epoch_visits_every_image_once_in_its_own_order(micro):
 
 def test_rare_films_come_up_as_often_as_they_should_and_none_is_left_out(micro):
     repeats = np.array([1, 1, 1, 2.25, 1, 1, 4.5, 1, 1, 1, 1, 1.5])
-    stream = data.Examples(Phantoms(12), "2", 64, 5, micro.encode, micro_config(), 16, 8, repeats=repeats)
+    stream = data.Examples(Phantoms(12), "2", 64, 5, micro.encode, micro_config(), 8, repeats=repeats)
     count = math.ceil(repeats.sum())
     epochs = np.array(
         [np.bincount([stream.index(count * e + p) for p in range(count)], minlength=12) for e in range(40)]
@@ -205,7 +205,7 @@ def test_what_the_vit_sees_is_squared_as_its_weights_know_it_and_what_is_drawn_i
     source.image = lambda index: film
     squares = {}
     for stage in ("1", "2"):
-        examples = data.Examples(source, stage, 64, 0, lambda text: [5], config, downsampling=16, batch=4)
+        examples = data.Examples(source, stage, 64, 0, lambda text: [5], config, batch=4)
         squares[stage] = examples[0]["image"]
     assert ((squares["1"] == 128).sum(), (squares["1"] == 255).sum()) == (20 * 40, 64 * 64 - 20 * 40)
     assert ((squares["2"] == 128).sum(), (squares["2"] == 0).sum()) == (32 * 64, 32 * 64)
@@ -231,7 +231,7 @@ class Rows(Phantoms):
 def decoded(micro, source, stage, count=60, wording="plain", **more):
     """What `count` examples say: their question, answer or prompt."""
     config = replace(micro_config(), wording=wording, context_length=512)  # nothing is cut
-    stream = data.Examples(source, stage, 64, 0, micro.encode, config, 16, 4, prompt_dropout=0.0, **more)
+    stream = data.Examples(source, stage, 64, 0, micro.encode, config, 4, prompt_dropout=0.0, **more)
     rows = [stream[position] for position in range(count)]
     return [{name: micro.decode(row[name]) for name in ("question", "answer", "prompt") if name in row} for row in rows]
 

@@ -194,6 +194,8 @@ def test_a_run_trains_the_adapter_alone_resumes_and_shares_its_work(stage, micro
     branch = "und" if stage == "1" else "gen"
     assert all(f".{branch}." in name for name in adapter)
     assert load_checkpoint(tmp_path / "whole").model.adapter["branch"] == branch  # --weights RUN carries it
+    ran = command("weights.py", "convert", "whole", "half", "--dtype", "float16", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
 
     train("parts", 2)
     parts = train("parts", 4, "--resume")

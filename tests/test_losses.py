@@ -75,7 +75,7 @@ def examples_of(micro, stage, batch, size=64, cache=None, **more):
     side = size if stage == "vae" else 256  # the autoencoder's eight: whole pictures, no crops
     source = Phantoms(8, side, cache=cache)
     vocabulary = common_targets([visible(source, i) for i in range(8)], least=1)
-    stream = data.Examples(source, stage, size, 0, micro.encode, micro.model.config, 16, batch, vocabulary, **more)
+    stream = data.Examples(source, stage, size, 0, micro.encode, micro.model.config, batch, vocabulary, **more)
     return source, stream, vocabulary
 
 

@@ -60,7 +60,6 @@ def examples_of(
         recipe.seed if training else 0,
         checkpoint.encode,
         checkpoint.model.config,
-        checkpoint.vae.config.downsampling,
         recipe.batch,
         phrases,
         prompt_dropout=0.1 if training and stage != "reflow" else 0.0,

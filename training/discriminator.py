@@ -16,7 +16,7 @@ from layers import Conv2d, GroupNorm
 
 
 class PatchDiscriminator(nn.Module):
-    """Is it a real picture? One answer for each patch of 34 px: above 0 is yes."""
+    """Is it a real picture? One answer for each patch of 46 px: above 0 is yes."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()

@@ -70,7 +70,8 @@ def parse_args() -> argparse.Namespace:
         raise UserError("--profile: writes nothing, and stage reflow has walks to keep; profile stage 3")
     if args.less_memory == "optimizer" and os.environ.get("WORLD_SIZE", "1") == "1":
         raise UserError("--less-memory optimizer: shares its state among processes, and this is one; leave it out")
-    if args.profile and (idle := [name for name in ("out", "save_every", "look_every") if getattr(args, name)]):
+    of_files = ("out", "save_every", "look_every", "resume")
+    if args.profile and (idle := [name for name in of_files if getattr(args, name)]):
         raise UserError(f"--{idle[0].replace('_', '-')}: --profile writes nothing; leave one of them out")
     args.asked = {name: getattr(args, name) for name in KNOBS if getattr(args, name) is not None}
     for name, value in args.asked.items():

@@ -96,8 +96,10 @@ KNOBS: dict[str, Knob] = {each.name: each.metadata["knob"] for each in fields(Re
 
 def typed(name: str, value: object) -> str:
     """ "--lr 0.001", as a user would write it."""
-    shown = f" {value:g}" if type(value) is float else f" {value}" * (value is not True)
-    return KNOBS[name].flag + shown
+    flag = KNOBS[name].flag
+    if isinstance(value, bool):
+        return flag if value else f"--no-{flag[2:]}"
+    return f"{flag} {value:g}" if isinstance(value, float) else f"{flag} {value}"
 
 
 def check_recipe(recipe: Recipe, stage: str, asked: dict[str, object]) -> None:

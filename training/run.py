@@ -75,7 +75,8 @@ class Run:
 
     def __post_init__(self) -> None:
         main = self.team.is_main
-        self.stop, self.code = StopSignal(), 0  # not 0 after a signal, so that no script goes on to the next stage
+        self.stop = None if self.profile else StopSignal()
+        self.code = 0  # not 0 after a signal, so that no script goes on to the next stage
         self.log = TrainingLog(self.out, self.state.step) if main and not self.profile else None
         self.began, self.first, self.seconds_before = time.monotonic(), self.state.step, self.state.seconds
         # tqdm's own rate follows the clock of the machine, which may be set back; ours is in the postfix.

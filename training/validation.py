@@ -7,7 +7,7 @@ from PIL import Image
 import data
 from archives.records import squares
 from evaluation import metrics
-from reports.labeler import POSITIVE, UNCERTAIN, label_reports
+from reports.labeler import label_reports
 from sample import read
 from training.pretraining import EveryStageLoss
 from training.prompt_gain import exchanged_prompts
@@ -60,8 +60,8 @@ class Validation:
             images = [Image.fromarray(picture) for picture in pictures]
             written = label_reports(read(self.checkpoint, images, max_new_tokens=160, batch=len(images)))
             truth = label_reports([source.text(i)[0] for i in chosen])
-            claimed, true = (np.isin(labels, (POSITIVE, UNCERTAIN)) for labels in (written, truth))
-            found["f1"] = float(2 * (claimed & true).sum() / max(1, claimed.sum() + true.sum()))
+            claimed, true = (metrics.positives(labels, "positive") for labels in (written, truth))
+            found["f1"] = metrics.f1_scores(true, claimed, undefined=0.0).micro
         return {f"validate_{name}": value for name, value in found.items()}
 
 

@@ -180,6 +180,7 @@ def test_a_size_of_the_wrong_type_or_an_absurd_one_is_a_line(ours, field, value)
         (lambda c: c.pop("vae"), "vae is null; it must be an object"),
         (lambda c: c["vae"].update(norm_groups=24), "vae.norm_groups is 24; it must divide every level's width, 32"),
         (lambda c: c["vae"].update(ch_mult=[1, "2"]), "vae.ch_mult is (1, '2'); it must be a whole number"),
+        (lambda c: c["vae"].update(patch=2), "vae.ch_mult and patch make a latent of 32 px; it must be of 16"),
         (lambda c: c["vae"].update(ch_mult=3), "vae.ch_mult is 3; it must be"),
         (lambda c: c["vae"].update(scale_factor=0), "vae.scale_factor is 0; latents are multiplied by it"),
         (lambda c: c["vae"].update(z_channels=8), "draws latents of 16 channels, its autoencoder decodes 8"),

@@ -120,6 +120,14 @@ def run(monkeypatch, out, *flags):
     return json.loads((out / "results.json").read_text())["beside"]
 
 
+def test_a_broken_training_film_costs_its_row_alone(films, tmp_path, monkeypatch, capsys):
+    (films / "3.png").write_bytes(b"no picture")
+    flags = ["--data", films, "--split", "validate", "--cache", tmp_path / "cache"]
+    names = [row["name"] for row in run(monkeypatch, tmp_path / "out", *flags)["rows"]]
+    assert "nearest training film" not in names and "one text for every film" in names
+    assert "3.png" in capsys.readouterr().err
+
+
 def test_the_table_of_a_data_set(films, tmp_path, monkeypatch, capsys):
     flags = ["--data", films, "--split", "validate", "--literature-bleu", "--cache", tmp_path / "cache"]
     beside = run(monkeypatch, tmp_path / "out", *flags)

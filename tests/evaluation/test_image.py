@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -161,7 +162,7 @@ def test_raddino_sees_what_chexgenbench_shows_it(monkeypatch, tmp_path):
     monkeypatch.setattr(features, "load_raddino", lambda folder, device: raddino)
     Image.fromarray(picture(0)[:100]).save(tmp_path / "0.png")
     extractor = features.load_feature_extractor(tmp_path)
-    found = features.features(features.open_images(tmp_path), extractor)
+    found = features.features(features.open_images(tmp_path), extractor, tmp_path / "cache")
     assert extractor.comparable and seen == [(1, 299, 299)] and found.shape == (1, 1)
 
 
@@ -196,6 +197,9 @@ def test_features_are_kept_until_a_picture_or_the_weights_change(tmp_path):
         (("--fake", "fake", "--weights", "fake"), "either --fake"),
         (("--fake", "absent"), "absent"),
         (("--fake", "few"), "at least 6"),
+        (("--fake", "fake", "--train", "few"), "--train few: 2 images; at least 6"),
+        (("--fake", "tables"), "several tables (metadata.csv, metadata.jsonl); name the one to use"),
+        (("--weights", "fake", "--raddino", "few"), "few"),
         (("--fake", "broken"), "bad.png"),
         (("--fake", "fake", "--n", "1"), "--n 1"),
         (("--fake", "fake", "--raddino", "absent"), "--raddino absent"),
@@ -212,6 +216,8 @@ def test_bad_input_is_refused_in_one_line(sets, monkeypatch, capsys, flags, word
         for name in names:
             Image.fromarray(picture(0)).save(sets / folder / f"{name}.png")
     (sets / "broken/bad.png").write_bytes(b"no picture")
+    shutil.copytree(sets / "real", sets / "tables")
+    (sets / "tables/metadata.jsonl").touch()
     with pytest.raises(SystemExit) as stopped:
         evaluate.run(lambda: command(monkeypatch, "--real", sets / "real", "--out", sets / "out", *flags))
     error = capsys.readouterr().err

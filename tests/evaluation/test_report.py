@@ -65,11 +65,14 @@ def test_predictions_are_scored_as_the_measures_say(tmp_path, monkeypatch, capsy
     text, page = capsys.readouterr().out, (tmp_path / "out/report.html").read_text()
     for said in (text, page):
         assert "not CheXbert" in said and "not a medical device" in said and "LLaVA-Rad" in said
-    lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
-    assert [line["generated"] for line in lines] == WRITTEN
-    # What was written can be scored again, with the same result.
-    command(monkeypatch, "--predictions", tmp_path / "out/predictions.jsonl", "--out", tmp_path / "again")
-    assert json.loads((tmp_path / "again/results.json").read_text())["table_2"] == results["table_2"]
+    # As JSON lines they have the same scores; where a model has left them in --out they stay whole.
+    lines = [json.dumps({"truth": truth, "generated": said}) for truth, said in zip(TRUTHS, WRITTEN, strict=True)]
+    (tmp_path / "out/predictions.jsonl").write_text("\n".join(lines))
+    for more, reports in (((), len(TRUTHS)), (("--n", 3), 3)):
+        command(monkeypatch, "--predictions", tmp_path / "out/predictions.jsonl", "--out", tmp_path / "out", *more)
+        again = json.loads((tmp_path / "out/results.json").read_text())
+        assert again["reports"] == reports and (again["table_2"] == results["table_2"]) == (not more)
+        assert (tmp_path / "out/predictions.jsonl").read_text() == "\n".join(lines)
 
 
 def test_with_its_weights_chexbert_judges(tmp_path, monkeypatch, capsys):

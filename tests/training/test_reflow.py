@@ -27,7 +27,7 @@ ALONE = Team(0, 1, torch.device("cpu"))
 
 def examples(micro, count):
     return data.Examples(
-        Phantoms(count), "reflow", 64, 0, micro.encode, micro.model.config, 16, batch=4, prompt_dropout=0.0
+        Phantoms(count), "reflow", 64, 0, micro.encode, micro.model.config, batch=4, prompt_dropout=0.0
     )
 
 

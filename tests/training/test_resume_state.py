@@ -158,7 +158,7 @@ def test_a_run_goes_on_with_its_own_recipe_alone(tmp_path):
         ({"learning_rate": 0.5}, "with --lr 0.001, not with --lr 0.5"),
         ({"observations": "only"}, "without --observations, not with --observations only"),
         ({"validate": "phantom:10"}, "without --validate, not with --validate phantom:10"),
-        ({"augment": True}, "with --augment False, not with --augment"),
+        ({"augment": True}, "with --no-augment, not with --augment"),
     ):
         with pytest.raises(UserError, match=f"^--resume: {tmp_path} was started {words}; leave that out"):
             check_same(RECIPE, asked, tmp_path)

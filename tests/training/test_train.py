@@ -184,8 +184,9 @@ def test_profile_prints_where_a_steps_time_goes_and_writes_nothing(micro_folder,
     for words in ("data", "forward", "backward", "optimizer", "TFLOP a step"):
         assert words in result.stdout
     assert not (tmp_path / "out/stage-2").exists()
-    result = run("--stage", "2", "--profile", "--save-every", 5, cwd=tmp_path)
-    assert result.returncode == 2 and "--save-every: --profile writes nothing" in result.stderr
+    for idle in (["--save-every", 5], ["--resume"]):
+        result = run("--stage", "2", "--profile", *idle, cwd=tmp_path)
+        assert result.returncode == 2 and f"{idle[0]}: --profile writes nothing" in result.stderr
 
 
 @pytest.mark.slow
