@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from archives.command import main
 from archives.records import Records, Source
 from common.images import augment, to_square
+from common.sampling import DOWNSAMPLING
 from common.workers import ignore_signals, started, stop_workers, unbroken
 from losses import IGNORE, KINDS, Batch
 from model import UniXConfig, pad
@@ -163,7 +164,7 @@ class Examples(Dataset):
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        return self.config.latent_channels, self.size // 16, self.size // 16
+        return self.config.latent_channels, self.size // DOWNSAMPLING, self.size // DOWNSAMPLING
 
     # ---- its texts
 

@@ -20,6 +20,7 @@ from checkpoints.tensors import Tensors
 from common.errors import UserError
 from common.files import read_json
 from common.images import SCALINGS
+from common.sampling import DOWNSAMPLING
 from model import UniXConfig
 from vae import VAEConfig
 from vit import ViTConfig
@@ -111,7 +112,8 @@ def check_vae(config: VAEConfig, path: Path, at: str = "") -> VAEConfig:
     levels, groups = len(config.ch_mult), config.norm_groups
     require(1 <= levels <= 8, path, f"{at}ch_mult has {levels} levels; it must have from 1 to 8")
     side = config.patch * 2 ** (levels - 1)
-    require(side == 16, path, f"{at}ch_mult and patch make a latent of {side} px; it must be of 16")
+    need = f"{at}ch_mult and patch make a latent of {side} px; it must be of {DOWNSAMPLING}"
+    require(side == DOWNSAMPLING, path, need)
     for width in (factor * config.ch for factor in (1, *config.ch_mult)):
         require(width <= 2**16, path, f"{at}ch_mult: a level of {width} channels; at most {2**16} are possible")
         require(width % groups == 0, path, f"{at}norm_groups is {groups}; it must divide every level's width, {width}")
