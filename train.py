@@ -65,12 +65,12 @@ RECIPES = {
     },
     # Beyond the paper: runs/tiny.sh, docs/speedrun.md. In stage 1, mix 1:3 is one text alone for every three films.
     "tiny": {
-        "vae": Recipe(3e-3, 128, 4, 50, 8_000, EVEN, decay=0.4, ema=0.998, **MUON),
-        "vit": Recipe(3e-3, 128, 32, 100, 3_500, EVEN, decay=0.4, **MUON),
-        "1": Recipe(3e-3, 128, 32, 80, 1_150, EVEN, mix="1:3", decay=0.5, ema=0.99, **MUON),
-        "2": Recipe(3e-3, 128, 32, 100, 2_000, EVEN, repa_weight=0.5, ema=0.999, **MUON),
-        "3": Recipe(3e-3, 256, 16, 100, 3_000, EVEN, time_shift=2.0, decay=0.8, ema=0.998, **MUON),
-        "reflow": Recipe(2e-3, 256, 16, 50, 1_000, "phantom:2000:even", decay=0.5, lora=16, micro_batch=16),
+        "vae": Recipe(3e-3, 128, 4, 50, 10_000, EVEN, decay=0.4, ema=0.998, **MUON),
+        "vit": Recipe(3e-3, 128, 32, 100, 4_375, EVEN, decay=0.4, **MUON),
+        "1": Recipe(3e-3, 128, 32, 80, 1_438, EVEN, mix="1:3", decay=0.5, ema=0.99, **MUON),
+        "2": Recipe(3e-3, 128, 32, 100, 2_500, EVEN, repa_weight=0.5, ema=0.999, **MUON),
+        "3": Recipe(3e-3, 256, 16, 100, 3_750, EVEN, time_shift=2.0, decay=0.8, ema=0.998, **MUON),
+        "reflow": Recipe(2e-3, 256, 16, 50, 1_250, "phantom:2000:even", decay=0.5, lora=16, micro_batch=16),
     },
     # For some thousand real films. Reports are uneven, so stage 1 is cut into small micro-batches of like length.
     "small": {

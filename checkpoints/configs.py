@@ -132,13 +132,8 @@ def read_ours(given: dict, path: Path) -> tuple[UniXConfig, VAEConfig]:
     for name in ("model", "vae"):
         value = given.get(name)
         require(isinstance(value, dict), path, f"{name} is {shortened(value)}; it must be an object")
-    values = dict(given["model"])
-    require(not values.pop("causal", False), path, "model.causal: a plain Janus-Pro; it is read as published alone")
-    if isinstance(width := values.get("hidden_size", 2048), int):  # folders older than these two: the width told them
-        recipe = "unix" if width >= 1024 else "small" if width >= 320 else "tiny"
-        values = {"recipe": recipe, "wording": "published" if recipe == "unix" else "plain"} | values
-    model = read_fields(UniXConfig, values, path, "model.")
-    model.vit = read_fields(ViTConfig, values.get("vit"), path, "model.vit.")
+    model = read_fields(UniXConfig, given["model"], path, "model.")
+    model.vit = read_fields(ViTConfig, given["model"].get("vit"), path, "model.vit.")
     vae = check_vae(read_fields(VAEConfig, given.get("vae"), path, "vae."), path, "vae.")
     check_unix(model, path, "model.")
     check_latents(model, vae, path)
@@ -153,7 +148,7 @@ def read_fields(kind: type, values: object, path: Path, at: str) -> Any:
     require(isinstance(values, dict), path, f"{at.rstrip('.')} is {shortened(values)}; it must be an object")
     known = {field.name for field in fields(kind)}
     for name in values:
-        require(name in known, path, f"{at}{shortened(name)} is no field of ours; was it written by a newer version?")
+        require(name in known, path, f"{at}{shortened(name)} is no field of ours; was it written by another version?")
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 

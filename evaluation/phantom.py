@@ -176,5 +176,5 @@ def f1_table(title: str, scores: dict) -> Table:
 def distances(sets: dict[str, dict], n: int) -> Table:
     names = {"fd": "Fréchet distance", "kd": "kernel distance"}
     rows = [[names.get(key, key), *(scores[key] for scores in sets.values())] for key in sets["generated"]]
-    note = f"In the classifier's features, {n} against {n} phantoms. other real: more phantoms, the best possible."
+    note = f"In the classifier's features, {n} against {n} phantoms. other real: as many phantoms of other prompts."
     return Table(["", *sets], rows, "The pictures as a set", note)

@@ -2,15 +2,15 @@
 # Trains the tiny model from nothing, in one pass: the autoencoder and the ViT, the paper's three stages, the adapter of
 # sample.py --fast, on phantoms only, by the tiny recipe of train.py. It goes on where it was stopped, and ends with what
 # each stage took.
-#   bash runs/tiny.sh             it replaces the shipped weights
-#   HOURS=4 bash runs/tiny.sh     every stage longer in proportion: twice as long
-#   STEPS=20 bash runs/tiny.sh    a look at all of it in a few minutes, which leaves the shipped weights alone
+#   bash runs/tiny.sh             how the shipped weights were made, again, into out/tiny; TO=assets/tiny replaces them
+#   HOURS=1 bash runs/tiny.sh     every stage shorter in proportion
+#   STEPS=20 bash runs/tiny.sh    a look at all of it in a few minutes
 # DEVICE=cuda is worth having; DTYPE is bfloat16 where the machine multiplies it fast. On a CPU two processes share the
 # cores, since the tiny model's matrices are too small for many threads: docs/speedrun.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${DEVICE:=cpu}" "${OUT:=out${STEPS:+/look}}"
-: "${TO:=${STEPS:+$OUT/tiny}}" "${TO:=assets/tiny}"
+: "${TO:=$OUT/tiny}"
 train=(python)
 [ -z "${STEPS:-}" ] || [ -z "${HOURS:-}" ] || { echo "error: STEPS or HOURS: give one of them" >&2; exit 2; }
 if [ "$DEVICE" = cpu ]; then
@@ -21,8 +21,8 @@ fi
 mkdir -p "$OUT"
 
 stage() { # name, what it starts from, more flags
-    # Two hours are what the recipe's own steps take on two cores, without reflow (docs/speedrun.md).
-    local steps=${STEPS:-} times="import train; print(round(train.RECIPES['tiny']['$1'].steps * ${HOURS:-2} / 2))"
+    # Two and a half hours are what the recipe's own steps take on two cores, without reflow (docs/speedrun.md).
+    local steps=${STEPS:-} times="import train; print(round(train.RECIPES['tiny']['$1'].steps * ${HOURS:-2.5} / 2.5))"
     [ -z "${HOURS:-}" ] || steps=$(python -c "$times")
     local processes=("${train[@]}")
     case $1 in vae | vit | 1) processes=(python) ;; esac # two of them run side by side
@@ -47,7 +47,7 @@ checkpoint, drawn = (load_checkpoint(f"{sys.argv[1]}/stage-{name}") for name in 
 checkpoint.vae, checkpoint.history = drawn.vae, drawn.history + checkpoint.history
 save_checkpoint(f"{sys.argv[1]}/read", checkpoint)
 END
-stage 2 "$OUT/read" --compile
+stage 2 "$OUT/read" # here compiling takes as long as it saves
 stage 3 "$OUT/stage-2" --compile
 python weights.py convert "$OUT/stage-3" "$TO" --dtype bfloat16
 stage reflow "$TO" ${STEPS:+--data phantom:16} # beyond the paper: what sample.py --fast draws with
