@@ -143,12 +143,14 @@ print(check.gain(gain))
 # ### Four runs
 #
 # With REPA and without, two seeds each. All four begin with the same weights. Runs of one seed see the same examples
-# with the same noise in the same order; only the loss differs. About two minutes on two cores.
+# with the same noise in the same order; only the loss differs. Muon moves the matrices, as in the recipe of the tiny
+# model; by AdamW, the paper's, the same pictures teach less (`docs/speedrun.md`). About three minutes on two cores.
 #
 # **Before you run it, guess:** will REPA help within 960 pictures? In the loss, in the pictures, or in the prompt gain?
 
 # %%
 drawing = ["--stage", 2, "--init", experiments.before_drawing(), "--data", "phantom:240", "--steps", 120, "--batch", 8]
+drawing += ["--optimizer", "muon", "--lr", 3e-3]
 runs = {
     f"{name}, seed {seed}": drawing + ["--repa-weight", weight, "--seed", seed, "--look-every", 120]
     for seed in (0, 1)
@@ -198,16 +200,17 @@ for name, log in logs.items():
 # %% [markdown]
 # What was measured in the run that is printed here:
 #
-# - **The error: nothing.** 1.41 and 1.38 with REPA, 1.40 and 1.40 without. The seeds differ as much as the losses. From
-#   step 20 to 60 the runs with REPA even lie a little above the others.
-# - **The pictures: nothing that we can see.** All four make the same rough chest of the same noise, and hardly another
-#   one for another prompt.
-# - **The prompt gain: perhaps.** With REPA it is higher in both pairs and at all three times, at t = 0.7 by 1.2 and
-#   0.8 % against 0.7 and 0.5 %. But two seeds differ by as much. Two pairs can raise the question, not answer it.
+# - **The error: nothing.** With REPA 1.24 and 1.30, without 1.33 and 1.29: one pair falls apart, the other does not.
+#   The seeds differ as much as the losses.
+# - **The pictures: no chest yet.** With REPA two dark lungs and a bright middle begin to show, without it hardly. A
+#   prompt changes almost nothing.
+# - **The prompt gain: in one pair.** Seed 0 has 0.5, 0.8 and 0.7 % with REPA and 0.1 % without, seed 1 nothing in
+#   either run. Two pairs can raise the question, not answer it.
 #
 # That says little about the paper. It trains for 75,000 steps of 256 pictures; yours saw 960 pictures. Its target is
 # RadDino, an eye that has seen hundreds of thousands of films; here it is the model's own small ViT. For comparison,
-# the shipped model's prompt gain at 128 px was 17 to 48 % after 83,000 pictures (`docs/results.md`).
+# the shipped model saw 140,000 pictures, and its prompt gain is 18 to 37 % (`docs/results.md`, which also has REPA's
+# worth after 800 steps).
 #
 # ## Experiment: where does REPA's gain begin?
 #
