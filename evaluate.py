@@ -33,7 +33,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = phantom.add_argument
     add("--n", type=whole(2, arguments.MOST_EXAMPLES), default=500, help="phantoms to read and draw (default 500)")
     add("--seed", type=arguments.seed, default=1, help="not 0 (trained on) nor 2 (the classifier's) (default 1)")
-    add("--classifier", "--probe", type=arguments.existing_file, metavar="FILE", help="weights of another judge")
+    add("--classifier", type=arguments.existing_file, metavar="FILE", help="weights of another judge")
 
     report = commands.add_parser("report", help="reports (Table 2), on any data set", epilog=DISCLAIMER)
     add = report.add_argument

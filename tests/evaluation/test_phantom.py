@@ -68,7 +68,7 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setattr(sample, "draw", draw)
 
     def command(*extra):
-        flags = ["--weights", str(folder), "--out", str(tmp_path / "out"), "--probe", str(SHIPPED_CLASSIFIER)]
+        flags = ["--weights", str(folder), "--out", str(tmp_path / "out"), "--classifier", str(SHIPPED_CLASSIFIER)]
         monkeypatch.setattr(sys, "argv", ["evaluate.py", "phantom", "--n", "12", *flags, *extra])
         evaluate.main()
         return json.loads((tmp_path / "out" / "results.json").read_text())
