@@ -129,10 +129,7 @@ def check_latents(model: UniXConfig, vae: VAEConfig, path: Path) -> None:
 
 def read_ours(given: dict, path: Path) -> tuple[UniXConfig, VAEConfig]:
     """The two configs of our own config.json."""
-    for name in ("model", "vae"):
-        value = given.get(name)
-        require(isinstance(value, dict), path, f"{name} is {shortened(value)}; it must be an object")
-    model = read_fields(UniXConfig, given["model"], path, "model.")
+    model = read_fields(UniXConfig, given.get("model"), path, "model.")
     model.vit = read_fields(ViTConfig, given["model"].get("vit"), path, "model.vit.")
     vae = check_vae(read_fields(VAEConfig, given.get("vae"), path, "vae."), path, "vae.")
     check_unix(model, path, "model.")

@@ -138,7 +138,7 @@ def score_drawing(
     truth = classifier.truth_array(phantoms)
     (generated, features), (real, real_features), (_, others) = (classifier.judge(judge, each) for each in pictures)
     seen = classifier.shown(judge, generated)
-    # The measures of Table 3: of the generated pictures, and of other real ones, which is as good as it gets.
+    # The measures of Table 3: of the generated pictures, and for scale of as many other phantoms.
     sets, k = {"generated": features, "other real": others}, min(5, len(truth) - 1)
     return {
         "judge": "classifier (judges/classifier.py), a small CNN trained on phantoms of seed 2",

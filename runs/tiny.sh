@@ -2,15 +2,14 @@
 # Trains the tiny model from nothing, in one pass: the autoencoder and the ViT, the paper's three stages, the adapter of
 # sample.py --fast, on phantoms only, by the tiny recipe of train.py. It goes on where it was stopped, and ends with what
 # each stage took.
-#   bash runs/tiny.sh             how the shipped weights were made, again, into out/tiny; TO=assets/tiny replaces them
-#   HOURS=1 bash runs/tiny.sh     every stage shorter in proportion
-#   STEPS=20 bash runs/tiny.sh    a look at all of it in a few minutes
+#   bash runs/tiny.sh             makes the shipped weights again, into out/tiny; cp out/tiny/* assets/tiny ships them
+#   HOURS=1 bash runs/tiny.sh     into out/hours-1/tiny: every stage shorter in proportion, by default 2.5
+#   STEPS=20 bash runs/tiny.sh    into out/look/tiny: a look at all of it in a few minutes
 # DEVICE=cuda is worth having; DTYPE is bfloat16 where the machine multiplies it fast. On a CPU two processes share the
 # cores, since the tiny model's matrices are too small for many threads: docs/speedrun.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-: "${DEVICE:=cpu}" "${OUT:=out${STEPS:+/look}}"
-: "${TO:=$OUT/tiny}"
+: "${DEVICE:=cpu}" "${OUT:=out${STEPS:+/look}${HOURS:+/hours-$HOURS}}"
 train=(python)
 [ -z "${STEPS:-}" ] || [ -z "${HOURS:-}" ] || { echo "error: STEPS or HOURS: give one of them" >&2; exit 2; }
 if [ "$DEVICE" = cpu ]; then
@@ -47,11 +46,11 @@ checkpoint, drawn = (load_checkpoint(f"{sys.argv[1]}/stage-{name}") for name in 
 checkpoint.vae, checkpoint.history = drawn.vae, drawn.history + checkpoint.history
 save_checkpoint(f"{sys.argv[1]}/read", checkpoint)
 END
-stage 2 "$OUT/read" # here compiling takes as long as it saves
+stage 2 "$OUT/read" # which --compile makes no shorter: docs/speedrun.md
 stage 3 "$OUT/stage-2" --compile
-python weights.py convert "$OUT/stage-3" "$TO" --dtype bfloat16
-stage reflow "$TO" ${STEPS:+--data phantom:16} # beyond the paper: what sample.py --fast draws with
-cp "$OUT/stage-reflow/checkpoint/adapter.safetensors" "$TO/fast.safetensors"
+python weights.py convert "$OUT/stage-3" "$OUT/tiny" --dtype bfloat16
+stage reflow "$OUT/tiny" ${STEPS:+--data phantom:16} # beyond the paper: what sample.py --fast draws with
+cp "$OUT/stage-reflow/checkpoint/adapter.safetensors" "$OUT/tiny/fast.safetensors"
 python - "$OUT/stage-reflow/checkpoint/config.json" <<'END'
 import json, sys
 

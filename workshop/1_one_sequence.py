@@ -380,8 +380,8 @@ for kind in ("mass", "consolidation", "pneumothorax", "cardiomegaly", "central v
     print(f"{kind:28}" + "".join(f"{value:8.3f}" for value in scores.values()))
 
 # %% [markdown]
-# A catheter is two or three pixels wide and a patch has sixteen: its map tells nothing. The heart is in the same place
-# in everybody, so *inside* cannot beat *others*. `python -m studies.attention` prints all kinds.
+# A catheter is two or three pixels wide and a patch has sixteen: its map holds little of it, inside or not. The heart
+# is in the same place in everybody, so *inside* hardly beats *others*. `python -m studies.attention` prints all kinds.
 #
 # ## Experiment
 #

@@ -69,7 +69,7 @@ print(check.start(start))
 # This is what you would type in a terminal, about a minute of one core:
 #
 #     python train.py --stage 1 --init out/workshop/before-reading --data phantom:240 --steps 80 --batch 8 \
-#         --mix 0:1 --decay 0 --ema 0
+#         --mix 0:1 --decay 0 --ema 0 --optimizer adamw --lr 1e-3
 #
 # **Before you run it, guess:** which comes first, to talk like a report, or to look at the film?
 
@@ -200,8 +200,8 @@ for name, log in logs.items():
 # %% [markdown]
 # What was measured in the run that is printed here:
 #
-# - **The error: nothing.** With REPA 1.24 and 1.30, without 1.33 and 1.29: one pair falls apart, the other does not.
-#   The seeds differ as much as the losses.
+# - **The error: hardly anything.** With REPA 1.24 and 1.30, without 1.33 and 1.29: in one pair REPA is
+#   0.09 lower, in the other there is no difference, and two seeds with REPA differ by 0.05.
 # - **The pictures: no chest yet.** With REPA two dark lungs and a bright middle begin to show, without it hardly. A
 #   prompt changes almost nothing.
 # - **The prompt gain: in one pair.** Seed 0 has 0.5, 0.8 and 0.7 % with REPA and 0.1 % without, seed 1 nothing in
@@ -209,8 +209,8 @@ for name, log in logs.items():
 #
 # That says little about the paper. It trains for 75,000 steps of 256 pictures; yours saw 960 pictures. Its target is
 # RadDino, an eye that has seen hundreds of thousands of films; here it is the model's own small ViT. For comparison,
-# the shipped model saw 140,000 pictures, and its prompt gain is 18 to 37 % (`docs/results.md`, which also has REPA's
-# worth after 800 steps).
+# the shipped model saw 140,000 pictures, and its prompt gain is 18 to 37 % at 256 px (`docs/results.md`, which also has
+# REPA's worth after 800 steps).
 #
 # ## Experiment: where does REPA's gain begin?
 #

@@ -215,9 +215,8 @@ for i in (33, 18, 45):
 # %% [markdown]
 # What we saw in the run that is printed here:
 #
-# - **33.** The judge sees the consolidation, and pneumonia beside it. We see one dense area, where it was asked for,
-#   and nothing beside it. What the judge does not complain about is its edge: a lobe ends in straight lines, this does
-#   not.
+# - **33.** The judge sees the consolidation, and pneumonia as well. We see one dense area, where it was asked for, and
+#   no second one. What the judge does not complain about is its edge: the phantom's is straight, this is not.
 # - **18.** The judge is content. The edema is there, and the line. But the left apex is smooth: the calcified
 #   thickening that was asked for there is missing, and bright meshes lie at the *right* shoulder. The judge's label
 #   "Pleural Other" has no side.
