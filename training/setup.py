@@ -19,6 +19,7 @@ from model import UniX
 from phantoms.dataset import Phantoms
 from reports.questions import DEFAULT_QUESTION, SHORT_QUESTION
 from speed import cpu
+from speed.startup import leave_the_compiler_out
 from training.recipe import DRAWING, STAGES, Recipe
 from training.state import State
 from training.tokenizer import train_tokenizer
@@ -92,6 +93,8 @@ def prepare(checkpoint: Checkpoint, dtype: torch.dtype, recompute: bool, compile
         model.pad_to = 32
         for block in [*model.layers, *model.vit.blocks]:
             block.compile()
+    else:
+        leave_the_compiler_out()
 
 
 def frozen_encoders(

@@ -18,7 +18,9 @@ import torch
 from PIL import Image
 
 from checks import lesson_6 as check
+from common.files import FAST_ADAPTER
 from common.observations import OBSERVATIONS
+from common.sampling import FAST
 from evaluation import metrics
 from evaluation.baselines import constant_text, shuffled
 from evaluation.image import memorisation
@@ -27,7 +29,7 @@ from judges.classifier import judge, shown, truth_array
 from judges.trained_classifier import load_classifier
 from phantoms.dataset import Phantoms, phantom
 from reports.labeler import label_reports
-from sample import draw, read
+from sample import draw, load_model, read
 
 # %% [markdown]
 # ## Prompts whose truth is known
@@ -44,11 +46,13 @@ lines = [prompt.replace(". ", ".\n") for prompt in prompts]
 classroom.show(real[:4], lines[:4], inches=2.2)
 
 # %% [markdown]
-# Now the model draws from the same words. It never sees the phantoms' pictures. About two minutes.
+# Now the model draws from the same words. It never sees the phantoms' pictures. It draws by the four passes of `python
+# sample.py --fast`, which the judge finds as good as the full sampler's 33 (`docs/results.md`).
 
 # %%
 unix = classroom.checkpoint()
-drawn = draw(unix, prompts, seeds=range(48), size=256)
+fast = load_model(classroom.SHIPPED, "cpu", torch.float32, classroom.SHIPPED / FAST_ADAPTER)
+drawn = draw(fast, prompts, range(48), 256, **FAST)
 classroom.show(drawn[:12], lines[:12], columns=4, inches=2.1)
 
 # %% [markdown]
@@ -220,9 +224,9 @@ for i in (33, 18, 45):
 # - **18.** The judge is content. The edema is there, and the line. But the left apex is smooth: the calcified
 #   thickening that was asked for there is missing, and bright meshes lie at the *right* shoulder. The judge's label
 #   "Pleural Other" has no side.
-# - **45.** The judge misses the mass and is certain of pneumonia. We see one shape of the right size in the right
-#   place, but ragged and with a dark hole, where a phantom's mass is round and even. A poor mass or a good pneumonia? A
-#   list of fourteen words has no third answer.
+# - **45.** The judge sees the mass, and is certain of pneumonia as well. We see one shape of the right size in the
+#   right place, but ragged and with a dark hole, where a phantom's mass is round and even. A poor mass or a good
+#   pneumonia? A list of fourteen words has no third answer.
 #
 # The first cost the model a point that it had earned, the second gave it one that it had not, and about the third one
 # may argue. **Look for another one**, for example at 7, 39 and 42, or in your own list from the beginning.
@@ -256,10 +260,10 @@ classroom.show(pairs.reshape(-1, 256, 256), captions, columns=4, inches=1.8)
 
 # %% [markdown]
 # In the run that is printed here the planted copy is found, and one drawing, 28. **Is it a copy?** Heart, ribs and arms
-# lie as in the training picture, the vessels do not. Of unseen phantoms one in a hundred is as near, so one drawing in
-# 48 proves nothing; normal chests are alike because they are normal. Two limits: we looked at 600 of 16,000 training
-# phantoms, and a program renders these without end. On a few thousand real films, shown many times, the answer may be
-# another.
+# lie nearly as in the training picture, the vessels do not. Of unseen phantoms one in a hundred is as near, so one
+# drawing in 48 proves nothing; normal chests are alike because they are normal. Two limits: we looked at 600 of 16,000
+# training phantoms, and a program renders these without end. On a few thousand real films, shown many times, the answer
+# may be another.
 #
 # ## What none of this says about patients
 #
