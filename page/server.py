@@ -69,7 +69,7 @@ def serve(args: argparse.Namespace) -> None:
     sys.addaudithook(stay_home)
     print(f"{address}\n{DISCLAIMER}", flush=True)
     while True:
-        time.sleep(3600)  # until a signal comes; an event's wait could not be interrupted everywhere
+        time.sleep(1)  # the kernel may give a signal to a thread that draws: Python answers when this one wakes
 
 
 def stay_home(event: str, values: tuple) -> None:
