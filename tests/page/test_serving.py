@@ -47,6 +47,7 @@ def test_its_uploads_go_with_it_however_it_ends(micro_folder, tmp_path, number, 
         assert terminal.read() == ""
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="where threads are no files")
 def test_a_signal_that_another_thread_gets_ends_it_too(micro_folder):
     """The kernel may choose any thread; the main one then sleeps on. Seen twice in sixty ends of a page that drew."""
     with served(micro_folder) as (_, server):
