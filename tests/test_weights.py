@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import sample
@@ -284,9 +283,7 @@ def test_inspect_and_convert_from_the_command_line(janus, tmp_path):
 def test_inspect_says_what_the_shipped_weights_are(capsys):
     inspect(SHIPPED)
     said = capsys.readouterr().out
-    with safe_open(SHIPPED / "model.safetensors", "pt") as file:
-        assert f"read {len(file.keys())}, copied 0, new 0" in said
-    assert "4 files as they were saved" in said and "norm_groups 2" in said
+    assert "4 files as they were saved" in said and "read 177, copied 0, new 0" in said and "norm_groups 2" in said
 
 
 def test_inspect_lists_a_file_it_does_not_know(tmp_path, capsys):

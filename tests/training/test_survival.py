@@ -65,16 +65,16 @@ def same_bytes(first, second):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "many"), [("1", 2), ("2", 4)])
-def test_one_two_and_four_processes_train_the_same_model(micro_folder, tmp_path, stage, many):
+@pytest.mark.parametrize("stage", ["1", "2"])
+def test_one_two_and_four_processes_train_the_same_model(micro_folder, tmp_path, stage):
     flags = ["--stage", stage, "--steps", "10", "--look-every", "100", "--ema", "0"]
     flags += ["--mix", "0:1"] if stage == "1" else ["--optimizer", "adamw"]
     less = ["--less-memory", "both"] if stage == "2" else []  # neither half may change a number
-    for processes in (1, many):
+    for processes in (1, 2, 4):
         run(micro_folder, *flags, *less, "--out", f"on-{processes}", cwd=tmp_path, processes=processes)
     run(micro_folder, *flags, "--out", "accumulated", "--micro-batch", "2", cwd=tmp_path)
     alone, weights = records(tmp_path / "on-1"), tensors(tmp_path / "on-1")
-    for other in (f"on-{many}", "accumulated"):
+    for other in ("on-2", "on-4", "accumulated"):
         for a, b in zip(alone, records(tmp_path / other), strict=True):
             assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
         for name, tensor in tensors(tmp_path / other).items():
